@@ -1,0 +1,1 @@
+//! flyover-preload
