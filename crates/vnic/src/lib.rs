@@ -1,1 +1,61 @@
-//! flyover-vnic
+//! V-NICs: what moves Ethernet frames between a stack and an interface, and nothing else.
+//!
+//! | module | what | feature |
+//! |---|---|---|
+//! | `meta` | [`Caps`], [`RxMeta`], [`TxOffload`]: what is said about a frame | |
+//! | `state` | [`NicState`]: cursors, free frames and counters, in the stack's shared memory | |
+//!
+//! Several processes use one V-NIC alternately, each under its stack's lock. Whatever must outlive a lock
+//! hold is therefore in [`NicState`] or in the rings; the structs here only hold descriptors and
+//! mappings. Ring and frame contents are never trusted: indices are masked, lengths clamped.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+mod meta;
+
+pub use meta::{Caps, Csum, RxMeta, TxOffload, TxResult, VnicKind};
+
+use flyover_shm::ShmBytes;
+
+/// How much of a frame [`Vnic::rx_next`] copies out: enough for every header the stack understands.
+pub const HEAD_LEN: usize = 256;
+
+/// A protected virtual interface: frames in, frames out, one doorbell.
+///
+/// All calls are made by the holder of the stack's lock. None of them blocks or panics. The frame that
+/// [`rx_next`](Self::rx_next) returned is *current* until [`rx_done`](Self::rx_done), and both happen
+/// within one lock hold.
+pub trait Vnic {
+    /// What this V-NIC can do. Constant for the life of the object, except that `tso_max` becomes 0
+    /// for good when the interface turns out unable to cut super-frames.
+    fn caps(&self) -> Caps;
+
+    /// Makes the next received frame current and copies its first `head_len <= 256` bytes to `head`.
+    /// Called again without `rx_done`, it returns the same frame. None: nothing has arrived.
+    fn rx_next(&mut self, head: &mut [u8; HEAD_LEN]) -> Option<RxMeta>;
+
+    /// Copies the current frame's bytes from offset `skip` (at most 256) into the windows, in order, and
+    /// returns how many bytes it copied: fewer than the windows hold when the frame ends first, 0 when
+    /// the frame's bytes are lost (then the frame must be dropped). At most once per frame.
+    fn rx_payload(&mut self, skip: usize, into: &[ShmBytes<'_>]) -> usize;
+
+    /// Folded ones-complement sum (RFC 1071, not inverted) of the current frame's bytes
+    /// `[from, from + len)`, an odd last byte padded with zero. Call before `rx_payload`.
+    fn rx_sum(&mut self, from: usize, len: usize) -> u16;
+
+    /// Gives the current frame back to the V-NIC. Without a current frame it does nothing.
+    fn rx_done(&mut self);
+
+    /// Sends `hdr` (Ethernet, IP and L4 headers, at most 256 bytes) and the windows of `payload` as one
+    /// frame, or as one super-frame when `off.gso_size > 0`. The bytes are copied before it returns.
+    ///
+    /// The L4 checksum field holds the folded pseudo-header sum; the V-NIC finishes it when the device
+    /// can not. [`TxResult::Full`]: try again after the next poll or a millisecond, whichever comes first.
+    fn tx(&mut self, hdr: &[u8], payload: &[ShmBytes<'_>], off: &TxOffload) -> TxResult;
+
+    /// Rings the doorbell for what `tx` queued: once per batch, always before the lock is released.
+    fn flush(&mut self);
+
+    /// Whether `rx_next` would return a frame: one load, no system call.
+    fn rx_pending(&self) -> bool;
+}
