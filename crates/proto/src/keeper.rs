@@ -1,0 +1,203 @@
+//! Messages to and from the keeper of a stack. No replies: each is complete in itself, and sequence numbers are 0.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use flyover_wire::Ip;
+use rustix::io::Errno;
+
+use crate::channel::{Deadline, send};
+use crate::codec::messages;
+use crate::{List, MAX_NICS, MAX_REASON, MAX_WORDS, NicDesc, Text};
+
+messages! {
+    /// What an attached process tells the keeper, over the channel that came with `Attached`.
+    pub enum KeeperMsg {
+        /// Watch this kernel socket (passed along, then closed in the keeper): set the endpoint's flag when it becomes
+        /// readable and wake who waits.
+        1 RegOs {
+            /// Index of the endpoint.
+            sock: u32,
+            /// Its generation, so that a re-used slot is not mistaken.
+            generation: u32,
+            /// It is a listening socket.
+            listen: bool,
+        }
+        /// Keep this kernel socket (passed along) open until the endpoint is freed.
+        2 Park {
+            /// Index of the endpoint.
+            sock: u32,
+            /// Its generation.
+            generation: u32,
+        }
+        /// The endpoint is freed: close what was parked for it (`Effect::CloseParked`).
+        3 Unpark {
+            /// Index of the endpoint.
+            sock: u32,
+            /// Its generation.
+            generation: u32,
+        }
+        /// A deadline earlier than the keeper's sleep was armed (`Effect::PokeKeeper`).
+        4 Poke {}
+    }
+}
+
+messages! {
+    /// What `flyoverd` tells a keeper.
+    pub enum Control {
+        /// First message. Descriptors: stack memfd, control-plane memfd, then those of each V-NIC.
+        1 Setup {
+            /// Number of the stack.
+            stack_id: u32,
+            /// The memory is new: initialise it.
+            fresh: bool,
+            /// Bytes of the stack's memory.
+            stack_len: u64,
+            /// Options of the stack, as words.
+            opts: List<u64, MAX_WORDS>,
+            /// Bytes of the control plane's memory.
+            cplane_len: u64,
+            /// Table sizes of the control plane, as words.
+            dims: List<u64, MAX_WORDS>,
+            /// Generation of the V-NIC list.
+            nic_gen: u32,
+            /// The V-NICs.
+            nics: List<NicDesc, MAX_NICS>,
+        }
+        /// The V-NICs changed. Descriptors: those of each V-NIC.
+        2 Nics {
+            /// Generation of this list; to be published in the stack's memory.
+            nic_gen: u32,
+            /// All V-NICs, the unchanged ones too.
+            nics: List<NicDesc, MAX_NICS>,
+        }
+        /// A process attached. Descriptor: the keeper's end of its channel.
+        3 Owner {
+            /// Its owner slot.
+            owner: u16,
+        }
+        /// A process is gone.
+        4 OwnerGone {
+            /// Its owner slot.
+            owner: u16,
+            /// Number of `OwnerGone` messages so far, this one included; see [`Notice::Idle`].
+            epoch: u64,
+        }
+        /// The stack is given up: exit.
+        5 Exit {}
+    }
+}
+
+messages! {
+    /// What a keeper tells `flyoverd`.
+    pub enum Notice {
+        /// The stack's memory is initialised and served.
+        1 Ready {}
+        /// The keeper cannot work; it exits.
+        2 Failed {
+            /// Why.
+            text: Text<MAX_REASON>,
+        }
+        /// No process is attached and no socket is left.
+        3 Idle {
+            /// The last [`Control::OwnerGone`] that this takes into account; an older notice is stale.
+            epoch: u64,
+        }
+        /// Make the kernel resolve a neighbour.
+        4 Resolve {
+            /// Interface on which it is.
+            ifindex: u32,
+            /// Its address.
+            ip: Ip,
+        }
+        /// No socket uses this filter any longer.
+        5 DelFilter {
+            /// Its number.
+            id: u32,
+        }
+    }
+}
+
+/// A process's end of the channel to its keeper. All sends are short and never wait longer than 100 ms, and only for
+/// messages that must not be lost.
+#[derive(Debug)]
+pub struct KeeperLink {
+    sock: OwnedFd,
+}
+
+/// How long a message that must arrive waits for room in the channel.
+const ROOM: Duration = Duration::from_millis(100);
+
+impl KeeperLink {
+    /// Takes the descriptor that came with `Attached`.
+    pub fn new(sock: OwnedFd) -> Self {
+        Self { sock }
+    }
+
+    /// The descriptor, for the tables of who owns which number.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sock.as_fd()
+    }
+
+    /// Asks the keeper to watch a kernel socket, see [`KeeperMsg::RegOs`].
+    ///
+    /// # Errors
+    /// `EPIPE` when the keeper is gone, `ETIMEDOUT` when it does not read.
+    pub fn reg_os(
+        &self,
+        sock: u32,
+        generation: u32,
+        listen: bool,
+        fd: BorrowedFd<'_>,
+    ) -> Result<(), Errno> {
+        self.send(
+            &KeeperMsg::RegOs {
+                sock,
+                generation,
+                listen,
+            },
+            &[fd],
+            Deadline::after(ROOM),
+        )
+    }
+
+    /// Asks the keeper to hold a kernel socket open, see [`KeeperMsg::Park`].
+    ///
+    /// # Errors
+    /// As [`Self::reg_os`].
+    pub fn park(&self, sock: u32, generation: u32, fd: BorrowedFd<'_>) -> Result<(), Errno> {
+        self.send(
+            &KeeperMsg::Park { sock, generation },
+            &[fd],
+            Deadline::after(ROOM),
+        )
+    }
+
+    /// Tells the keeper that an endpoint is freed, see [`KeeperMsg::Unpark`].
+    ///
+    /// # Errors
+    /// As [`Self::reg_os`].
+    pub fn unpark(&self, sock: u32, generation: u32) -> Result<(), Errno> {
+        self.send(
+            &KeeperMsg::Unpark { sock, generation },
+            &[],
+            Deadline::after(ROOM),
+        )
+    }
+
+    /// Wakes the keeper, see [`KeeperMsg::Poke`]. Does not wait: when the channel is full the keeper is awake anyway.
+    pub fn poke(&self) {
+        let _: Result<(), Errno> = self.send(&KeeperMsg::Poke {}, &[], Deadline::NOW);
+    }
+
+    fn send(
+        &self,
+        msg: &KeeperMsg,
+        fds: &[BorrowedFd<'_>],
+        deadline: Deadline,
+    ) -> Result<(), Errno> {
+        let mut buf = [0u8; 64];
+        let len = msg.encode(0, &mut buf).map_err(|_| Errno::MSGSIZE)?;
+        send(self.sock.as_fd(), &buf[..len], fds, deadline)
+    }
+}

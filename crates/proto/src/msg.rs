@@ -1,0 +1,230 @@
+//! Requests of applications and tools to `flyoverd`, and its replies. A reply carries the sequence number of its
+//! request; `DelFilter` and `Resolve` have no reply.
+
+use flyover_wire::{Endpoint, Ip};
+
+use crate::codec::{coded, messages, record};
+use crate::{
+    CodecError, Field, List, MAX_IFNAME, MAX_INTERFACES, MAX_NICS, MAX_REASON, MAX_STACK_NAME,
+    MAX_TEXT, MAX_WORDS, NicDesc, Reader, Text, Writer,
+};
+
+/// Which stack a process wants to use. The daemon's key is (network namespace, user, this).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub enum StackName {
+    /// The one of the process's user and network namespace.
+    #[default]
+    Default,
+    /// One of several of the same user and namespace.
+    Named(Text<MAX_STACK_NAME>),
+    /// A new one that no other process finds.
+    Private,
+}
+
+impl Field for StackName {
+    fn put(&self, w: &mut Writer<'_>) -> Result<(), CodecError> {
+        match self {
+            Self::Default => 0u8.put(w),
+            Self::Named(name) => {
+                1u8.put(w)?;
+                name.put(w)
+            }
+            Self::Private => 2u8.put(w),
+        }
+    }
+    fn take(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        match u8::take(r)? {
+            0 => Ok(Self::Default),
+            1 => Ok(Self::Named(Text::take(r)?)),
+            2 => Ok(Self::Private),
+            _ => Err(CodecError::Value),
+        }
+    }
+}
+
+coded! {
+    /// The kind of V-NIC that a process asks for.
+    pub enum VnicPref {
+        /// Whatever serves the interface best.
+        Auto = 0,
+        /// A packet socket.
+        Packet = 1,
+        /// An AF_XDP socket.
+        Xdp = 2,
+    }
+}
+
+coded! {
+    /// Why the daemon says no. The text beside it is for people.
+    pub enum RefusedCode {
+        /// The two ends speak different protocol versions.
+        Version = 1,
+        /// The two ends were built with different stack layouts.
+        Layout = 2,
+        /// A quota of the user or of the stack is used up.
+        Quota = 3,
+        /// The user may not do that.
+        Denied = 4,
+        /// Another stack has that flow.
+        Conflict = 5,
+        /// The request contradicts itself or comes out of order.
+        Bad = 6,
+        /// No such stack, filter or interface.
+        NotFound = 7,
+        /// The daemon could not do it; the text says why.
+        Failed = 8,
+    }
+}
+
+record! {
+    /// A wish to use a stack.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Attach {
+        /// Which one.
+        pub stack: StackName,
+        /// Sizes for a stack that is made now, as words of `flyover_config::StackOpts`; an existing stack keeps its own.
+        pub opts: List<u64, MAX_WORDS>,
+        /// Names of the interfaces to accelerate; empty means all eligible ones.
+        pub interfaces: List<Text<MAX_IFNAME>, MAX_INTERFACES>,
+        /// Kind of V-NIC for a stack that is made now.
+        pub vnic: VnicPref,
+    }
+}
+
+record! {
+    /// What an attached process needs besides the descriptors.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Attached {
+        /// Number of the stack, unique while the daemon runs; also in the names of waiters' sockets.
+        pub stack_id: u32,
+        /// Owner slot of this process, 1 to [`MAX_OWNERS`](crate::MAX_OWNERS).
+        pub owner: u16,
+        /// Bytes of the stack's memory.
+        pub stack_len: u64,
+        /// Options that the stack was made with, as words.
+        pub opts: List<u64, MAX_WORDS>,
+        /// Bytes of the control plane's memory.
+        pub cplane_len: u64,
+        /// Table sizes of the control plane, as words of `flyover_cplane::Dims`.
+        pub dims: List<u64, MAX_WORDS>,
+        /// Generation of the V-NIC list; the stack's memory holds the current one.
+        pub nic_gen: u32,
+        /// The V-NICs.
+        pub nics: List<NicDesc, MAX_NICS>,
+    }
+}
+
+record! {
+    /// A set of flows that a socket wants from the V-NICs.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct FilterSpec {
+        /// IP protocol number: 6 (TCP) or 17 (UDP).
+        pub proto: u8,
+        /// Local address (unspecified: any of its family) and port.
+        pub local: Endpoint,
+        /// The peer, for a connection of its own.
+        pub remote: Option<Endpoint>,
+        /// Take IPv4 and IPv6 (an `::` listener without `IPV6_V6ONLY`).
+        pub dual: bool,
+    }
+}
+
+messages! {
+    /// What a client asks.
+    pub enum Request {
+        /// First message. `layout_hash` is `flyover_core::LAYOUT_HASH`, or 0 of a tool that maps no stack.
+        1 Hello {
+            /// [`VERSION`](crate::VERSION) of the sender.
+            version: u32,
+            /// Layout of the stack's memory that the sender was built with.
+            layout_hash: u64,
+        }
+        /// Use a stack. Once per connection; answered by `Attached`, with descriptors: stack memfd, control-plane
+        /// memfd, keeper channel, then those of each V-NIC ([`NicDesc::fd_count`]).
+        2 Attach {
+            /// Which stack and how.
+            attach: Attach,
+        }
+        /// The V-NICs of the attached stack once more; answered by `NicList` with their descriptors.
+        3 Nics {}
+        /// Steer flows to the stack. Carries the descriptor of the kernel socket that holds the port.
+        4 AddFilter {
+            /// Which flows.
+            spec: FilterSpec,
+        }
+        /// Steer them no longer. No reply.
+        5 DelFilter {
+            /// From `FilterAdded`.
+            id: u32,
+        }
+        /// Make the kernel resolve a neighbour. No reply: the control plane will show it.
+        6 Resolve {
+            /// Interface on which it is.
+            ifindex: u32,
+            /// Its address.
+            ip: Ip,
+        }
+        /// The daemon's stacks as JSON; answered by `Text`.
+        7 Ps {}
+        /// A stack's memory, for tools of its user or root; answered by `StackInfo` with the memfd.
+        8 StackFd {
+            /// From `Ps`.
+            stack_id: u32,
+        }
+        /// What the daemon can do for the sender's namespace, as JSON; answered by `Text`.
+        9 Check {}
+    }
+}
+
+messages! {
+    /// What the daemon answers.
+    pub enum Reply {
+        /// To `Hello`.
+        1 Welcome {
+            /// Process number of the daemon.
+            pid: u32,
+            /// Layout that the daemon was built with.
+            layout_hash: u64,
+        }
+        /// To anything: no, and why.
+        2 Refused {
+            /// The reason for programs.
+            code: RefusedCode,
+            /// The reason for people.
+            text: Text<MAX_REASON>,
+        }
+        /// To `Attach`.
+        3 Attached {
+            /// The stack.
+            attached: Attached,
+        }
+        /// To `Nics`.
+        4 NicList {
+            /// Generation of this list.
+            nic_gen: u32,
+            /// The V-NICs.
+            nics: List<NicDesc, MAX_NICS>,
+        }
+        /// To `AddFilter`.
+        5 FilterAdded {
+            /// For `DelFilter`.
+            id: u32,
+        }
+        /// To `Ps` and `Check`: a piece of a text.
+        6 Text {
+            /// More pieces follow.
+            more: bool,
+            /// This piece.
+            text: Text<MAX_TEXT>,
+        }
+        /// To `StackFd`.
+        7 StackInfo {
+            /// Bytes of the stack's memory.
+            stack_len: u64,
+            /// Options that the stack was made with, as words.
+            opts: List<u64, MAX_WORDS>,
+        }
+        /// A sign of life while a long request is worked on; the answer follows.
+        8 Working {}
+    }
+}
