@@ -1,0 +1,136 @@
+//! [`ShmBytes`]: a window over payload. Bytes go in and out by copy; there is never a slice of shared memory.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+/// A window over bytes that others may write at any time.
+#[derive(Clone, Copy, Debug)]
+pub struct ShmBytes<'m> {
+    base: NonNull<u8>,
+    len: usize,
+    _life: PhantomData<&'m ()>,
+}
+
+// SAFETY: a window is only an address range; all access is an opaque copy.
+unsafe impl Send for ShmBytes<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for ShmBytes<'_> {}
+
+impl Default for ShmBytes<'_> {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
+impl ShmBytes<'_> {
+    /// A window over nothing.
+    pub const EMPTY: Self = Self {
+        base: NonNull::dangling(),
+        len: 0,
+        _life: PhantomData,
+    };
+
+    /// A window over raw memory.
+    ///
+    /// # Safety
+    /// `base..base + len` stays mapped as long as the window lives, and nobody holds a Rust reference into it.
+    pub const unsafe fn from_raw(base: NonNull<u8>, len: usize) -> Self {
+        Self {
+            base,
+            len,
+            _life: PhantomData,
+        }
+    }
+
+    /// Length in bytes.
+    #[inline]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True for a window over nothing.
+    #[inline]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A part of the window, clamped to it.
+    #[inline]
+    #[must_use]
+    pub fn sub(self, off: usize, len: usize) -> Self {
+        let off = off.min(self.len);
+        let len = len.min(self.len - off);
+        // SAFETY: off <= self.len, clamped above.
+        let base = unsafe { self.base.add(off) };
+        Self {
+            base,
+            len,
+            _life: PhantomData,
+        }
+    }
+
+    /// Copies `src` in, as much as fits; returns the bytes copied.
+    #[inline]
+    pub fn copy_in(&self, src: &[u8]) -> usize {
+        let n = src.len().min(self.len);
+        // SAFETY: n bytes are readable in src and lie inside the window. Another process may write them at the same
+        // time: then the bytes are arbitrary, which every user of payload accepts.
+        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), self.base.as_ptr(), n) };
+        n
+    }
+
+    /// Copies out, as much as there is; returns the bytes copied.
+    #[inline]
+    pub fn copy_out(&self, dst: &mut [u8]) -> usize {
+        let n = dst.len().min(self.len);
+        // SAFETY: as in `copy_in`; dst is exclusive, so the ranges cannot overlap.
+        unsafe { core::ptr::copy_nonoverlapping(self.base.as_ptr(), dst.as_mut_ptr(), n) };
+        n
+    }
+
+    /// Copies from another window, which may overlap; returns the bytes copied.
+    #[inline]
+    pub fn copy_from(&self, src: ShmBytes<'_>) -> usize {
+        let n = src.len.min(self.len);
+        // SAFETY: both ranges are mapped for n bytes; `copy` allows overlap.
+        unsafe { core::ptr::copy(src.base.as_ptr(), self.base.as_ptr(), n) };
+        n
+    }
+
+    /// Adds the window's ones-complement sum (RFC 1071: big-endian 16-bit words, an odd last byte padded with zero) to
+    /// `acc`. Returns the sum folded to 16 bits.
+    pub fn sum(&self, acc: u32) -> u16 {
+        let mut total = u64::from(acc);
+        let mut i = 0;
+        while i + 8 <= self.len {
+            // SAFETY: i + 8 <= len, so the address lies inside the window.
+            let p = unsafe { self.base.add(i) };
+            // SAFETY: eight mapped bytes; the read is unaligned by name.
+            let w = unsafe { p.cast::<u64>().read_unaligned() };
+            let w = u64::from_be(w);
+            total += (w >> 32) + (w & 0xffff_ffff);
+            i += 8;
+        }
+        let mut shift = 56u32;
+        let mut last = 0u64;
+        while i < self.len {
+            // SAFETY: i < len.
+            let p = unsafe { self.base.add(i) };
+            // SAFETY: one mapped byte.
+            last |= u64::from(unsafe { p.read() }) << shift;
+            shift = shift.wrapping_sub(8);
+            i += 1;
+        }
+        total += (last >> 32) + (last & 0xffff_ffff);
+        while total >> 16 != 0 {
+            total = (total & 0xffff) + (total >> 16);
+        }
+        total as u16
+    }
+
+    /// The address, for iovecs.
+    #[inline]
+    pub const fn as_ptr(&self) -> *mut u8 {
+        self.base.as_ptr()
+    }
+}
