@@ -81,6 +81,10 @@ fn timespec(ns: u64) -> Timespec {
 
 /// What [`recv`] found.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives shortly on the stack; boxing allocates per message"
+)]
 pub enum Packet {
     /// A message of so many bytes at the front of the buffer, and its descriptors.
     Message(usize, FdBag),

@@ -41,5 +41,3 @@ pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Descriptors that belong to Flyover are moved to this number or above, out of the program's way.
 pub const FD_FLOOR: i32 = 700;
-/// Owner slots of a stack: 0 is the keeper, attached processes get 1 to this number.
-pub const MAX_OWNERS: u16 = 63;

@@ -97,7 +97,7 @@ record! {
     pub struct Attached {
         /// Number of the stack, unique while the daemon runs; also in the names of waiters' sockets.
         pub stack_id: u32,
-        /// Owner slot of this process, 1 to [`MAX_OWNERS`](crate::MAX_OWNERS).
+        /// Owner slot of this process: 1 or more, less than `StackOpts::max_owners`; 0 is the keeper.
         pub owner: u16,
         /// Bytes of the stack's memory.
         pub stack_len: u64,
