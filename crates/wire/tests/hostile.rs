@@ -218,7 +218,7 @@ proptest! {
     fn random_options(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
         let o = TcpOpts::parse(&bytes);
         prop_assert!(o.sack_n <= 4 && o.wscale.is_none_or(|s| s <= 14));
-        prop_assert!(o.emitted_len() <= 40 && o.emitted_len() % 4 == 0);
+        prop_assert!(o.emitted_len() <= 40 && o.emitted_len().is_multiple_of(4));
     }
 
     /// The quotation in an ICMP error finds the flow that the packet belongs to.
