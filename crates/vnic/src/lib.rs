@@ -4,6 +4,11 @@
 //! |---|---|---|
 //! | `meta` | [`Caps`], [`RxMeta`], [`TxOffload`]: what is said about a frame | |
 //! | `state` | [`NicState`]: cursors, free frames and counters, in the stack's shared memory | |
+//! | `geometry` | [`PacketGeometry`], [`XdpGeometry`]: sizes of the rings, as the daemon made them | |
+//! | `packet` | [`PacketNic`]: a packet socket with super-frames | `linux` |
+//! | `xdp` | [`XdpNic`]: an AF_XDP socket | `linux` |
+//! | `mem` | [`MemNic`]: queues in memory | `mem` |
+//! | `host` | making sockets, loading the flow programs, probing interfaces; needs root | `host`, `bpf` |
 //!
 //! Several processes use one V-NIC alternately, each under its stack's lock. Whatever must outlive a lock
 //! hold is therefore in [`NicState`] or in the rings; the structs here only hold descriptors and
@@ -11,9 +16,37 @@
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
+#[cfg(feature = "std")]
+mod copy;
+mod geometry;
+#[cfg(feature = "std")]
+mod gso;
+#[cfg(feature = "host")]
+pub mod host;
+#[cfg(feature = "linux")]
+mod iov;
+#[cfg(feature = "mem")]
+pub mod mem;
 mod meta;
+#[cfg(feature = "linux")]
+mod packet;
+mod state;
+#[cfg(test)]
+mod test_frames;
+#[cfg(feature = "linux")]
+mod window;
+#[cfg(feature = "linux")]
+mod xdp;
 
+pub use geometry::{PacketGeometry, XdpGeometry};
+#[cfg(feature = "mem")]
+pub use mem::{MemConfig, MemCsum, MemCut, MemFrame, MemNic};
 pub use meta::{Caps, Csum, RxMeta, TxOffload, TxResult, VnicKind};
+#[cfg(feature = "linux")]
+pub use packet::PacketNic;
+pub use state::{MAX_FRAMES, NicCounters, NicState};
+#[cfg(feature = "linux")]
+pub use xdp::XdpNic;
 
 use flyover_shm::ShmBytes;
 
@@ -26,8 +59,7 @@ pub const HEAD_LEN: usize = 256;
 /// [`rx_next`](Self::rx_next) returned is *current* until [`rx_done`](Self::rx_done), and both happen
 /// within one lock hold.
 pub trait Vnic {
-    /// What this V-NIC can do. Constant for the life of the object, except that `tso_max` becomes 0
-    /// for good when the interface turns out unable to cut super-frames.
+    /// What this V-NIC can do. Constant for the life of the object.
     fn caps(&self) -> Caps;
 
     /// Makes the next received frame current and copies its first `head_len <= 256` bytes to `head`.
@@ -58,4 +90,10 @@ pub trait Vnic {
 
     /// Whether `rx_next` would return a frame: one load, no system call.
     fn rx_pending(&self) -> bool;
+
+    /// The V-NIC's descriptor polled as `POLLERR`: takes the error, so that the next poll can sleep again.
+    fn on_poll_error(&mut self) {}
+
+    /// A former lock holder died at an unknown point: makes what it left in shared memory consistent.
+    fn recover(&mut self) {}
 }

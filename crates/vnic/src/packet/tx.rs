@@ -1,0 +1,147 @@
+//! Sending through a packet socket: one `sendmsg` per frame, cut and checksummed by the device layer.
+//!
+//! With `PACKET_QDISC_BYPASS` the kernel drops, as ENOBUFS, a super-frame that the device can not cut
+//! itself (`__dev_direct_xmit`). `host` asks for the bypass only when the device can, but its features may
+//! change later. So after some failures in a row the CPU cuts for a while; then the device gets a new chance.
+
+use std::os::fd::BorrowedFd;
+
+use flyover_shm::ShmBytes;
+use rustix::io::Errno;
+
+use super::vnet::{Cut, encode};
+use crate::copy::{part_of, total};
+use crate::gso::Cutter;
+use crate::iov::Parts;
+use crate::state::{NicState, add};
+use crate::{HEAD_LEN, TxOffload, TxResult};
+
+/// Super-frames refused in a row before the CPU cuts.
+const MAX_REFUSED: u32 = 8;
+/// Super-frames that the CPU then cuts before the device is tried again.
+const CUT_BY_CPU: u32 = 256;
+/// Windows of one segment.
+const MAX_WINDOWS: usize = 32;
+
+/// Why a frame did not go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Failure {
+    /// No room in the device's queue or the socket's buffer.
+    Busy,
+    /// Trying again does not help.
+    Lost,
+}
+
+pub(super) fn send(
+    fd: BorrowedFd<'_>,
+    state: &NicState,
+    hdr: &[u8],
+    payload: &[ShmBytes<'_>],
+    off: &TxOffload,
+) -> TxResult {
+    let bytes = total(payload);
+    let super_frame = off.gso_size > 0 && bytes > usize::from(off.gso_size);
+    let result = if super_frame {
+        send_super(fd, state, hdr, (payload, bytes), off)
+    } else {
+        post(fd, hdr, payload, off, Cut::Whole)
+    };
+    let count = &state.count;
+    match result {
+        Ok(()) => {
+            add(&count.tx_frames, 1);
+            add(&count.tx_bytes, (hdr.len() + bytes) as u64);
+            TxResult::Sent
+        }
+        Err(Failure::Busy) => {
+            add(&count.tx_full, 1);
+            TxResult::Full
+        }
+        Err(Failure::Lost) => {
+            add(&count.tx_dropped, 1);
+            TxResult::Dropped
+        }
+    }
+}
+
+fn send_super(
+    fd: BorrowedFd<'_>,
+    state: &NicState,
+    hdr: &[u8],
+    (payload, bytes): (&[ShmBytes<'_>], usize),
+    off: &TxOffload,
+) -> Result<(), Failure> {
+    let by_cpu = state.tso_cpu.get();
+    if by_cpu == 0 {
+        let result = post(fd, hdr, payload, off, Cut::Segments);
+        if result != Err(Failure::Busy) {
+            add(&state.count.tx_super, 1);
+            state.tso_refused.set(0);
+            return result;
+        }
+        let refused = state.tso_refused.get().saturating_add(1);
+        state.tso_refused.set(refused);
+        if refused < MAX_REFUSED {
+            return result;
+        }
+        // One more refusal after the next trial is enough.
+        state.tso_refused.set(MAX_REFUSED - 1);
+    }
+    send_cut(fd, hdr, (payload, bytes), off)?;
+    add(&state.count.tx_cut, 1);
+    state
+        .tso_cpu
+        .set(if by_cpu == 0 { CUT_BY_CPU } else { by_cpu - 1 });
+    Ok(())
+}
+
+/// Cuts a super-frame here. A queue that fills up midway loses the rest, as a queue on the way would.
+fn send_cut(
+    fd: BorrowedFd<'_>,
+    hdr: &[u8],
+    (payload, bytes): (&[ShmBytes<'_>], usize),
+    off: &TxOffload,
+) -> Result<(), Failure> {
+    let cutter = Cutter::new(hdr, bytes, off).ok_or(Failure::Lost)?;
+    for i in 0..cutter.count() {
+        let mut head = [0; HEAD_LEN];
+        let segment = cutter.segment(i, &mut head);
+        let mut windows = [ShmBytes::EMPTY; MAX_WINDOWS];
+        let n = part_of(payload, segment.payload, &mut windows);
+        let sent = post(
+            fd,
+            &head[..hdr.len()],
+            &windows[..n],
+            &segment.off,
+            Cut::Whole,
+        );
+        if sent.is_err() {
+            return if i == 0 { sent } else { Ok(()) };
+        }
+    }
+    Ok(())
+}
+
+fn post(
+    fd: BorrowedFd<'_>,
+    hdr: &[u8],
+    payload: &[ShmBytes<'_>],
+    off: &TxOffload,
+    cut: Cut,
+) -> Result<(), Failure> {
+    let vnet = encode(off, cut);
+    let mut parts = Parts::new();
+    if !(parts.source(&vnet) && parts.source(hdr) && parts.windows(payload)) {
+        return Err(Failure::Lost);
+    }
+    let mut sent = parts.send(fd);
+    if sent == Err(Errno::NETDOWN) {
+        // Perhaps left over from an interface that is up again: reading the error cleared it.
+        sent = parts.send(fd);
+    }
+    match sent {
+        Ok(_) => Ok(()),
+        Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => Err(Failure::Busy),
+        Err(_) => Err(Failure::Lost),
+    }
+}

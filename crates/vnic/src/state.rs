@@ -1,0 +1,142 @@
+//! [`NicState`]: the part of a V-NIC that lives in the stack's shared memory, because the processes of a
+//! stack use the V-NIC in turn. Written by the holder of the stack's lock.
+
+use flyover_shm::{SharedCell, shm_struct};
+
+/// Most frames in the UMEM of one XDP V-NIC.
+pub const MAX_FRAMES: usize = 4096;
+
+shm_struct! {
+    /// Cursors, free frames and counters of one V-NIC. All zero is a V-NIC that has not been used.
+    pub struct NicState {
+        /// Packet kind: the slot that the kernel fills next.
+        pub rx_slot: SharedCell<u32>,
+        /// Packet kind: super-frames that the device refused in a row.
+        pub tso_refused: SharedCell<u32>,
+        /// Packet kind: super-frames still to be cut by the CPU before the device is tried again.
+        pub tso_cpu: SharedCell<u32>,
+        /// Xdp kind: 1 once all frames have been put on the free stack.
+        pub started: SharedCell<u32>,
+        /// Xdp kind: entries of `free` in use.
+        pub free_len: SharedCell<u32>,
+        /// Keeps the counters aligned.
+        pub spare: SharedCell<u32>,
+        /// What happened since the stack was made.
+        pub count: NicCounters,
+        /// Xdp kind: stack of free frame numbers.
+        pub free: [SharedCell<u16>; MAX_FRAMES],
+        /// Xdp kind: where each frame is (`xdp::Place`). Invariant: a frame is on `free` iff it says Free.
+        pub place: [SharedCell<u8>; MAX_FRAMES],
+    }
+}
+
+shm_struct! {
+    /// Counters of one V-NIC: frames, unless the name says otherwise.
+    pub struct NicCounters {
+        /// Received and given to the stack; a super-frame counts once.
+        pub rx_frames: SharedCell<u64>,
+        /// Bytes of these, Ethernet headers included.
+        pub rx_bytes: SharedCell<u64>,
+        /// Received through the socket's queue (super-frames).
+        pub rx_fetched: SharedCell<u64>,
+        /// Dropped: longer than a slot, and the socket's queue was full.
+        pub rx_truncated: SharedCell<u64>,
+        /// Dropped: their bytes were no longer in the socket's queue.
+        pub rx_lost: SharedCell<u64>,
+        /// Passed over: tagged, so they belong to a VLAN interface.
+        pub rx_tagged: SharedCell<u64>,
+        /// Passed over: a slot or descriptor that made no sense.
+        pub rx_bad: SharedCell<u64>,
+        /// Sent; a super-frame counts once.
+        pub tx_frames: SharedCell<u64>,
+        /// Bytes of these.
+        pub tx_bytes: SharedCell<u64>,
+        /// Super-frames that the device cut.
+        pub tx_super: SharedCell<u64>,
+        /// Super-frames that the CPU cut.
+        pub tx_cut: SharedCell<u64>,
+        /// Times that a frame found no room and stayed with the stack.
+        pub tx_full: SharedCell<u64>,
+        /// Lost: interface down, frame too long.
+        pub tx_dropped: SharedCell<u64>,
+        /// Doorbells (system calls).
+        pub kicks: SharedCell<u64>,
+        /// Doorbells rung again because the first did not empty the ring.
+        pub kicks_again: SharedCell<u64>,
+        /// Free-list entries that contradicted `place`.
+        pub bad_frames: SharedCell<u64>,
+    }
+}
+
+/// Adds to a counter.
+pub(crate) fn add(counter: &SharedCell<u64>, n: u64) {
+    counter.set(counter.get().wrapping_add(n));
+}
+
+impl NicState {
+    /// Makes this the state of a V-NIC that has not been used. For a slot that gets another V-NIC.
+    pub fn reset(&self) {
+        let Self {
+            rx_slot,
+            tso_refused,
+            tso_cpu,
+            started,
+            free_len,
+            spare,
+            count,
+            free,
+            place,
+        } = self;
+        for cell in [rx_slot, tso_refused, tso_cpu, started, free_len, spare] {
+            cell.set(0);
+        }
+        count.reset();
+        free.iter().for_each(|cell| cell.set(0));
+        place.iter().for_each(|cell| cell.set(0));
+    }
+}
+
+impl NicCounters {
+    fn all(&self) -> [&SharedCell<u64>; 16] {
+        let Self {
+            rx_frames,
+            rx_bytes,
+            rx_fetched,
+            rx_truncated,
+            rx_lost,
+            rx_tagged,
+            rx_bad,
+            tx_frames,
+            tx_bytes,
+            tx_super,
+            tx_cut,
+            tx_full,
+            tx_dropped,
+            kicks,
+            kicks_again,
+            bad_frames,
+        } = self;
+        [
+            rx_frames,
+            rx_bytes,
+            rx_fetched,
+            rx_truncated,
+            rx_lost,
+            rx_tagged,
+            rx_bad,
+            tx_frames,
+            tx_bytes,
+            tx_super,
+            tx_cut,
+            tx_full,
+            tx_dropped,
+            kicks,
+            kicks_again,
+            bad_frames,
+        ]
+    }
+
+    fn reset(&self) {
+        self.all().into_iter().for_each(|cell| cell.set(0));
+    }
+}
