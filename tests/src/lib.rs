@@ -1,1 +1,35 @@
-//! End-to-end tests.
+//! Harness of the end-to-end tests, the demonstration and the benchmarks.
+//!
+//! Everything here watches Flyover from outside: unmodified programs in network namespaces that are
+//! joined by veth pairs, with a plain kernel peer wherever a test is about one side.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | [`netns`] | one network namespace: create, configure, enter, delete |
+//! | [`lab`] | namespaces wired together, a private daemon, a directory: what one test needs |
+//! | [`wiring`] | the topologies: a pair, a pair behind a lossy middlebox, two gateways |
+//! | [`cmd`] | start a program in a namespace, plain or under `flyover run`; capture; time limit |
+//! | [`procfs`] | what the kernel says: process trees, CPU time, listening ports, SNMP counters |
+//! | [`daemon`] | a private `flyoverd`, and who belongs to it |
+//! | [`sockets`] | `flyover ss --json`, and proof that the kernel's TCP was bypassed |
+//! | [`echo`] | a live connection that a test can ask for one echo at a time |
+//! | [`cleanup`] | nothing is left behind: Ctrl-C, failure, leftovers of a killed run |
+//! | [`runner`] | the list of cases, their time limits, the summary |
+//! | [`tools`] | redis-benchmark, wrk, iperf3, sockperf: run one, read its report |
+//! | [`pattern`], [`stats`], [`table`] | payload that can be verified, medians, text tables |
+#![forbid(unsafe_code)]
+
+pub mod cleanup;
+pub mod cmd;
+pub mod daemon;
+pub mod echo;
+pub mod lab;
+pub mod netns;
+pub mod pattern;
+pub mod procfs;
+pub mod runner;
+pub mod sockets;
+pub mod stats;
+pub mod table;
+pub mod tools;
+pub mod wiring;

@@ -1,0 +1,302 @@
+//! Life and death: a stopped or killed program, a killed daemon, no daemon, no privilege.
+
+use std::ffi::OsString;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use flyover_e2e::cleanup;
+use flyover_e2e::daemon::{SOCKET_VARIABLE, answers};
+use flyover_e2e::echo::{self, Probe};
+use flyover_e2e::lab::{Host, Lab, SERVER, Setup, Side, ensure_equal, server, wait_until};
+use flyover_e2e::procfs::{self, Proto};
+use flyover_e2e::runner::Case;
+use flyover_e2e::wiring;
+use rustix::process::Signal;
+
+use crate::{nginx, on_pair};
+
+const PORT: u16 = 7900;
+const SOON: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(20);
+
+pub fn cases(cases: &mut Vec<Case>) {
+    cases.push(on_pair("life.stopped-program", Side::Server, stopped));
+    cases.push(on_pair("life.killed-program", Side::Server, killed_program));
+    cases.push(on_pair(
+        "life.data-sent-then-exit",
+        Side::Server,
+        exit_after_send,
+    ));
+    cases.push(on_pair("life.kill-everything", Side::Server, kill_everything).only_flyover());
+    cases.push(Case::new("life.daemon-killed.server", daemon_killed).only_flyover());
+    cases.push(Case::new("life.daemon-absent.neither", daemon_absent).only_flyover());
+    cases.push(Case::new("life.daemon-started-by-run.server", autostart).only_flyover());
+    cases.push(on_pair("life.unprivileged", Side::Server, unprivileged).only_flyover());
+    cases.push(on_pair("life.restart", Side::Server, restart));
+}
+
+/// A plain client connects to a stopped server and sends: the keeper answers. The data waits.
+fn stopped(lab: &Lab) -> Result<()> {
+    let serving = echo::serve(lab, PORT)?;
+    let mut probe = Probe::connect(lab, server(PORT))?;
+    probe.echo(1_000, SOON)?;
+    serving.signal(Signal::STOP);
+    std::thread::sleep(Duration::from_millis(300));
+
+    let mut second = Probe::connect(lab, server(PORT)).context("connecting to a stopped server")?;
+    probe.ask(20_000)?;
+    second.ask(10_000)?;
+    wait_until(SOON, || Ok((unacknowledged(lab)? == 0).then_some(())))
+        .context("waiting for the acknowledgement of what a stopped server was sent")?;
+    ensure!(!probe.has_answer(), "a stopped server answered");
+
+    serving.signal(Signal::CONT);
+    probe.answer(SOON).context("after SIGCONT")?;
+    second
+        .answer(SOON)
+        .context("after SIGCONT, second connection")
+}
+
+/// Bytes that the client's kernel has not seen acknowledged, over all connections to the port.
+fn unacknowledged(lab: &Lab) -> Result<u64> {
+    let text = lab.client.tool(&format!("ss -tnH dst {SERVER}:{PORT}"))?;
+    // State, Recv-Q, Send-Q, local, peer.
+    let queues = text
+        .lines()
+        .filter_map(|line| line.split_whitespace().nth(2)?.parse::<u64>().ok());
+    Ok(queues.sum())
+}
+
+/// kill -9 of the program: its peers are told, the port is free again.
+fn killed_program(lab: &Lab) -> Result<()> {
+    let serving = echo::serve(lab, PORT)?;
+    let mut probe = Probe::connect(lab, server(PORT))?;
+    probe.echo(1_000, SOON)?;
+    serving.signal(Signal::KILL);
+    serving.finish(SOON)?;
+    probe.ask(1_000)?;
+    let answer = probe.answer(SOON);
+    let text = answer
+        .err()
+        .map_or_else(String::new, |error| format!("{error:#}"));
+    ensure!(
+        !text.is_empty() && !text.contains("did not happen"),
+        "the peer was not told: {text}"
+    );
+    let _again = echo::serve(lab, PORT).context("starting again on the same port")?;
+    Probe::connect(lab, server(PORT))?.echo(1_000, SOON)
+}
+
+/// A program that writes and exits at once: the keeper delivers what is queued.
+fn exit_after_send(lab: &Lab) -> Result<()> {
+    for round in 0..5 {
+        let port = PORT + round;
+        let mut sending = lab
+            .python(Host::Server, "send_and_exit.py")
+            .args(&port.to_string())
+            .spawn()?;
+        lab.wait_for_port(Proto::Tcp, port, &mut sending)?;
+        let received = lab
+            .plain(Host::Client, "/usr/bin/python3")
+            .arg("-c")
+            .arg(format!(
+                "import socket,time\ns=socket.create_connection(('{SERVER}',{port}))\n\
+                 time.sleep(.3)\nn=0\nwhile d:=s.recv(65536): n+=len(d)\nprint(n)"
+            ))
+            .run(LIMIT)?
+            .stdout;
+        ensure_equal("bytes", received.trim(), "200000")?;
+        sending.finish(LIMIT)?.success()?;
+    }
+    Ok(())
+}
+
+/// kill -9 of everything that belongs to Flyover leaves every interface with a working network.
+fn kill_everything(lab: &Lab) -> Result<()> {
+    let web = nginx::start(lab)?;
+    let fetch = |what: &str| -> Result<()> {
+        let curl = lab
+            .plain(Host::Client, "curl")
+            .args("-s -f -m 5 -o /dev/null");
+        curl.arg(format!("http://{SERVER}/"))
+            .run(LIMIT)
+            .with_context(|| what.to_owned())?;
+        Ok(())
+    };
+    fetch("before")?;
+    let mut victims = web.tree();
+    victims.extend(lab.daemon().map(|daemon| daemon.tree()).unwrap_or_default());
+    victims.extend(procfs::using_socket_below(lab.directory()));
+    victims.sort_unstable();
+    victims.dedup();
+    for &pid in &victims {
+        cleanup::signal(pid, Signal::KILL);
+    }
+    cleanup::kill_all(&victims);
+    drop(web);
+
+    // The kernel frees the sockets and programs a moment after the processes.
+    std::thread::sleep(Duration::from_millis(200));
+    for address in [SERVER.to_string(), flyover_e2e::lab::SERVER6.to_string()] {
+        lab.plain(Host::Client, "ping")
+            .args(&format!("-c 3 -i 0.1 -W 2 {address}"))
+            .run(LIMIT)?;
+    }
+    let link = lab.server.tool("ip -d link show eth0")?;
+    ensure!(
+        !link.contains("xdp"),
+        "an XDP program is still attached: {link}"
+    );
+    // A plain program serves the port that was accelerated.
+    let mut plain = lab
+        .plain(Host::Server, "/usr/bin/python3")
+        .args("-m http.server 80 --directory www")
+        .spawn()?;
+    wait_until(SOON, || {
+        plain.ensure_running()?;
+        Ok(procfs::listening_ports(&lab.server, Proto::Tcp)?
+            .contains(&80)
+            .then_some(()))
+    })?;
+    fetch("from a plain server on the same port")
+}
+
+/// The daemon alone is killed: open connections go on, new ones work.
+fn daemon_killed(setup: &Setup) -> Result<()> {
+    let mut lab = wiring::pair(setup, Side::Server)?;
+    {
+        let mut serving = echo::serve(&lab, PORT)?;
+        let mut probe = Probe::connect(&lab, server(PORT))?;
+        probe.echo(10_000, SOON)?;
+        if let Some(daemon) = lab.daemon_mut() {
+            daemon.kill()?;
+        }
+        for _ in 0..5 {
+            probe
+                .echo(100_000, SOON)
+                .context("on the open connection")?;
+            std::thread::sleep(Duration::from_millis(200));
+        }
+        Probe::connect(&lab, server(PORT))?
+            .echo(1_000, SOON)
+            .context("on a new connection")?;
+        serving.ensure_running()?;
+        let text = lab
+            .cmd(Host::Server, "/bin/echo")
+            .env(SOCKET_VARIABLE, lab.directory().join("nobody-listens-here"))
+            .args("still works");
+        ensure!(
+            text.run(SOON)?.stdout.contains("still works"),
+            "a new program did not run"
+        );
+    }
+    drop(lab);
+    Ok(())
+}
+
+/// The library without a daemon: everything works on the kernel's path.
+fn daemon_absent(setup: &Setup) -> Result<()> {
+    let lab = wiring::pair(setup, Side::Neither)?;
+    let library = lab.bin().join("libflyover.so");
+    let preloaded = |host: Host, program: OsString| {
+        lab.plain(host, program)
+            .env("LD_PRELOAD", &library)
+            .env(SOCKET_VARIABLE, lab.directory().join("nobody-listens-here"))
+    };
+    let echo = lab.bin().join("verify_echo").into_os_string();
+    let mut serving = preloaded(Host::Server, echo.clone())
+        .args(&format!("serve [::]:{PORT}"))
+        .spawn()?;
+    lab.wait_for_port(Proto::Tcp, PORT, &mut serving)?;
+    preloaded(Host::Client, echo)
+        .args(&format!(
+            "load {} --connections 5 --seconds 1",
+            server(PORT)
+        ))
+        .run(LIMIT)?;
+    drop(serving);
+    lab.finish()
+}
+
+/// Without a daemon the first `flyover run` of root starts one; the program is accelerated.
+fn autostart(setup: &Setup) -> Result<()> {
+    let lab = wiring::pair(setup, Side::Neither)?;
+    let socket = lab.directory().join("started.sock");
+    let wrapper = vec![
+        lab.bin().join("flyover").into_os_string(),
+        "run".into(),
+        "--".into(),
+    ];
+    let echo = lab.bin().join("verify_echo");
+    let mut serving = lab
+        .wrapped(Host::Server, wrapper, echo)
+        .env(SOCKET_VARIABLE, &socket)
+        .args(&format!("serve [::]:{PORT}"))
+        .spawn()?;
+    wait_until(LIMIT, || {
+        serving.ensure_running()?;
+        Ok(procfs::listening_ports(&lab.server, Proto::Tcp)?
+            .contains(&PORT)
+            .then_some(()))
+    })?;
+    ensure!(
+        answers(&socket),
+        "no daemon answers on {}",
+        socket.display()
+    );
+    let before = procfs::Snmp::read(&lab.server)?;
+    std::thread::sleep(Duration::from_millis(200));
+    Probe::connect(&lab, server(PORT))?.echo(10_000, SOON)?;
+    let opened = procfs::Snmp::read(&lab.server)?.since(&before, "Tcp.PassiveOpens");
+    ensure!(opened == 0, "the kernel accepted the connection");
+    drop(serving);
+    cleanup::kill_all(&procfs::using_socket_below(lab.directory()));
+    lab.finish()
+}
+
+/// Without privilege the program runs on the kernel's path, and one line says what is missing.
+fn unprivileged(lab: &Lab) -> Result<()> {
+    let flyover = lab.bin().join("flyover").into_os_string();
+    let wrapper: Vec<OsString> = "setpriv --reuid 65534 --regid 65534 --clear-groups"
+        .split(' ')
+        .map(Into::into)
+        .collect();
+    let wrapper = wrapper
+        .into_iter()
+        .chain([flyover, "run".into(), "--".into()])
+        .collect();
+    let output = lab
+        .wrapped(Host::Server, wrapper, "/bin/echo")
+        .env(SOCKET_VARIABLE, "/nonexistent/flyoverd.sock")
+        .args("it runs")
+        .run(SOON)?;
+    ensure!(
+        output.stdout.contains("it runs"),
+        "the program did not run: {}",
+        output.stdout
+    );
+    ensure_equal(
+        "lines of explanation",
+        output.stderr.trim().lines().count(),
+        1,
+    )?;
+    Ok(())
+}
+
+/// Stop and start ten times, with connections open: the port can be bound again each time.
+fn restart(lab: &Lab) -> Result<()> {
+    for round in 0..10 {
+        let serving = echo::serve(lab, PORT).with_context(|| format!("start {round}"))?;
+        let mut probe = Probe::connect(lab, server(PORT))?;
+        probe
+            .echo(10_000, SOON)
+            .with_context(|| format!("round {round}"))?;
+        serving.signal(if round % 2 == 0 {
+            Signal::TERM
+        } else {
+            Signal::KILL
+        });
+        serving.finish(SOON)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! End-to-end tests: unmodified programs, with a plain kernel peer on the other side.
+//!
+//! `e2e [--plain] [FILTER…]` runs the cases whose name contains a filter. A name is
+//! `program.what.side`; the side says which host runs under Flyover.
+#![forbid(unsafe_code)]
+
+mod bulk;
+mod clients;
+mod cost;
+mod cplane;
+mod dnsmasq;
+mod iperf;
+mod life;
+mod memcached;
+mod neighbours;
+mod nginx;
+mod openssl;
+mod python;
+mod redis;
+mod routed;
+mod sockperf;
+mod visible;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use flyover_e2e::lab::{Lab, Setup, Side};
+use flyover_e2e::runner::{self, Case};
+use flyover_e2e::{cleanup, wiring};
+
+#[derive(Parser)]
+#[command(about = "End-to-end tests of Flyover. Needs root.")]
+struct Args {
+    /// Run only cases whose name contains one of these.
+    filters: Vec<String>,
+    /// Run every program on the kernel's stack: shows that the tests themselves are right.
+    #[arg(long)]
+    plain: bool,
+    /// Print the names and do nothing.
+    #[arg(long)]
+    list: bool,
+    /// Names of steps that failed before; the exit status says so at the end.
+    #[arg(long, value_delimiter = ',')]
+    failed_before: Vec<String>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let cases = cases();
+    if args.list {
+        for case in &cases {
+            println!("{}", case.name);
+        }
+        return Ok(());
+    }
+    cleanup::prepare()?;
+    let bin = runner::built_programs()?;
+    ensure!(
+        args.plain || wiring::is_built(&bin),
+        "{} holds no flyover, flyoverd and libflyover.so: build the workspace first, or use --plain",
+        bin.display()
+    );
+    let directory = std::env::temp_dir();
+    let programs = runner::scripts();
+    let setup = Setup {
+        bin,
+        programs,
+        directory,
+        plain: args.plain,
+        options: Vec::new(),
+    };
+    let summary = runner::run(&cases, &setup, &args.filters)?;
+    cleanup::everything();
+    for step in &args.failed_before {
+        println!("failed earlier: {step}");
+    }
+    println!("{} passed, {} failed", summary.passed, summary.failed);
+    if summary.failed > 0 || summary.passed == 0 || !args.failed_before.is_empty() {
+        std::process::exit(1);
+    }
+    Ok(())
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    redis::cases(&mut cases);
+    nginx::cases(&mut cases);
+    memcached::cases(&mut cases);
+    python::cases(&mut cases);
+    iperf::cases(&mut cases);
+    sockperf::cases(&mut cases);
+    openssl::cases(&mut cases);
+    dnsmasq::cases(&mut cases);
+    bulk::cases(&mut cases);
+    clients::cases(&mut cases);
+    visible::cases(&mut cases);
+    neighbours::cases(&mut cases);
+    cplane::cases(&mut cases);
+    routed::cases(&mut cases);
+    life::cases(&mut cases);
+    cost::cases(&mut cases);
+    cases
+}
+
+/// A case on a pair of hosts, of which `side` is accelerated.
+fn on_pair(name: &str, side: Side, work: fn(&Lab) -> Result<()>) -> Case {
+    with_options(name, side, &[], work)
+}
+
+/// The same with options of `flyover run`.
+fn with_options(
+    name: &str,
+    side: Side,
+    options: &'static [&'static str],
+    work: fn(&Lab) -> Result<()>,
+) -> Case {
+    Case::new(format!("{name}.{}", side.name()), move |setup| {
+        let mut setup = setup.clone();
+        setup.options = options.iter().map(|&word| word.to_owned()).collect();
+        let lab = wiring::pair(&setup, side)?;
+        work(&lab)?;
+        lab.finish()
+    })
+}
+
+/// The case twice: Flyover on the server, then on the client, each with a plain peer. Without
+/// Flyover both would be the same.
+fn each_side(cases: &mut Vec<Case>, name: &str, work: fn(&Lab) -> Result<()>) {
+    cases.push(on_pair(name, Side::Server, work));
+    cases.push(on_pair(name, Side::Client, work).only_flyover());
+}

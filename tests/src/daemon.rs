@@ -1,0 +1,151 @@
+//! A private `flyoverd` for one lab, and who belongs to it.
+
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::Signal;
+
+use crate::cleanup;
+use crate::cmd::tail;
+use crate::procfs;
+
+/// Environment variable with the path of the daemon's socket.
+pub const SOCKET_VARIABLE: &str = "FLYOVER_SOCKET";
+
+const START_LIMIT: Duration = Duration::from_secs(10);
+const STOP_LIMIT: Duration = Duration::from_secs(5);
+
+/// A running daemon with its own socket, so that a test never meets a daemon of the system.
+#[derive(Debug)]
+pub struct Flyoverd {
+    child: Child,
+    directory: PathBuf,
+    stopped: bool,
+}
+
+impl Flyoverd {
+    /// The socket of the daemon of this directory.
+    pub fn socket(directory: &Path) -> PathBuf {
+        directory.join("flyoverd.sock")
+    }
+
+    /// Starts it outside every test namespace and waits until it accepts connections.
+    pub fn start(bin: &Path, directory: &Path) -> Result<Self> {
+        let socket = Self::socket(directory);
+        let log = File::create(directory.join("flyoverd.err"))?;
+        let child = Command::new(bin.join("flyoverd"))
+            .env(SOCKET_VARIABLE, &socket)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("starting {}", bin.join("flyoverd").display()))?;
+        let mut daemon = Self {
+            child,
+            directory: directory.to_owned(),
+            stopped: false,
+        };
+        let until = Instant::now() + START_LIMIT;
+        while !answers(&socket) {
+            if let Some(status) = daemon.child.try_wait()? {
+                bail!("flyoverd ended with {status}\n{}", daemon.log_tail());
+            }
+            ensure!(
+                Instant::now() < until,
+                "flyoverd does not answer\n{}",
+                daemon.log_tail()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(daemon)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The daemon and its keepers.
+    pub fn tree(&self) -> Vec<u32> {
+        let mut pids = procfs::descendants(self.pid());
+        pids.push(self.pid());
+        pids
+    }
+
+    /// Kills the daemon alone (SIGKILL); its keepers stay as they are.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill()?;
+        let _ = self.child.wait()?;
+        self.stopped = true;
+        Ok(())
+    }
+
+    /// Ends it in order (SIGTERM), then everything that used its socket must be gone: what is left
+    /// is an error. Call it when the programs of the test have ended.
+    pub fn stop(mut self) -> Result<()> {
+        if !self.stopped {
+            cleanup::signal(self.pid(), Signal::TERM);
+            let until = Instant::now() + STOP_LIMIT;
+            while self.child.try_wait()?.is_none() {
+                ensure!(
+                    Instant::now() < until,
+                    "flyoverd ignores SIGTERM\n{}",
+                    self.log_tail()
+                );
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.stopped = true;
+        }
+        let until = Instant::now() + STOP_LIMIT;
+        loop {
+            cleanup::reap_orphans();
+            let left: Vec<String> = procfs::using_socket_below(&self.directory)
+                .into_iter()
+                .filter(|&pid| procfs::is_running(pid))
+                .map(|pid| format!("{pid} {}", procfs::name_of(pid).unwrap_or_default()))
+                .collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            ensure!(Instant::now() < until, "left behind: {}", left.join(", "));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read(self.directory.join("flyoverd.err")).unwrap_or_default();
+        tail(&String::from_utf8_lossy(&log), 15)
+    }
+}
+
+impl Drop for Flyoverd {
+    fn drop(&mut self) {
+        if !self.stopped {
+            let tree = self.tree();
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+            cleanup::kill_all(&tree);
+        }
+        cleanup::kill_all(&procfs::using_socket_below(&self.directory));
+    }
+}
+
+/// Can a client connect to the socket? The daemon speaks `SOCK_SEQPACKET`.
+pub fn answers(path: &Path) -> bool {
+    let Ok(address) = SocketAddrUnix::new(path) else {
+        return false;
+    };
+    socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .is_ok_and(|socket| connect(&socket, &address).is_ok())
+}
