@@ -11,6 +11,18 @@ use crate::addr::Ip;
 /// the whole must go through [`at_offset`].
 #[must_use]
 pub fn sum(bytes: &[u8], acc: u32) -> u16 {
+    words_sum(bytes, acc)
+}
+
+/// As [`sum`] of an IPv4 header without options; the fixed length unrolls.
+#[must_use]
+#[inline]
+pub fn ipv4_header_sum(header: &[u8; 20]) -> u16 {
+    words_sum(header, 0)
+}
+
+#[inline(always)]
+fn words_sum(bytes: &[u8], acc: u32) -> u16 {
     // Ones-complement addition commutes with swapping the bytes of all words (RFC 1071 section 2
     // (B)), so words are added as the machine reads them and the result is put in order once.
     let (words, tail) = bytes.as_chunks::<4>();

@@ -180,7 +180,7 @@ pub fn ipv4(out: &mut [u8], spec: &Ipv4Spec) -> Option<usize> {
         0x45, spec.tos, l0, l1, i0, i1, f0, f1, spec.ttl, spec.proto, 0, 0, s0, s1, s2, s3, d0, d1,
         d2, d3,
     ];
-    [h[10], h[11]] = checksum::finish(checksum::sum(&h, 0)).to_be_bytes();
+    [h[10], h[11]] = checksum::finish(checksum::ipv4_header_sum(&h)).to_be_bytes();
     put(out, h)
 }
 

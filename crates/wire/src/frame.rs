@@ -206,7 +206,7 @@ struct L3<'a> {
     rest: &'a [u8],
 }
 
-#[inline]
+#[inline(always)]
 fn ipv4(bytes: &[u8], room: usize) -> Result<L3<'_>, Drop> {
     let (h, rest) = bytes.split_first_chunk::<20>().ok_or(Drop::Ip4Truncated)?;
     match h[0] {
@@ -225,7 +225,7 @@ fn ipv4(bytes: &[u8], room: usize) -> Result<L3<'_>, Drop> {
     if u16::from_be_bytes([h[6], h[7]]) & 0x3fff != 0 {
         return Err(Drop::Ip4Fragment);
     }
-    if !checksum::is_valid(checksum::sum(h, 0)) {
+    if !checksum::is_valid(checksum::ipv4_header_sum(h)) {
         return Err(Drop::Ip4Checksum);
     }
     Ok(L3 {
@@ -241,7 +241,7 @@ fn ipv4(bytes: &[u8], room: usize) -> Result<L3<'_>, Drop> {
     })
 }
 
-#[inline]
+#[inline(always)]
 fn ipv6(bytes: &[u8], room: usize) -> Result<L3<'_>, Drop> {
     let (h, rest) = bytes.split_first_chunk::<40>().ok_or(Drop::Ip6Truncated)?;
     if h[0] >> 4 != 6 {
@@ -275,14 +275,14 @@ fn ipv6(bytes: &[u8], room: usize) -> Result<L3<'_>, Drop> {
     })
 }
 
-#[inline]
+#[inline(always)]
 fn address(h: &[u8; 40], at: usize) -> Ip {
     let bytes = h.get(at..).and_then(|tail| tail.first_chunk::<16>());
     Ip(bytes.copied().unwrap_or_default())
 }
 
 /// The header, its length, and the length of the payload.
-#[inline]
+#[inline(always)]
 fn tcp(bytes: &[u8], len: u32) -> Result<(L4, u16, u32), Drop> {
     let (h, rest) = bytes.split_first_chunk::<20>().ok_or(Drop::TcpTruncated)?;
     if len < 20 {
@@ -310,7 +310,7 @@ fn tcp(bytes: &[u8], len: u32) -> Result<(L4, u16, u32), Drop> {
     Ok((L4::Tcp(header), hdr_len, payload_len))
 }
 
-#[inline]
+#[inline(always)]
 fn udp(bytes: &[u8], len: u32) -> Result<(L4, u16, u32), Drop> {
     let (h, _) = bytes.split_first_chunk::<8>().ok_or(Drop::UdpTruncated)?;
     if len < 8 {

@@ -80,7 +80,7 @@ impl TcpOpts {
 
     /// Parses the bytes between the fixed header and the data.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn parse(bytes: &[u8]) -> Self {
         // The fast path of every stack: NOP NOP TS on an established connection.
         if let [NOP, NOP, TIMESTAMPS, 10, a, b, c, d, e, f, g, h] = *bytes {
@@ -96,6 +96,7 @@ impl TcpOpts {
         }
     }
 
+    #[inline(never)]
     fn parse_slow(mut bytes: &[u8]) -> Self {
         let mut opts = Self::NONE;
         // Every turn takes at least one byte of at most 40.
