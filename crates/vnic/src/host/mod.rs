@@ -1,2 +1,19 @@
-//! What needs privilege: making V-NIC sockets, loading and attaching the flow programs, and looking at
+//! What needs privilege: making V-NIC sockets, loading and attaching the flow programs, looking at
 //! interfaces. Used by the daemon, the tests and the benchmarks; never by a process of a stack.
+//!
+//! Interfaces are named by index and belong to the calling thread's network namespace.
+
+mod attach;
+#[cfg(feature = "bpf")]
+pub mod bpf;
+mod ethtool;
+mod netlink;
+mod packet;
+mod probe;
+mod sockopt;
+mod xdp;
+
+pub use attach::attach_filter;
+pub use packet::{PacketConfig, create_packet};
+pub use probe::{Choice, Interface, XdpMode, choose, interface};
+pub use xdp::{XdpConfig, XdpSocket, XdpTransfer, create_xdp};

@@ -1,0 +1,91 @@
+//! Attaching the programs to interfaces, as links that a descriptor owns.
+
+use aya::Ebpf;
+use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::tc::TcAttachOptions;
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as Mode};
+
+use super::BpfError;
+use crate::host::XdpMode;
+use crate::host::probe::{Interface, interface};
+
+/// `xdp_flow` on an interface, until dropped.
+#[derive(Debug)]
+pub struct XdpAttachment {
+    /// Keeps the program attached.
+    _link: FdLink,
+    /// Native or generic.
+    pub mode: XdpMode,
+}
+
+/// `tc_drop` on an interface, until dropped.
+#[derive(Debug)]
+pub struct DropLink {
+    _link: FdLink,
+}
+
+pub(super) const XDP: &str = "xdp_flow";
+pub(super) const DROP: &str = "tc_drop";
+
+/// Has the kernel verify and keep the programs that interfaces get.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), BpfError> {
+    xdp(ebpf)?.load().map_err(|e| BpfError::Program(XDP, e))?;
+    classifier(ebpf)?
+        .load()
+        .map_err(|e| BpfError::Program(DROP, e))
+}
+
+fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, BpfError> {
+    let program = ebpf.program_mut(XDP).ok_or(BpfError::Missing(XDP))?;
+    program.try_into().map_err(|e| BpfError::Program(XDP, e))
+}
+
+fn classifier(ebpf: &mut Ebpf) -> Result<&mut SchedClassifier, BpfError> {
+    let program = ebpf.program_mut(DROP).ok_or(BpfError::Missing(DROP))?;
+    program.try_into().map_err(|e| BpfError::Program(DROP, e))
+}
+
+fn look_at(ifindex: u32) -> Result<Interface, BpfError> {
+    interface(ifindex).map_err(|e| BpfError::Os("looking at an interface", e))
+}
+
+pub(super) fn attach_xdp(ebpf: &mut Ebpf, ifindex: u32) -> Result<XdpAttachment, BpfError> {
+    if look_at(ifindex)?.xdp.is_some() {
+        return Err(BpfError::Foreign { ifindex });
+    }
+    let program = xdp(ebpf)?;
+    let failed = |e| BpfError::Program(XDP, e);
+    let id = match program.attach_to_if_index(ifindex, Mode::Driver) {
+        Ok(id) => Ok(id),
+        Err(e) if is_taken(&e) => return Err(BpfError::Foreign { ifindex }),
+        Err(_) => program.attach_to_if_index(ifindex, Mode::Skb),
+    };
+    let link = program.take_link(id.map_err(failed)?).map_err(failed)?;
+    // Otherwise aya fell back to netlink, and the program would outlive this process.
+    let link = FdLink::try_from(link).map_err(|_| BpfError::Missing("link of its own"))?;
+    let mode = look_at(ifindex)?
+        .xdp
+        .map_or(XdpMode::Generic, |(mode, _)| mode);
+    Ok(XdpAttachment { _link: link, mode })
+}
+
+pub(super) fn attach_drop(ebpf: &mut Ebpf, ifindex: u32) -> Result<DropLink, BpfError> {
+    let name = look_at(ifindex)?.name;
+    let program = classifier(ebpf)?;
+    let failed = |e| BpfError::Program(DROP, e);
+    let first = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program
+        .attach_with_options(&name, TcAttachType::Ingress, first)
+        .map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    let link = FdLink::try_from(link).map_err(|_| BpfError::Missing("link of its own"))?;
+    Ok(DropLink { _link: link })
+}
+
+/// Whether attaching failed because a program is there already.
+fn is_taken(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(e) = error else {
+        return false;
+    };
+    matches!(e.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
