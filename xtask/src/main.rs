@@ -1,2 +1,109 @@
-//! Build, test and demonstration tasks.
-fn main() {}
+//! `cargo xtask test | demo | bench | lint | loc`: everything that is done with the source tree as
+//! a whole. Needs root for all but `lint` and `loc`; installs the Debian packages that are missing.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `packages.rs` | which programs are needed, and their installation |
+//! | `steps.rs` | running cargo and the built programs, with progress |
+//! | `loc.rs` | the limit on the length of source files |
+#![forbid(unsafe_code)]
+
+mod loc;
+mod packages;
+mod steps;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test [FILTER...]      unit, model and simulation tests, then the end-to-end tests
+                        (with filters: only the end-to-end cases whose name contains one)
+  demo [--quick]        real programs on the kernel and on Flyover, side by side
+  bench [--json] [--runs N] [FILTER...]
+                        the measurements behind the numbers, with medians and spread
+  lint                  formatting, clippy, loc
+  loc                   fail when a source file is longer than 500 lines without its tests
+";
+
+fn main() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let command = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    match command.as_str() {
+        "test" => test(&rest),
+        "demo" => {
+            prepare()?;
+            steps::become_program("demo", &rest)
+        }
+        "bench" => {
+            prepare()?;
+            steps::cargo(
+                "building the raw frame benchmark",
+                &[
+                    "build",
+                    "--release",
+                    "--package",
+                    "flyover-vnic",
+                    "--example",
+                    "raw_floor",
+                ],
+            )?;
+            steps::become_program("bench", &rest)
+        }
+        "lint" => {
+            steps::cargo("formatting", &["fmt", "--all", "--check"])?;
+            steps::cargo(
+                "clippy",
+                &[
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--",
+                    "-D",
+                    "warnings",
+                ],
+            )?;
+            loc::check()
+        }
+        "loc" => loc::check(),
+        "" | "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        unknown => bail!("unknown command {unknown:?}\n\n{USAGE}"),
+    }
+}
+
+/// What every command with programs needs: packages, and one release build.
+fn prepare() -> Result<()> {
+    packages::install_missing()?;
+    steps::cargo("building", &["build", "--release", "--workspace"])
+}
+
+/// All tests. A failed step does not hide the results of the later ones; the exit status tells.
+fn test(filters: &[String]) -> Result<()> {
+    prepare()?;
+    let mut failed = Vec::new();
+    if filters.is_empty() {
+        for (name, result) in [
+            ("file lengths", loc::check()),
+            (
+                "unit tests",
+                steps::cargo("unit tests", &["test", "--workspace", "--no-fail-fast"]),
+            ),
+            ("loom tests", steps::loom()),
+            ("simulation", steps::simulation()),
+        ] {
+            if let Err(error) = result {
+                eprintln!("xtask: {name}: {error:#}");
+                failed.push(name);
+            }
+        }
+    }
+    let mut arguments = filters.to_vec();
+    if !failed.is_empty() {
+        arguments.push(format!("--failed-before={}", failed.join(",")));
+    }
+    steps::become_program("e2e", &arguments)
+}

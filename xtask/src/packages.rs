@@ -1,0 +1,80 @@
+//! The Debian packages that the build and the tests need.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::steps;
+
+/// A program (looked for in `PATH`) or a file that must exist, and the package that brings it.
+const NEEDED: &[(&str, &str)] = &[
+    // To build: the BPF program and the linker.
+    ("clang", "clang"),
+    ("/usr/include/bpf/bpf_helpers.h", "libbpf-dev"),
+    ("/usr/include/linux/bpf.h", "linux-libc-dev"),
+    ("gcc", "gcc"),
+    ("/usr/include/stdio.h", "libc6-dev"),
+    // To make networks and look at them.
+    ("ip", "iproute2"),
+    ("ping", "iputils-ping"),
+    ("ethtool", "ethtool"),
+    ("setpriv", "util-linux"),
+    // The programs that Flyover serves, and their clients.
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+    ("curl", "curl"),
+    ("memcached", "memcached"),
+    ("iperf3", "iperf3"),
+    ("sockperf", "sockperf"),
+    ("openssl", "openssl"),
+    ("dnsmasq", "dnsmasq-base"),
+    ("dig", "bind9-dnsutils"),
+    ("/usr/bin/python3", "python3"),
+];
+
+/// Installs what is missing. Package scripts are kept from starting services: `policy-rc.d` says
+/// no while apt runs, and is as before afterwards, also when apt is interrupted.
+pub fn install_missing() -> Result<()> {
+    let missing: Vec<&str> = NEEDED
+        .iter()
+        .filter(|(thing, _)| !exists(thing))
+        .map(|&(_, package)| package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !exists("apt-get") {
+        bail!(
+            "these packages are missing and there is no apt-get: {}",
+            missing.join(" ")
+        );
+    }
+    let script = "set -e
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    trap 'exit 130' INT TERM HUP
+    printf '#!/bin/sh\\nexit 101\\n' > $policy
+    chmod 755 $policy
+fi
+apt-get -q update
+apt-get -q install -y --no-install-recommends \"$@\"
+";
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "install"]).args(&missing);
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    steps::run(&format!("installing {}", missing.join(" ")), &mut command)
+}
+
+fn exists(thing: &str) -> bool {
+    if thing.starts_with('/') {
+        return Path::new(thing).exists();
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(Into::into))
+        .any(|directory| directory.join(thing).is_file())
+}

@@ -1,0 +1,86 @@
+//! Runs cargo and the built programs, and says what is going on and how long it took.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+/// The top of the source tree.
+pub fn root() -> &'static Path {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here)
+}
+
+/// Where cargo puts what it builds: this program is in `<target>/<profile>/`.
+fn target() -> Result<PathBuf> {
+    let program = std::env::current_exe().context("finding xtask's own path")?;
+    let target = program.parent().and_then(Path::parent);
+    Ok(target
+        .context("xtask is not in a target directory")?
+        .to_owned())
+}
+
+fn cargo_command() -> Result<Command> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(root())
+        .env("CARGO_TARGET_DIR", target()?);
+    Ok(command)
+}
+
+/// Runs a command to its end; a status other than 0 is an error.
+pub fn run(name: &str, command: &mut Command) -> Result<()> {
+    eprintln!("==> {name}");
+    let begun = Instant::now();
+    let status = command
+        .status()
+        .with_context(|| format!("starting {command:?}"))?;
+    ensure!(status.success(), "{name}: {status}");
+    eprintln!("==> {name}: done in {:.0} s", begun.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// `cargo` with these arguments.
+pub fn cargo(name: &str, arguments: &[&str]) -> Result<()> {
+    run(name, cargo_command()?.args(arguments))
+}
+
+/// The model checks of the lock, the deferred work and the seqlock. `--cfg loom` changes every
+/// crate, so they have a target directory of their own.
+pub fn loom() -> Result<()> {
+    let mut command = cargo_command()?;
+    command
+        .args(["test", "--release", "--package", "flyover-shm", "--tests"])
+        .env("CARGO_TARGET_DIR", target()?.join("loom"))
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("LOOM_MAX_PREEMPTIONS", "3");
+    run("loom tests", &mut command)
+}
+
+/// The seeds of the simulation, optimised: in the unit tests it runs only a few of them.
+pub fn simulation() -> Result<()> {
+    let mut command = cargo_command()?;
+    command.args([
+        "test",
+        "--release",
+        "--package",
+        "flyover-sim",
+        "--",
+        "--include-ignored",
+    ]);
+    run("simulation", &mut command)
+}
+
+/// Replaces this process by a built program, which then gets Ctrl-C itself and cleans up.
+pub fn become_program(name: &str, arguments: &[String]) -> Result<()> {
+    let program = target()?.join("release").join(name);
+    eprintln!("==> {name}");
+    let error = Command::new(&program)
+        .args(arguments)
+        .current_dir(root())
+        .exec();
+    Err(error).with_context(|| format!("starting {}", program.display()))
+}
