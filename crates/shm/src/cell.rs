@@ -19,6 +19,8 @@ pub unsafe trait Word: sealed::Sealed + 'static {
     fn load(&self) -> Self::Int;
     /// Relaxed store.
     fn store(&self, v: Self::Int);
+    /// Relaxed store of zero.
+    fn zero(&self);
 }
 
 macro_rules! word {
@@ -34,6 +36,10 @@ macro_rules! word {
             #[inline]
             fn store(&self, v: $int) {
                 <$atomic>::store(self, v, Relaxed);
+            }
+            #[inline]
+            fn zero(&self) {
+                <$atomic>::store(self, 0, Relaxed);
             }
         }
         impl Scalar for $int {
@@ -116,6 +122,10 @@ impl<T: Scalar> SharedCell<T> {
     #[inline]
     pub fn get(&self) -> T {
         T::from_word(self.0.load())
+    }
+
+    pub(crate) fn zero(&self) {
+        self.0.zero();
     }
 
     /// One relaxed store.

@@ -21,6 +21,9 @@
 //! | [`lock`] | the stack lock with its deferred-work bits |
 //! | [`seqlock`] | one writer, many readers |
 //! | [`host`] | memfd, mmap, futex |
+//!
+//! Under `--cfg loom` the lock-free atomics are loom's, which are not plain words: [`shm_struct!`] then makes ordinary
+//! structs that are no [`Object`]s, and nothing can be mapped. `tests/loom_*.rs` check the algorithms in that build.
 
 #![cfg_attr(not(feature = "host"), no_std)]
 
@@ -28,7 +31,7 @@ pub mod arena;
 pub mod atomic;
 pub mod bytes;
 pub mod cell;
-#[cfg(feature = "host")]
+#[cfg(all(feature = "host", not(loom)))]
 pub mod host;
 pub mod idx;
 pub mod lock;
@@ -41,7 +44,7 @@ pub use arena::Arena;
 pub use atomic::{Shared32, Shared64};
 pub use bytes::ShmBytes;
 pub use cell::{Scalar, SharedCell};
-#[cfg(feature = "host")]
+#[cfg(all(feature = "host", not(loom)))]
 pub use host::{HeapMap, Map, futex_wait, futex_wake, sealed_memfd};
 pub use idx::{Idx, OptIdx};
 pub use lock::{StackLock, Unlock};

@@ -16,7 +16,6 @@ const OWNER_MASK: u64 = 0xffff << OWNER_SHIFT;
 const WORK_SHIFT: u32 = 32;
 const WORK_MASK: u64 = 0xffff_ffff << WORK_SHIFT;
 
-#[cfg(not(loom))]
 crate::shm_struct! {
     /// The stack lock.
     pub struct StackLock {
@@ -28,24 +27,14 @@ crate::shm_struct! {
     }
 }
 
-/// The stack lock (model-checked build).
-#[cfg(loom)]
-#[derive(Debug)]
-pub struct StackLock {
-    word: Shared64,
-    /// Futex on which contenders sleep.
-    pub seq: Shared32,
-    /// Times that somebody had to wait.
-    pub contended: Shared32,
-}
-
 /// What an attempt to unlock came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Unlock {
     /// The lock is free.
     Released {
-        /// Somebody sleeps on it: wake one.
+        /// Somebody sleeps on [`StackLock::seq`]: wake *all* who do. The word no longer says that there are sleepers, so
+        /// one who was left asleep would miss the next release too.
         wake: bool,
     },
     /// Still held: do this work first. The bits are cleared.
@@ -135,7 +124,8 @@ impl StackLock {
         }
     }
 
-    /// Releases the lock whatever was deferred; the bits stay in the word for the next holder. True: wake a waiter.
+    /// Releases the lock whatever was deferred; the bits stay in the word for the next holder. True: wake all
+    /// waiters.
     pub fn force_unlock(&self) -> bool {
         let w = self.word.fetch_and(WORK_MASK, AcqRel);
         self.released(w)

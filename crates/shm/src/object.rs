@@ -1,6 +1,5 @@
 //! Shared objects: structs of cells, declared by [`shm_struct!`](crate::shm_struct).
 
-use crate::atomic::{Shared32, Shared64};
 use crate::cell::{Scalar, SharedCell};
 
 /// A field of a shared object, as tools see it.
@@ -18,16 +17,37 @@ pub struct Field {
 ///
 /// # Safety
 /// It consists of atomic words only, without padding; every bit pattern is valid; it has no destructor.
-pub unsafe trait CellField: Sized + 'static {}
+pub unsafe trait CellField: Sized + 'static {
+    /// Stores zero in every word.
+    fn clear(&self);
+}
 
 // SAFETY: one atomic word.
-unsafe impl<T: Scalar + 'static> CellField for SharedCell<T> {}
+unsafe impl<T: Scalar + 'static> CellField for SharedCell<T> {
+    fn clear(&self) {
+        self.zero();
+    }
+}
 // SAFETY: one atomic word.
-unsafe impl CellField for Shared32 {}
+#[cfg(not(loom))]
+unsafe impl CellField for crate::Shared32 {
+    fn clear(&self) {
+        self.store(0, core::sync::atomic::Ordering::Relaxed);
+    }
+}
 // SAFETY: one atomic word.
-unsafe impl CellField for Shared64 {}
+#[cfg(not(loom))]
+unsafe impl CellField for crate::Shared64 {
+    fn clear(&self) {
+        self.store(0, core::sync::atomic::Ordering::Relaxed);
+    }
+}
 // SAFETY: an array has no padding of its own.
-unsafe impl<T: CellField, const N: usize> CellField for [T; N] {}
+unsafe impl<T: CellField, const N: usize> CellField for [T; N] {
+    fn clear(&self) {
+        self.iter().for_each(T::clear);
+    }
+}
 
 /// A shared object. Only [`shm_struct!`](crate::shm_struct) implements it, and checks what it promises.
 ///
@@ -40,6 +60,8 @@ pub unsafe trait Object: CellField {
     const FIELDS: &'static [Field];
     /// Changes when name, offset or size of a field changes.
     const HASH: u64;
+    /// Stores zero in every field at or after byte `offset`.
+    fn clear_from(&self, offset: usize);
 }
 
 /// FNV-1a over a string, for layout hashes.
@@ -102,6 +124,7 @@ pub const HASH_SEED: u64 = 0xcbf2_9ce4_8422_2325;
 ///     }
 /// }
 /// ```
+#[cfg(not(loom))]
 #[macro_export]
 macro_rules! shm_struct {
     ($(#[$meta:meta])* $vis:vis struct $name:ident {
@@ -124,7 +147,11 @@ macro_rules! shm_struct {
 
         // SAFETY: repr(C); the block above checked at compile time that every field is a CellField and that their
         // sizes add up to the struct's, so there is no padding.
-        unsafe impl $crate::CellField for $name {}
+        unsafe impl $crate::CellField for $name {
+            fn clear(&self) {
+                $($crate::CellField::clear(&self.$field);)+
+            }
+        }
 
         // SAFETY: as above.
         unsafe impl $crate::Object for $name {
@@ -145,6 +172,24 @@ macro_rules! shm_struct {
                 )+
                 h
             };
+            fn clear_from(&self, offset: usize) {
+                $(
+                    if core::mem::offset_of!($name, $field) >= offset {
+                        $crate::CellField::clear(&self.$field);
+                    }
+                )+
+            }
         }
+    };
+}
+
+/// The model-checked build: an ordinary struct, because loom's atomics are not plain words.
+#[cfg(loom)]
+#[macro_export]
+macro_rules! shm_struct {
+    ($(#[$meta:meta])* $vis:vis struct $name:ident { $($fields:tt)+ }) => {
+        $(#[$meta])*
+        #[derive(Debug)]
+        $vis struct $name { $($fields)+ }
     };
 }

@@ -7,19 +7,11 @@ use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 /// Tries of a reader before it gives up: a writer that died in the middle must not hang anybody.
 pub const TRIES: u32 = 64;
 
-#[cfg(not(loom))]
 crate::shm_struct! {
     /// Odd while the writer is at work.
     pub struct SeqCount {
         n: Shared32,
     }
-}
-
-/// Odd while the writer is at work (model-checked build).
-#[cfg(loom)]
-#[derive(Debug)]
-pub struct SeqCount {
-    n: Shared32,
 }
 
 impl Default for SeqCount {

@@ -34,12 +34,51 @@ pub trait SlotObject: Object {
     fn slot(&self) -> &SlotHdr;
 }
 
+/// Where the headers are: a table of objects, or a plain slice of headers (model checking).
+trait Headers {
+    /// How many there are; a power of two.
+    fn count(&self) -> u32;
+    /// The header at this index, which is taken modulo the count.
+    fn header(&self, i: u32) -> &SlotHdr;
+}
+
+impl<T: SlotObject> Headers for Arena<'_, T> {
+    #[inline]
+    fn count(&self) -> u32 {
+        Arena::count(self)
+    }
+    #[inline]
+    fn header(&self, i: u32) -> &SlotHdr {
+        self.at(Idx::new(i)).slot()
+    }
+}
+
 impl Slots {
     /// Puts every slot on the list, lowest first.
     pub fn init<T: SlotObject>(&self, arena: Arena<'_, T>) {
-        let n = arena.count();
+        self.fill(&arena);
+    }
+
+    /// A free slot, now tagged. `tag` must not be 0. None: all are in use, or the list is corrupt.
+    pub fn alloc<T: SlotObject>(&self, arena: Arena<'_, T>, tag: u32) -> Option<Idx<T>> {
+        self.pop(&arena, tag).map(Idx::new)
+    }
+
+    /// Gives a slot back. False: it was free already; nothing is changed.
+    pub fn free<T: SlotObject>(&self, arena: Arena<'_, T>, id: Idx<T>) -> bool {
+        self.push(&arena, id.raw())
+    }
+
+    /// Makes the list anew from the tags: after the owner of the lock died, or after an audit found a fault. Nobody
+    /// else may allocate or free meanwhile.
+    pub fn rebuild<T: SlotObject>(&self, arena: Arena<'_, T>) {
+        self.relink(&arena);
+    }
+
+    fn fill<H: Headers + ?Sized>(&self, table: &H) {
+        let n = table.count();
         for i in 0..n {
-            let h = arena.at(Idx::new(i)).slot();
+            let h = table.header(i);
             h.next.store(if i + 1 < n { i + 2 } else { 0 }, Relaxed);
             h.tag.store(0, Relaxed);
         }
@@ -47,34 +86,28 @@ impl Slots {
         self.head.store(1, Release);
     }
 
-    /// A free slot, now tagged. `tag` must not be 0. None: all are in use, or the list is corrupt.
-    pub fn alloc<T: SlotObject>(&self, arena: Arena<'_, T>, tag: u32) -> Option<Idx<T>> {
+    fn pop<H: Headers + ?Sized>(&self, table: &H, tag: u32) -> Option<u32> {
         let mut head = self.head.load(Acquire);
         // Bounded: each failed exchange means that somebody else succeeded.
         for _ in 0..1024 {
             let first = (head as u32).checked_sub(1)?;
-            let id = Idx::new(first);
-            let Some(obj) = arena.get(id) else {
+            if first >= table.count() {
                 let _: u32 = self.faults.fetch_add(1, Relaxed);
                 return None;
-            };
-            let next = obj.slot().next.load(Relaxed);
+            }
+            let h = table.header(first);
+            let next = h.next.load(Relaxed);
             let new = (head >> 32).wrapping_add(1) << 32 | u64::from(next);
             match self.head.compare_exchange(head, new, AcqRel, Acquire) {
                 Ok(_) => {
-                    if obj
-                        .slot()
-                        .tag
-                        .compare_exchange(0, tag, AcqRel, Relaxed)
-                        .is_err()
-                    {
+                    if h.tag.compare_exchange(0, tag, AcqRel, Relaxed).is_err() {
                         // On the list and in use at once: leave the slot to its user, and try the next one.
                         let _: u32 = self.faults.fetch_add(1, Relaxed);
                         head = self.head.load(Acquire);
                         continue;
                     }
                     let _: u32 = self.used.fetch_add(1, Relaxed);
-                    return Some(id);
+                    return Some(first);
                 }
                 Err(now) => head = now,
             }
@@ -82,10 +115,9 @@ impl Slots {
         None
     }
 
-    /// Gives a slot back. False: it was free already; nothing is changed.
-    pub fn free<T: SlotObject>(&self, arena: Arena<'_, T>, id: Idx<T>) -> bool {
-        let id = Idx::<T>::new(id.raw() & (arena.count() - 1));
-        let h = arena.at(id).slot();
+    fn push<H: Headers + ?Sized>(&self, table: &H, i: u32) -> bool {
+        let i = i & (table.count() - 1);
+        let h = table.header(i);
         if h.tag.swap(0, AcqRel) == 0 {
             let _: u32 = self.faults.fetch_add(1, Relaxed);
             return false;
@@ -94,7 +126,7 @@ impl Slots {
         let mut head = self.head.load(Acquire);
         loop {
             h.next.store(head as u32, Relaxed);
-            let new = (head >> 32).wrapping_add(1) << 32 | u64::from(id.raw() + 1);
+            let new = (head >> 32).wrapping_add(1) << 32 | u64::from(i + 1);
             match self.head.compare_exchange(head, new, AcqRel, Acquire) {
                 Ok(_) => return true,
                 Err(now) => head = now,
@@ -102,13 +134,11 @@ impl Slots {
         }
     }
 
-    /// Makes the list anew from the tags: after the owner of the lock died, or after an audit found a fault. Nobody
-    /// else may allocate or free meanwhile.
-    pub fn rebuild<T: SlotObject>(&self, arena: Arena<'_, T>) {
+    fn relink<H: Headers + ?Sized>(&self, table: &H) {
         let mut first = 0u32;
         let mut used = 0u32;
-        for i in (0..arena.count()).rev() {
-            let h = arena.at(Idx::new(i)).slot();
+        for i in (0..table.count()).rev() {
+            let h = table.header(i);
             if h.tag.load(Acquire) == 0 {
                 h.next.store(first, Relaxed);
                 first = i + 1;
@@ -122,5 +152,60 @@ impl Slots {
             (old >> 32).wrapping_add(1) << 32 | u64::from(first),
             Release,
         );
+    }
+}
+
+/// The algorithms over a slice of headers, for the model checker.
+#[cfg(loom)]
+pub mod model {
+    use super::{Headers, SlotHdr, Slots};
+    use crate::atomic::{Shared32, Shared64};
+
+    impl Headers for [SlotHdr] {
+        fn count(&self) -> u32 {
+            self.len() as u32
+        }
+        fn header(&self, i: u32) -> &SlotHdr {
+            &self[i as usize % self.len()]
+        }
+    }
+
+    /// A table of slots outside any mapping.
+    #[derive(Debug)]
+    pub struct Table {
+        /// The free list.
+        pub slots: Slots,
+        headers: Vec<SlotHdr>,
+    }
+
+    impl Table {
+        /// `n` free slots, a power of two.
+        pub fn new(n: usize) -> Self {
+            let headers = (0..n).map(|_| SlotHdr {
+                next: Shared32::new(0),
+                tag: Shared32::new(0),
+            });
+            let slots = Slots {
+                head: Shared64::new(0),
+                used: Shared32::new(0),
+                faults: Shared32::new(0),
+            };
+            let table = Self {
+                slots,
+                headers: headers.collect(),
+            };
+            table.slots.fill(table.headers.as_slice());
+            table
+        }
+
+        /// As [`Slots::alloc`].
+        pub fn alloc(&self, tag: u32) -> Option<u32> {
+            self.slots.pop(self.headers.as_slice(), tag)
+        }
+
+        /// As [`Slots::free`].
+        pub fn free(&self, i: u32) -> bool {
+            self.slots.push(self.headers.as_slice(), i)
+        }
     }
 }
