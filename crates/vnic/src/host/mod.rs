@@ -14,6 +14,7 @@ mod sockopt;
 mod xdp;
 
 pub use attach::attach_filter;
+pub use ethtool::{Offloads, offloads};
 pub use packet::{PacketConfig, create_packet};
 pub use probe::{Choice, Interface, XdpMode, choose, interface};
 pub use xdp::{XdpConfig, XdpSocket, XdpTransfer, create_xdp};

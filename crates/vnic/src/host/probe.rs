@@ -30,6 +30,7 @@ const CTRL_ATTR_FAMILY_NAME: u16 = 2;
 const NETDEV_CMD_DEV_GET: u8 = 1;
 const NETDEV_A_DEV_IFINDEX: u16 = 1;
 const NETDEV_A_DEV_XDP_FEATURES: u16 = 3;
+const NETDEV_XDP_ACT_REDIRECT: u32 = 2;
 const NETDEV_XDP_ACT_XSK_ZEROCOPY: u32 = 8;
 const GENL_HEADER: usize = 4;
 /// Longest MTU that fits a 4096-byte UMEM frame behind the headroom.
@@ -77,6 +78,8 @@ pub struct Interface {
     pub gso_max_segs: u32,
     /// The XDP program on it, by anyone: how it is attached and the kernel's id of it.
     pub xdp: Option<(XdpMode, u32)>,
+    /// The driver runs XDP programs itself and redirects their frames.
+    pub native_xdp: bool,
     /// The driver exchanges frames with AF_XDP sockets without a copy.
     pub zero_copy: bool,
 }
@@ -101,6 +104,7 @@ pub fn interface(ifindex: u32) -> io::Result<Interface> {
     let flags = word32(info, 8).unwrap_or(0);
     let attributes = answer.attributes(IFINFO);
     let name = attributes.text(IFLA_IFNAME);
+    let xdp_features = xdp_features(ifindex).unwrap_or(0);
     let address = attributes
         .value(IFLA_ADDRESS)
         .and_then(|a| <[u8; 6]>::try_from(a).ok());
@@ -125,13 +129,14 @@ pub fn interface(ifindex: u32) -> io::Result<Interface> {
         gso_max_size: attributes.u32(IFLA_GSO_MAX_SIZE).unwrap_or(0),
         gso_max_segs: attributes.u32(IFLA_GSO_MAX_SEGS).unwrap_or(0),
         xdp: mode.map(|mode| (mode, xdp.u32(IFLA_XDP_PROG_ID).unwrap_or(0))),
-        zero_copy: does_zero_copy(ifindex).unwrap_or(false),
+        native_xdp: xdp_features & NETDEV_XDP_ACT_REDIRECT != 0,
+        zero_copy: xdp_features & NETDEV_XDP_ACT_XSK_ZEROCOPY != 0,
         name,
     })
 }
 
 /// Asks the "netdev" family (Linux 6.3) for the driver's XDP features.
-fn does_zero_copy(ifindex: u32) -> io::Result<bool> {
+fn xdp_features(ifindex: u32) -> io::Result<u32> {
     let netlink = Netlink::open(libc::NETLINK_GENERIC)?;
     let family = Request::new(GENL_ID_CTRL, &[CTRL_CMD_GETFAMILY, 1, 0, 0])
         .attribute(CTRL_ATTR_FAMILY_NAME, b"netdev\0");
@@ -146,7 +151,7 @@ fn does_zero_copy(ifindex: u32) -> io::Result<bool> {
     let features = answer
         .attributes(GENL_HEADER)
         .u32(NETDEV_A_DEV_XDP_FEATURES);
-    Ok(features.unwrap_or(0) & NETDEV_XDP_ACT_XSK_ZEROCOPY != 0)
+    Ok(features.unwrap_or(0))
 }
 
 /// A kind of V-NIC and the reason for it, for people.
