@@ -1,0 +1,82 @@
+//! ICMP errors that the kernel received for flows of ours: path MTU (RFC 1191, RFC 8201) and unreachable.
+
+use crate::error::Error;
+use crate::sock::{Kind, SockId, flag};
+use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
+use crate::tcp::state::TcpState;
+use flyover_wire::{FlowKey, IPPROTO_TCP, Seq};
+
+/// What an ICMP message reports of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IcmpError {
+    /// The path takes packets of this many bytes only.
+    FragNeeded(u32),
+    /// Unreachable; the errno that Linux gives, and whether it is fatal for a connection in the making.
+    Unreachable(i32),
+}
+
+impl Locked<'_, '_, '_> {
+    /// An ICMP error quoted a packet of `flow`. `seq` is the quoted TCP sequence number: only one that is in flight is
+    /// believed (RFC 5927).
+    pub fn icmp_error(&mut self, flow: FlowKey, seq: Option<Seq>, what: IcmpError) {
+        let found = if flow.proto == IPPROTO_TCP {
+            self.st.find_conn(flow.local, flow.remote)
+        } else {
+            self.st.find_udp(flow.local, flow.remote)
+        };
+        let Some(id) = found else { return };
+        let s = self.st.sock(id);
+        if s.kind() == Kind::Tcp && !self.in_flight(id, seq) {
+            return;
+        }
+        match what {
+            IcmpError::FragNeeded(mtu) => self.lower_mtu(id, mtu),
+            IcmpError::Unreachable(errno) => self.unreachable(id, errno),
+        }
+    }
+
+    fn in_flight(&self, id: SockId, seq: Option<Seq>) -> bool {
+        let t = &self.st.sock(id).tcb;
+        let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
+        seq.is_some_and(|q| q.after_eq(una) && q.before(nxt))
+    }
+
+    fn lower_mtu(&mut self, id: SockId, mtu: u32) {
+        let s = self.st.sock(id);
+        let mtu = mtu.max(self.st.opts.pmtu_min);
+        if s.rt_mtu.get() != 0 && mtu >= s.rt_mtu.get() {
+            return;
+        }
+        s.pmtu.set(mtu);
+        s.rt_valid.set(0);
+        if s.kind() == Kind::Tcp && s.tcp_state().transmits() {
+            // What was too large is lost; send it again in smaller segments, without blaming the network's load.
+            let t = &s.tcb;
+            t.rtx_nxt.set(t.snd_una.get());
+            t.lost_edge.set(t.snd_nxt.get());
+            if t.snd_nxt.get() != t.snd_una.get() {
+                t.phase.set(crate::tcp::cc::Phase::Recovery as u32);
+                t.recover.set(t.snd_nxt.get());
+                t.ssthresh.set(t.cwnd.get());
+                t.head_rtx_at.set(0);
+            }
+            self.post(id);
+        }
+    }
+
+    fn unreachable(&mut self, id: SockId, errno: i32) {
+        let s = self.st.sock(id);
+        match s.kind() {
+            Kind::Udp if s.rport.get() != 0 => {
+                s.set_error(errno);
+                self.raise(id, ev::ERR | ev::IN | ev::OUT);
+            }
+            Kind::Tcp if s.tcp_state() == TcpState::SynSent && !s.has(flag::ORPHAN) => {
+                self.reset_conn(id, Error::Errno(errno));
+            }
+            // Established: a soft error (RFC 1122 section 4.2.3.9), the timers decide.
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Sending: the cached route of a socket, and the one compare that says whether it still holds.
+
+use crate::effects::Effect;
+use crate::sock::Sock;
+use crate::stack::locked::Locked;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_cplane::{Fwd, Resolve};
+use flyover_vnic::VnicKind;
+use flyover_wire::{Ip, Mac};
+
+/// What a transmission needs to know of the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Way {
+    /// Index of the V-NIC.
+    pub nic: usize,
+    /// Source MAC.
+    pub smac: Mac,
+    /// Destination MAC.
+    pub dmac: Mac,
+    /// Path MTU, bytes of IP packet.
+    pub mtu: u32,
+}
+
+/// Why nothing can be sent now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoWay {
+    /// The neighbour is being resolved.
+    Wait,
+    /// No route, or one that leads past every V-NIC.
+    Unreachable,
+}
+
+/// The way out for a connected socket, from its cache while that holds.
+pub(crate) fn way(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
+    if s.rt_valid.get() == 1 && l.env.cp.version(s.rt_row.get()) == s.rt_version.get() {
+        let nic = s.nic.get();
+        if nic != 0 {
+            return Ok(cached(s, nic));
+        }
+    }
+    refresh(l, s)
+}
+
+fn cached(s: &Sock, nic: u32) -> Way {
+    Way {
+        nic: (nic - 1) as usize,
+        smac: Mac::from_u64(s.rt_smac.get()),
+        dmac: Mac::from_u64(s.rt_dmac.get()),
+        mtu: s.rt_mtu.get(),
+    }
+}
+
+fn refresh(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
+    let st = l.st;
+    let _: u64 = st.state.stats.route_refresh.fetch_add(1, Relaxed);
+    s.rt_valid.set(0);
+    let (dst, src) = (s.remote().ip, s.local().ip);
+    let src = (!src.is_unspecified()).then_some(src);
+    let fwd = lookup(l, dst, src)?;
+    // Keep the V-NIC on which the peer's packets come, as long as it is on the right interface.
+    let keep = s
+        .nic
+        .get()
+        .checked_sub(1)
+        .filter(|n| nic_ifindex(l, *n as usize) == Some(fwd.ifindex));
+    let nic = match keep {
+        Some(n) => n as usize,
+        None => nic_for(l, fwd.ifindex).ok_or(NoWay::Unreachable)?,
+    };
+    let mtu = clamp_mtu(l, nic, fwd.mtu);
+    s.rt_row.set(fwd.row);
+    s.rt_version.set(fwd.version);
+    s.rt_ifindex.set(fwd.ifindex);
+    s.rt_smac.set(fwd.smac.to_u64());
+    s.rt_dmac.set(fwd.dmac.to_u64());
+    let mtu = match s.pmtu.get() {
+        0 => mtu,
+        p => mtu.min(p),
+    };
+    s.rt_mtu.set(mtu);
+    s.nic.set(nic as u32 + 1);
+    s.rt_valid.set(1);
+    Ok(cached(s, nic as u32 + 1))
+}
+
+/// A route for one packet, uncached.
+pub(crate) fn way_to(
+    l: &mut Locked<'_, '_, '_>,
+    dst: Ip,
+    src: Option<Ip>,
+) -> Result<(Way, Ip), NoWay> {
+    let fwd = lookup(l, dst, src)?;
+    let nic = nic_for(l, fwd.ifindex).ok_or(NoWay::Unreachable)?;
+    let mtu = clamp_mtu(l, nic, fwd.mtu);
+    Ok((
+        Way {
+            nic,
+            smac: fwd.smac,
+            dmac: fwd.dmac,
+            mtu,
+        },
+        fwd.src,
+    ))
+}
+
+fn lookup(l: &mut Locked<'_, '_, '_>, dst: Ip, src: Option<Ip>) -> Result<Fwd, NoWay> {
+    let stats = &l.st.state.stats;
+    match l.env.cp.resolve(dst, src, 0) {
+        Resolve::Ready(fwd) => Ok(fwd),
+        Resolve::NeedNeigh {
+            ifindex, nexthop, ..
+        } => {
+            let _: u64 = stats.tx_no_neigh.fetch_add(1, Relaxed);
+            l.env.fx.push(Effect::ResolveNeigh {
+                ifindex,
+                ip: nexthop,
+            });
+            Err(NoWay::Wait)
+        }
+        _ => {
+            let _: u64 = stats.tx_no_route.fetch_add(1, Relaxed);
+            Err(NoWay::Unreachable)
+        }
+    }
+}
+
+fn clamp_mtu(l: &mut Locked<'_, '_, '_>, nic: usize, mtu: u32) -> u32 {
+    // An AF_XDP frame holds one packet: its V-NIC's MTU binds whatever the route says.
+    match l.env.nics.nic(nic).map(|n| n.caps()) {
+        Some(c) if c.kind == VnicKind::Xdp => mtu.min(c.mtu),
+        _ => mtu,
+    }
+}
+
+fn nic_ifindex(l: &mut Locked<'_, '_, '_>, i: usize) -> Option<u32> {
+    l.env.nics.nic(i).map(|n| n.caps().ifindex)
+}
+
+/// The first V-NIC on this interface.
+pub(crate) fn nic_for(l: &mut Locked<'_, '_, '_>, ifindex: u32) -> Option<usize> {
+    (0..l.env.nics.count()).find(|i| nic_ifindex(l, *i) == Some(ifindex))
+}

@@ -1,0 +1,381 @@
+//! A socket slot: what every endpoint has, whatever its protocol. TCP's own state is nested as [`Tcb`].
+//!
+//! Who may touch what: fields of type `Shared32`/`Shared64` may be read without the stack lock (readiness, `ss`);
+//! `rq_head`, `rq_rd` and `rq_out` belong to the holder of the socket's receive lock (`rlock`); every other cell
+//! belongs to the holder of the stack lock.
+
+pub mod opts;
+pub mod ready;
+pub mod recvq;
+pub mod sendq;
+pub mod slot;
+
+use crate::stack::buf::Buf;
+use crate::stack::wake::Item;
+use crate::tcp::tcb::Tcb;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use flyover_shm::{Idx, OptIdx, Shared32, Shared64, SharedCell, SlotHdr, shm_struct};
+use flyover_wire::{Endpoint, Ip};
+
+shm_struct! {
+    /// One socket slot. Zero bytes are a free slot.
+    pub struct Sock {
+        /// Free-list link and owner tag.
+        pub hdr: SlotHdr,
+        /// Deferred-work list: next (lock-free).
+        pub dnext: Shared32,
+        /// Deferred work bits (lock-free).
+        pub dbits: Shared32,
+        /// Counts re-uses of the slot, so that a stale [`SockRef`] is noticed.
+        pub gen_: Shared32,
+        /// Everything from here on is cleared when the slot is taken.
+        pub pad1: Shared32,
+        /// [`Kind`].
+        pub kind: Shared32,
+        /// [`crate::tcp::state::TcpState`].
+        pub state: Shared32,
+        /// [`flag`] bits.
+        pub flags: Shared32,
+        /// Fills the gap; always 0.
+        pub gap0: SharedCell<u32>,
+        /// `SO_COOKIE` of the kernel socket that the program holds; 0 when there is none yet.
+        pub cookie: Shared64,
+        /// Pending error (`SO_ERROR`), an errno; 0 is none.
+        pub err: Shared32,
+        /// [`SHUT_RD`] | [`SHUT_WR`].
+        pub shut: Shared32,
+        /// The kernel socket behind the fd has something (set by the keeper, cleared by the reader).
+        pub os_ready: Shared32,
+        /// Why the socket stays with the kernel, for [`Kind::Kernel`]; a code of the sockets crate.
+        pub reason: SharedCell<u32>,
+        /// Local address, high half.
+        pub local_hi: SharedCell<u64>,
+        /// Local address, low half.
+        pub local_lo: SharedCell<u64>,
+        /// Remote address, high half.
+        pub remote_hi: SharedCell<u64>,
+        /// Remote address, low half.
+        pub remote_lo: SharedCell<u64>,
+        /// Local port, host order.
+        pub lport: SharedCell<u32>,
+        /// Remote port, host order; 0 when unconnected.
+        pub rport: SharedCell<u32>,
+        /// Filter handle of the daemon; 0 is none.
+        pub filter: SharedCell<u32>,
+        /// 1 + index of the V-NIC that carries the connection; 0 is none.
+        pub nic: SharedCell<u32>,
+        // The cached route and link header: valid while the control plane's row has this version.
+        /// Control-plane row of the cached next hop.
+        pub rt_row: SharedCell<u32>,
+        /// Version of that row.
+        pub rt_version: SharedCell<u32>,
+        /// 1 when the cache holds a route at all.
+        pub rt_valid: SharedCell<u32>,
+        /// Interface of the cached route.
+        pub rt_ifindex: SharedCell<u32>,
+        /// Source MAC.
+        pub rt_smac: SharedCell<u64>,
+        /// Destination MAC.
+        pub rt_dmac: SharedCell<u64>,
+        /// Path MTU in bytes of IP packet.
+        pub rt_mtu: SharedCell<u32>,
+        /// Lower path MTU learnt from ICMP; 0 is none.
+        pub pmtu: SharedCell<u32>,
+
+        // Receive queue.
+        /// First buffer; the consumer's.
+        pub rq_head: SharedCell<OptIdx<Buf>>,
+        /// Bytes of the first buffer already read; the consumer's.
+        pub rq_rd: SharedCell<u32>,
+        /// Bytes (TCP) or datagrams (UDP) read so far.
+        pub rq_out: Shared32,
+        /// Last buffer; the producer's.
+        pub rq_tail: SharedCell<OptIdx<Buf>>,
+        /// Bytes (TCP) or datagrams (UDP) queued so far.
+        pub rq_in: Shared32,
+        /// Held while reading: 0, or owner + 1.
+        pub rlock: Shared32,
+        /// Bytes in the UDP receive queue.
+        pub rq_bytes: Shared32,
+
+        // Send queue: stream bytes from SND.UNA on.
+        /// First buffer.
+        pub sq_head: SharedCell<OptIdx<Buf>>,
+        /// Last buffer.
+        pub sq_tail: SharedCell<OptIdx<Buf>>,
+        /// Bytes in the queue.
+        pub sq_len: Shared32,
+        /// Buffer in which the next new byte to send lies (a hint).
+        pub sq_cur: SharedCell<OptIdx<Buf>>,
+        /// Stream offset (from the queue's start) of that buffer's first byte.
+        pub sq_cur_off: SharedCell<u32>,
+
+        /// First membership in a ready set.
+        pub items: SharedCell<OptIdx<Item>>,
+        /// Next socket in the same demultiplexer bucket.
+        pub hnext: SharedCell<OptIdx<Sock>>,
+        /// Timer wheel: previous.
+        pub tprev: SharedCell<OptIdx<Sock>>,
+        /// Timer wheel: next.
+        pub tnext: SharedCell<OptIdx<Sock>>,
+        /// Timer wheel: 1 + slot the socket hangs in; 0 when it is not on the wheel.
+        pub tslot: SharedCell<u32>,
+        /// Timer wheel: [`SharedCell`] padding, always 0.
+        pub pad0: SharedCell<u32>,
+        /// Timer wheel: tick at which it fires.
+        pub ttick: SharedCell<u64>,
+        /// Post-poll list: next.
+        pub pnext: SharedCell<OptIdx<Sock>>,
+        /// 1 while on the post-poll list.
+        pub pqueued: SharedCell<u32>,
+        // Listeners and their children.
+        /// Accept queue: first child (listener); next sibling (child).
+        pub acc_head: SharedCell<OptIdx<Sock>>,
+        /// Accept queue: last child.
+        pub acc_tail: SharedCell<OptIdx<Sock>>,
+        /// Accept queue: length.
+        pub acc_len: Shared32,
+        /// Half-open children.
+        pub syn_len: SharedCell<u32>,
+        /// `listen` backlog.
+        pub backlog: SharedCell<u32>,
+        /// Live connections that came through this listener's filter.
+        pub children: SharedCell<u32>,
+        /// The child's next sibling in the accept queue.
+        pub acc_next: SharedCell<OptIdx<Sock>>,
+        /// The listener that made this child.
+        pub parent: SharedCell<OptIdx<Sock>>,
+        /// The listener's generation at that time.
+        pub parent_gen: SharedCell<u32>,
+        /// TIME_WAIT list: next.
+        pub tw_next: SharedCell<OptIdx<Sock>>,
+        /// TIME_WAIT list: previous.
+        pub tw_prev: SharedCell<OptIdx<Sock>>,
+
+        // Options.
+        /// `SO_RCVBUF` in bytes.
+        pub rcvbuf: SharedCell<u32>,
+        /// `SO_SNDBUF` in bytes.
+        pub sndbuf: SharedCell<u32>,
+        /// `SO_RCVLOWAT` in bytes.
+        pub rcvlowat: SharedCell<u32>,
+        /// `IP_TTL` / `IPV6_UNICAST_HOPS`.
+        pub ttl: SharedCell<u32>,
+        /// `IP_TOS` / `IPV6_TCLASS`.
+        pub tos: SharedCell<u32>,
+        /// Keep-alive: idle time, seconds.
+        pub keepidle: SharedCell<u32>,
+        /// Keep-alive: interval, seconds.
+        pub keepintvl: SharedCell<u32>,
+        /// Keep-alive: probes.
+        pub keepcnt: SharedCell<u32>,
+        /// `TCP_USER_TIMEOUT`, milliseconds.
+        pub user_timeout: SharedCell<u32>,
+        /// `TCP_MAXSEG` as the user set it; 0 is none.
+        pub user_mss: SharedCell<u32>,
+        /// `SO_LINGER` time in seconds; meaningful with [`flag::LINGER`].
+        pub linger: SharedCell<u32>,
+        /// `TCP_DEFER_ACCEPT`, seconds.
+        pub defer_accept: SharedCell<u32>,
+        /// `TCP_SYNCNT`; 0 is the default.
+        pub syncnt: SharedCell<u32>,
+        /// `TCP_NOTSENT_LOWAT`; 0 is unlimited.
+        pub notsent_lowat: SharedCell<u32>,
+        /// `TCP_LINGER2` seconds; 0 is the default.
+        pub linger2: SharedCell<u32>,
+        /// Datagrams dropped because the receive queue was full (`SO_RXQ_OVFL`).
+        pub drops: Shared32,
+
+        // Counters of this socket, for TCP_INFO and `ss`.
+        /// Fills the gap; always 0.
+        pub gap1: SharedCell<u32>,
+        /// `SO_RCVTIMEO` in nanoseconds; 0 is for ever. Kept for the socket layer.
+        pub rcvtimeo: Shared64,
+        /// `SO_SNDTIMEO` in nanoseconds; 0 is for ever. Kept for the socket layer.
+        pub sndtimeo: Shared64,
+        /// Bytes received in order.
+        pub bytes_in: Shared64,
+        /// Bytes sent, retransmissions not counted.
+        pub bytes_out: Shared64,
+        /// Segments or datagrams received.
+        pub segs_in: Shared32,
+        /// Segments or datagrams sent.
+        pub segs_out: Shared32,
+
+        /// TCP's control block.
+        pub tcb: Tcb,
+    }
+}
+
+/// What a slot holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum Kind {
+    /// Nothing.
+    Free = 0,
+    /// A TCP endpoint.
+    Tcp = 1,
+    /// A UDP endpoint.
+    Udp = 2,
+    /// A socket that stays with the kernel; kept for `flyover ss`.
+    Kernel = 3,
+}
+
+impl Kind {
+    /// Decodes a word of shared memory; anything unknown is [`Kind::Free`].
+    pub const fn from_word(w: u32) -> Self {
+        match w {
+            1 => Self::Tcp,
+            2 => Self::Udp,
+            3 => Self::Kernel,
+            _ => Self::Free,
+        }
+    }
+}
+
+/// Reading is shut down: a FIN came, or the program called `shutdown(SHUT_RD)`.
+pub const SHUT_RD: u32 = 1;
+/// Writing is shut down by the program.
+pub const SHUT_WR: u32 = 2;
+
+/// Bits of [`Sock::flags`].
+pub mod flag {
+    /// Made by an AF_INET6 socket.
+    pub const V6: u32 = 1 << 0;
+    /// `IPV6_V6ONLY`.
+    pub const V6ONLY: u32 = 1 << 1;
+    /// `TCP_NODELAY`.
+    pub const NODELAY: u32 = 1 << 2;
+    /// `TCP_CORK`.
+    pub const CORK: u32 = 1 << 3;
+    /// `SO_KEEPALIVE`.
+    pub const KEEPALIVE: u32 = 1 << 4;
+    /// `SO_LINGER` is on.
+    pub const LINGER: u32 = 1 << 5;
+    /// `SO_OOBINLINE`.
+    pub const OOBINLINE: u32 = 1 << 6;
+    /// `SO_RCVBUF` was set: no auto-tuning.
+    pub const RCVBUF_SET: u32 = 1 << 7;
+    /// `SO_SNDBUF` was set: no auto-tuning.
+    pub const SNDBUF_SET: u32 = 1 << 8;
+    /// No process holds the socket any longer.
+    pub const ORPHAN: u32 = 1 << 9;
+    /// In the demultiplexer.
+    pub const HASHED: u32 = 1 << 10;
+    /// Waits in a listener's accept queue.
+    pub const IN_ACCEPTQ: u32 = 1 << 11;
+    /// A writer found no room and is to be told when there is some.
+    pub const NOSPACE: u32 = 1 << 12;
+    /// A parked kernel socket exists with the keeper.
+    pub const PARKED: u32 = 1 << 13;
+    /// Counted among its parent's half-open children.
+    pub const IN_SYNQ: u32 = 1 << 14;
+    /// Takes datagrams of IPv4 as well as IPv6 (dual stack).
+    pub const DUAL: u32 = 1 << 15;
+    /// The program has seen the connection established (`connect` returned 0 or `SO_ERROR` was read).
+    pub const CONNECTED_SEEN: u32 = 1 << 16;
+    /// On the TIME_WAIT list.
+    pub const IN_TW: u32 = 1 << 17;
+    /// `SO_BROADCAST`.
+    pub const BROADCAST: u32 = 1 << 18;
+    /// Handed over to the kernel: every holder's next call goes there.
+    pub const HANDED_OVER: u32 = 1 << 19;
+    /// Counted among its parent's live children.
+    pub const CHILD: u32 = 1 << 20;
+    /// Owner asked for `TCP_QUICKACK`.
+    pub const QUICKACK: u32 = 1 << 21;
+    /// `O_NONBLOCK` of the open file, kept for the socket layer.
+    pub const NONBLOCK: u32 = 1 << 22;
+}
+
+/// Index of a socket slot.
+pub type SockId = Idx<Sock>;
+
+/// A socket slot and the generation in which it was meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SockRef {
+    /// The slot.
+    pub id: SockId,
+    /// Its generation.
+    pub generation: u32,
+}
+
+impl Sock {
+    /// What the slot holds.
+    #[inline]
+    pub fn kind(&self) -> Kind {
+        Kind::from_word(self.kind.load(Relaxed))
+    }
+
+    /// True when every bit of `f` is set.
+    #[inline]
+    pub fn has(&self, f: u32) -> bool {
+        self.flags.load(Relaxed) & f == f
+    }
+
+    /// Sets the bits of `f`.
+    #[inline]
+    pub fn set_flag(&self, f: u32) {
+        let _: u32 = self.flags.fetch_or(f, Release);
+    }
+
+    /// Clears the bits of `f`.
+    #[inline]
+    pub fn clear_flag(&self, f: u32) {
+        let _: u32 = self.flags.fetch_and(!f, Release);
+    }
+
+    /// Sets or clears the bits of `f`.
+    pub fn put_flag(&self, f: u32, on: bool) {
+        if on {
+            self.set_flag(f)
+        } else {
+            self.clear_flag(f)
+        }
+    }
+
+    /// Local address and port.
+    #[inline]
+    pub fn local(&self) -> Endpoint {
+        Endpoint {
+            ip: Ip::from_halves(self.local_hi.get(), self.local_lo.get()),
+            port: self.lport.get() as u16,
+        }
+    }
+
+    /// Remote address and port.
+    #[inline]
+    pub fn remote(&self) -> Endpoint {
+        Endpoint {
+            ip: Ip::from_halves(self.remote_hi.get(), self.remote_lo.get()),
+            port: self.rport.get() as u16,
+        }
+    }
+
+    /// Stores the local address and port.
+    pub fn set_local(&self, e: Endpoint) {
+        self.local_hi.set(e.ip.hi());
+        self.local_lo.set(e.ip.lo());
+        self.lport.set(u32::from(e.port));
+    }
+
+    /// Stores the remote address and port.
+    pub fn set_remote(&self, e: Endpoint) {
+        self.remote_hi.set(e.ip.hi());
+        self.remote_lo.set(e.ip.lo());
+        self.rport.set(u32::from(e.port));
+    }
+
+    /// Bytes (TCP) or datagrams (UDP) that wait to be read.
+    #[inline]
+    pub fn rq_available(&self) -> u32 {
+        self.rq_in
+            .load(Acquire)
+            .wrapping_sub(self.rq_out.load(Acquire))
+    }
+
+    /// Records an error for `SO_ERROR`.
+    pub fn set_error(&self, errno: i32) {
+        self.err.store(errno as u32, Release);
+    }
+}

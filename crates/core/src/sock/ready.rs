@@ -1,0 +1,89 @@
+//! Readiness: the `poll(2)` mask of a socket, computed from its state as Linux's `tcp_poll` and `datagram_poll` do.
+//! Pure loads, no lock.
+
+use super::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, flag};
+use crate::stack::Stack;
+use crate::stack::wake::ev;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use crate::tcp::user::send::has_space;
+use core::sync::atomic::Ordering::{Acquire, Relaxed};
+
+impl Stack<'_> {
+    /// The `poll` mask now.
+    pub fn readiness(self, id: SockId) -> u32 {
+        let s = self.sock(id);
+        match s.kind() {
+            Kind::Tcp => tcp(self, s),
+            Kind::Udp => udp(s),
+            Kind::Free | Kind::Kernel => ev::ERR | ev::HUP,
+        }
+    }
+
+    /// The mask, and, when `wanted` asks for room to write and there is none, the note that tells the ACK path to
+    /// report it (Linux's `SOCK_NOSPACE`). The caller holds the stack lock.
+    pub(crate) fn want_space_notice(self, id: SockId, wanted: u32) -> u32 {
+        let mask = self.readiness(id);
+        if wanted & (ev::OUT | ev::WRNORM) != 0 && mask & ev::OUT == 0 {
+            self.sock(id).set_flag(flag::NOSPACE);
+        }
+        mask
+    }
+
+    /// Takes the pending error (`SO_ERROR`); 0 is none.
+    pub fn take_error(self, id: SockId) -> i32 {
+        self.sock(id)
+            .err
+            .swap(0, core::sync::atomic::Ordering::AcqRel)
+            .cast_signed()
+    }
+}
+
+fn tcp(st: Stack<'_>, s: &Sock) -> u32 {
+    let state = s.tcp_state();
+    if state == TcpState::Listen {
+        let some = s.acc_len.load(Acquire) > 0 || s.os_ready.load(Acquire) != 0;
+        return if some { ev::IN | ev::RDNORM } else { 0 };
+    }
+    let shut = s.shut.load(Acquire);
+    let mut m = 0;
+    if shut == SHUT_RD | SHUT_WR || state == TcpState::Closed {
+        m |= ev::HUP;
+    }
+    if shut & SHUT_RD != 0 {
+        m |= ev::IN | ev::RDNORM | ev::RDHUP;
+    }
+    if state != TcpState::SynSent && state != TcpState::SynRcvd {
+        if s.rq_available() >= s.rcvlowat.get().max(1) {
+            m |= ev::IN | ev::RDNORM;
+        }
+        if shut & SHUT_WR != 0 || has_space(st, s, s.sq_len.load(Relaxed)) {
+            m |= ev::OUT | ev::WRNORM;
+        }
+        if s.tcb.tflags.get() & tflag::URG_IN != 0 && crate::tcp::user::oob::pending(s) {
+            m |= ev::PRI;
+        }
+    }
+    if s.err.load(Acquire) != 0 {
+        m |= ev::ERR;
+    }
+    m
+}
+
+fn udp(s: &Sock) -> u32 {
+    let shut = s.shut.load(Acquire);
+    let mut m = ev::OUT | ev::WRNORM | ev::WRBAND;
+    if s.rq_available() > 0 || s.os_ready.load(Acquire) != 0 {
+        m |= ev::IN | ev::RDNORM;
+    }
+    if shut & SHUT_RD != 0 {
+        m |= ev::IN | ev::RDNORM | ev::RDHUP;
+    }
+    if shut == SHUT_RD | SHUT_WR {
+        m |= ev::HUP;
+    }
+    if s.err.load(Acquire) != 0 {
+        m |= ev::ERR;
+    }
+    m
+}

@@ -1,0 +1,165 @@
+//! The receive queue: a list of buffers with one producer (the holder of the stack lock) and one consumer (the
+//! holder of the socket's receive lock). Two counters, bytes in and bytes out, are all that they share; each side
+//! stores only its own. Reading queued data therefore needs no stack lock.
+//!
+//! Invariant: the last buffer is freed only under the stack lock ([`trim`]), because the producer may append to it.
+
+use super::Sock;
+use crate::error::Error;
+use crate::stack::Stack;
+use crate::stack::buf::{BUF_SIZE, BufId};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// Appends a filled buffer. The caller then publishes the bytes with [`publish`].
+pub(crate) fn append(st: Stack<'_>, s: &Sock, b: BufId) {
+    st.buf(b).next.set(flyover_shm::OptIdx::NONE);
+    match s.rq_tail.get().opt() {
+        Some(tail) => st.buf(tail).next.set(b.into()),
+        None => {
+            s.rq_head.set(b.into());
+            s.rq_rd.set(0);
+        }
+    }
+    s.rq_tail.set(b.into());
+}
+
+/// Makes `n` appended bytes visible to the consumer.
+pub(crate) fn publish(s: &Sock, n: u32) {
+    s.rq_in
+        .store(s.rq_in.load(Relaxed).wrapping_add(n), Release);
+}
+
+/// Room left in the last buffer: its id and free bytes. None when the queue has no buffer.
+pub(crate) fn tail_room(st: Stack<'_>, s: &Sock) -> Option<(BufId, u32)> {
+    let tail = s.rq_tail.get().opt()?;
+    let b = st.buf(tail);
+    let used = b.off.get().saturating_add(b.len.get());
+    Some((tail, (BUF_SIZE as u32).saturating_sub(used)))
+}
+
+/// Takes the receive lock. False: another thread or process reads right now.
+pub(crate) fn lock(s: &Sock, me: u16) -> bool {
+    s.rlock
+        .compare_exchange(0, u32::from(me) + 1, Acquire, Relaxed)
+        .is_ok()
+}
+
+/// Gives the receive lock back.
+pub(crate) fn unlock(s: &Sock) {
+    s.rlock.store(0, Release);
+}
+
+/// Copies out up to the length of `bufs`, and with `peek` leaves the bytes where they are. The caller holds the
+/// receive lock. Stream sockets only.
+pub(crate) fn read(
+    st: Stack<'_>,
+    s: &Sock,
+    bufs: &mut [&mut [u8]],
+    peek: bool,
+    skip: u32,
+) -> Result<usize, Error> {
+    let out0 = s.rq_out.load(Relaxed);
+    let avail = s.rq_in.load(Acquire).wrapping_sub(out0);
+    let mut left = avail.saturating_sub(skip);
+    let mut skip = skip;
+    let mut cur = s.rq_head.get().opt();
+    let mut rd = s.rq_rd.get();
+    let mut done = 0usize;
+    let mut hops = 0usize;
+    for dst in bufs.iter_mut() {
+        let mut at = 0usize;
+        while at < dst.len() && left > 0 {
+            hops += 1;
+            if hops > st.limits().bufs as usize * 2 {
+                return Err(Error::Corrupt);
+            }
+            let Some(id) = cur else {
+                return Err(Error::Corrupt);
+            };
+            let b = st.buf(id);
+            let have = b.len.get().saturating_sub(rd);
+            if have == 0 {
+                // Read to the end of this buffer: go on to the next one, and free this one.
+                let Some(next) = b.next.get().opt() else {
+                    break;
+                };
+                if !peek {
+                    s.rq_head.set(next.into());
+                    s.rq_rd.set(0);
+                    st.free_buf(id);
+                }
+                cur = Some(next);
+                rd = 0;
+                continue;
+            }
+            if skip > 0 {
+                let n = skip.min(have);
+                skip -= n;
+                rd = rd.saturating_add(n);
+                continue;
+            }
+            let want = (dst.len() - at).min(have as usize).min(left as usize);
+            let Some(room) = dst.get_mut(at..at + want) else {
+                break;
+            };
+            let src = st
+                .buf_bytes(id)
+                .sub(b.off.get().saturating_add(rd) as usize, want);
+            let n = src.copy_out(room);
+            if n == 0 {
+                return Err(Error::Corrupt);
+            }
+            at += n;
+            done += n;
+            left -= n as u32;
+            rd = rd.saturating_add(n as u32);
+            if !peek {
+                s.rq_rd.set(rd);
+            }
+        }
+    }
+    if !peek && done > 0 {
+        s.rq_out.store(out0.wrapping_add(done as u32), Release);
+    }
+    Ok(done)
+}
+
+/// Throws away up to `n` bytes as if they had been read. The caller holds the receive lock.
+pub(crate) fn discard(st: Stack<'_>, s: &Sock, n: usize) -> Result<usize, Error> {
+    let mut sink = [0u8; 512];
+    let mut done = 0;
+    while done < n {
+        let want = (n - done).min(sink.len());
+        let Some(part) = sink.get_mut(..want) else {
+            break;
+        };
+        let got = read(st, s, &mut [part], false, 0)?;
+        if got == 0 {
+            break;
+        }
+        done += got;
+    }
+    Ok(done)
+}
+
+/// Frees the last buffer when everything is read. The caller holds the stack lock; nothing happens while a reader
+/// holds the receive lock.
+pub(crate) fn trim(st: Stack<'_>, s: &Sock, me: u16) {
+    if s.rq_available() != 0 || s.rq_head.get().opt().is_none() || !lock(s, me) {
+        return;
+    }
+    if s.rq_available() == 0 {
+        free_all(st, s);
+    }
+    unlock(s);
+}
+
+/// Frees the whole queue. The caller holds the stack lock, and no reader is inside.
+pub(crate) fn free_all(st: Stack<'_>, s: &Sock) {
+    st.free_chain(s.rq_head.get());
+    s.rq_head.set(flyover_shm::OptIdx::NONE);
+    s.rq_tail.set(flyover_shm::OptIdx::NONE);
+    s.rq_rd.set(0);
+    s.rq_bytes.store(0, Relaxed);
+    s.rq_out.store(s.rq_in.load(Relaxed), Release);
+}

@@ -1,0 +1,152 @@
+//! The send queue: the stream from SND.UNA on, in buffers. Everything here needs the stack lock.
+
+use super::Sock;
+use crate::stack::Stack;
+use crate::stack::buf::{BUF_SIZE, BufId};
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use flyover_shm::{OptIdx, ShmBytes};
+
+/// Most windows that one transmission gathers: 64 KiB in 4 KiB buffers, and one for a cut at either end.
+pub(crate) const GATHER: usize = 18;
+
+/// Copies `data` to the end of the queue, at most `max` bytes; returns what fitted.
+pub(crate) fn append(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) -> usize {
+    let mut done = 0usize;
+    for part in data {
+        let mut rest: &[u8] = part;
+        while !rest.is_empty() && done < max {
+            let Some((id, used)) = tail_with_room(st, s) else {
+                return finish(s, done);
+            };
+            let room = BUF_SIZE.saturating_sub(used as usize);
+            let n = rest.len().min(room).min(max - done);
+            let (now, later) = rest.split_at(n);
+            let n = st.buf_bytes(id).sub(used as usize, n).copy_in(now);
+            let b = st.buf(id);
+            b.len.set(b.len.get().saturating_add(n as u32));
+            done += n;
+            rest = later;
+        }
+    }
+    finish(s, done)
+}
+
+fn finish(s: &Sock, done: usize) -> usize {
+    s.sq_len
+        .store(s.sq_len.load(Relaxed).wrapping_add(done as u32), Release);
+    done
+}
+
+/// The last buffer if it has room, else a new one: its id and the bytes in use (offset included).
+fn tail_with_room(st: Stack<'_>, s: &Sock) -> Option<(BufId, u32)> {
+    if let Some(tail) = s.sq_tail.get().opt() {
+        let b = st.buf(tail);
+        let used = b.off.get().saturating_add(b.len.get());
+        if (used as usize) < BUF_SIZE {
+            return Some((tail, used));
+        }
+    }
+    let id = st.alloc_buf()?;
+    match s.sq_tail.get().opt() {
+        Some(tail) => st.buf(tail).next.set(id.into()),
+        None => s.sq_head.set(id.into()),
+    }
+    s.sq_tail.set(id.into());
+    Some((id, 0))
+}
+
+/// Takes `n` acknowledged bytes off the front.
+pub(crate) fn consume(st: Stack<'_>, s: &Sock, n: u32) {
+    let mut left = n.min(s.sq_len.load(Relaxed));
+    s.sq_len
+        .store(s.sq_len.load(Relaxed).wrapping_sub(left), Release);
+    s.sq_cur_off.set(s.sq_cur_off.get().saturating_sub(left));
+    let mut guard = st.limits().bufs;
+    while left > 0 && guard > 0 {
+        guard -= 1;
+        let Some(id) = s.sq_head.get().opt() else {
+            break;
+        };
+        let b = st.buf(id);
+        let have = b.len.get();
+        if left < have {
+            b.off.set(b.off.get().saturating_add(left));
+            b.len.set(have - left);
+            break;
+        }
+        left -= have;
+        let next = b.next.get();
+        if next.opt().is_none() && left == 0 && s.sq_len.load(Relaxed) > 0 {
+            break;
+        }
+        if s.sq_cur.get().opt() == Some(id) {
+            s.sq_cur.set(OptIdx::NONE);
+        }
+        s.sq_head.set(next);
+        if next.opt().is_none() {
+            s.sq_tail.set(OptIdx::NONE);
+        }
+        st.free_buf(id);
+    }
+}
+
+/// Gathers windows over `len` bytes from stream offset `off` on; returns how many windows and bytes were found.
+/// `hint` is true for new data (the cursor is used and moved), false for retransmissions.
+pub(crate) fn gather<'m>(
+    st: Stack<'m>,
+    s: &Sock,
+    off: u32,
+    len: u32,
+    hint: bool,
+    out: &mut [ShmBytes<'m>; GATHER],
+) -> (usize, u32) {
+    let (mut cur, mut base) = match s.sq_cur.get().opt() {
+        Some(c) if hint && s.sq_cur_off.get() <= off => (Some(c), s.sq_cur_off.get()),
+        _ => (s.sq_head.get().opt(), 0),
+    };
+    let mut windows = 0usize;
+    let mut got = 0u32;
+    let mut guard = st.limits().bufs;
+    while let Some(id) = cur {
+        guard = guard.saturating_sub(1);
+        if guard == 0 {
+            break;
+        }
+        let b = st.buf(id);
+        let have = b.len.get();
+        let end = base.saturating_add(have);
+        let at = off.saturating_add(got);
+        if at < end {
+            let skip = at.saturating_sub(base);
+            let n = (have - skip.min(have)).min(len - got);
+            let Some(slot) = out.get_mut(windows) else {
+                break;
+            };
+            *slot = st
+                .buf_bytes(id)
+                .sub(b.off.get().saturating_add(skip) as usize, n as usize);
+            windows += 1;
+            got += n;
+            if hint {
+                s.sq_cur.set(id.into());
+                s.sq_cur_off.set(base);
+            }
+            if got >= len {
+                break;
+            }
+        }
+        base = end;
+        cur = b.next.get().opt();
+    }
+    (windows, got)
+}
+
+/// Frees the whole queue.
+pub(crate) fn free_all(st: Stack<'_>, s: &Sock) {
+    st.free_chain(s.sq_head.get());
+    s.sq_head.set(OptIdx::NONE);
+    s.sq_tail.set(OptIdx::NONE);
+    s.sq_cur.set(OptIdx::NONE);
+    s.sq_cur_off.set(0);
+    s.sq_len.store(0, Release);
+}

@@ -1,0 +1,173 @@
+//! Taking and giving back socket slots.
+
+use super::{Kind, Sock, SockId, SockRef, flag, recvq, sendq};
+use crate::effects::Effect;
+use crate::error::Error;
+use crate::stack::locked::Locked;
+use crate::stack::wheel;
+use crate::tcp::rx::count;
+use crate::tcp::state::TcpState;
+use crate::tcp::{reasm, tcb::Tcb};
+use core::mem::offset_of;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use flyover_shm::{Object, SlotHdr, SlotObject};
+
+impl SlotObject for Sock {
+    fn slot(&self) -> &SlotHdr {
+        &self.hdr
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// A slot for an endpoint of this kind, cleared, with default options.
+    ///
+    /// # Errors
+    /// [`Error::NoBuffers`] when the table is full; TIME_WAIT connections are recycled first.
+    pub fn sock_alloc(&mut self, kind: Kind, v6: bool, cookie: u64) -> Result<SockRef, Error> {
+        let id = match self.alloc_slot(kind) {
+            Some(id) => id,
+            None => {
+                self.recycle_time_wait();
+                self.alloc_slot(kind).ok_or_else(|| {
+                    count!(self, no_socket_slot);
+                    Error::NoBuffers
+                })?
+            }
+        };
+        let s = self.st.sock(id);
+        s.put_flag(flag::V6, v6);
+        s.cookie.store(cookie, Release);
+        Ok(self.st.sock_ref(id))
+    }
+
+    pub(crate) fn alloc_slot(&mut self, kind: Kind) -> Option<SockId> {
+        let st = self.st;
+        let id = st.state.sock_slots.alloc(st.socks, 1)?;
+        let s = st.sock(id);
+        let generation = s.gen_.load(Relaxed).wrapping_add(1);
+        s.clear_from(offset_of!(Sock, pad1));
+        super::opts::defaults(st, s);
+        s.gen_.store(generation, Release);
+        s.state.store(TcpState::Closed as u32, Release);
+        s.kind.store(kind as u32, Release);
+        let _: u32 = st.state.socks_used.fetch_add(1, Relaxed);
+        Some(id)
+    }
+
+    /// Records which kernel socket stands for an endpoint (after `accept` made one).
+    pub fn set_cookie(&mut self, id: SockId, cookie: u64) {
+        self.st.sock(id).cookie.store(cookie, Release);
+    }
+
+    /// Notes the daemon's filter handle of an endpoint: released with it.
+    pub fn set_filter(&mut self, id: SockId, filter: u32) {
+        self.st.sock(id).filter.set(filter);
+    }
+
+    /// Gives a slot back that never got any further.
+    pub fn free_unused(&mut self, id: SockId) {
+        self.destroy(id);
+    }
+
+    /// Takes an endpoint out of everything and frees its slot. A listener with live children stays as a shell until
+    /// the last of them is gone: its filter serves them.
+    pub(crate) fn destroy(&mut self, id: SockId) {
+        let st = self.st;
+        let s = st.sock(id);
+        if s.kind() == Kind::Free {
+            return;
+        }
+        st.unhash(id);
+        wheel::disarm(st, id);
+        self.unlink_time_wait(id);
+        self.release_queues(s);
+        self.drop_items(id);
+        s.set_tcp_state(TcpState::Closed);
+        self.leave_parent(id);
+        if s.children.get() > 0 {
+            s.set_flag(flag::ORPHAN);
+            s.cookie.store(0, Release);
+            return;
+        }
+        let filter = s.filter.get();
+        if filter != 0 {
+            self.env.fx.push(Effect::DelFilter(filter));
+        }
+        if s.has(flag::PARKED) {
+            self.env.fx.push(Effect::CloseParked(st.sock_ref(id)));
+        }
+        s.cookie.store(0, Release);
+        s.kind.store(Kind::Free as u32, Release);
+        s.gen_.store(s.gen_.load(Relaxed).wrapping_add(1), Release);
+        let _: u32 = st.state.socks_used.fetch_sub(1, Relaxed);
+        let _: bool = st.state.sock_slots.free(st.socks, id);
+    }
+
+    /// Frees what is queued in both directions.
+    pub(crate) fn release_queues(&mut self, s: &Sock) {
+        let st = self.st;
+        sendq::free_all(st, s);
+        reasm::free_all(st, s);
+        // A reader in another thread or process may be inside: it holds the receive lock for the length of a copy.
+        // Its owner is alive or the keeper clears the lock, so this is bounded.
+        let mut tries = 0u32;
+        while !recvq::lock(s, self.env.me) {
+            tries += 1;
+            if tries > 1_000_000 {
+                count!(self, corrupt);
+                break;
+            }
+            core::hint::spin_loop();
+        }
+        recvq::free_all(st, s);
+        recvq::unlock(s);
+    }
+
+    fn drop_items(&mut self, id: SockId) {
+        let st = self.st;
+        let mut guard = st.limits().items;
+        while let Some(item) = st.sock(id).items.get().opt() {
+            if guard == 0 {
+                break;
+            }
+            guard -= 1;
+            self.item_del(item);
+            if st.sock(id).items.get().opt() == Some(item) {
+                // A corrupt membership: cut the list rather than walk it for ever.
+                st.sock(id).items.set(flyover_shm::OptIdx::NONE);
+            }
+        }
+    }
+
+    /// A child is gone: its listener's counts follow, and a shell without children goes too.
+    fn leave_parent(&mut self, id: SockId) {
+        let st = self.st;
+        let s = st.sock(id);
+        if !s.has(flag::CHILD) {
+            return;
+        }
+        s.clear_flag(flag::CHILD);
+        let Some(parent) = s.parent.get().opt() else {
+            return;
+        };
+        let p = st.sock(parent);
+        if p.gen_.load(Relaxed) != s.parent_gen.get() || p.kind() != Kind::Tcp {
+            return;
+        }
+        if s.has(flag::IN_SYNQ) {
+            s.clear_flag(flag::IN_SYNQ);
+            p.syn_len.set(p.syn_len.get().saturating_sub(1));
+        }
+        p.children.set(p.children.get().saturating_sub(1));
+        if p.children.get() == 0 && p.has(flag::ORPHAN) && p.tcp_state() == TcpState::Closed {
+            self.destroy(parent);
+        }
+    }
+}
+
+/// Bytes of one slot, for `flyover ps`.
+pub const SLOT_BYTES: usize = size_of::<Sock>();
+const _: () = assert!(
+    size_of::<Tcb>() < SLOT_BYTES && SLOT_BYTES <= 2048,
+    "an idle connection costs at most 2 KiB"
+);

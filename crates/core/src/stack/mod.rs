@@ -1,0 +1,201 @@
+//! A stack: a typed view of one mapping. The view is a handle that is copied freely; all state is in the mapping.
+
+pub mod audit;
+pub mod buf;
+pub mod deferred;
+pub mod layout;
+pub mod locked;
+pub mod poll;
+pub mod recover;
+pub mod state;
+pub mod stats;
+pub mod wake;
+pub mod wheel;
+
+use crate::sock::{Kind, Sock, SockId, SockRef};
+use crate::time::Instant;
+use buf::Buf;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use flyover_config::StackOpts;
+use flyover_shm::{Arena, Idx, OptIdx, Region, SharedCell, ShmBytes, StackLock, shm_struct};
+use flyover_vnic::NicState;
+use layout::{Layout, Limits};
+use state::StackState;
+use wake::{Item, Set, Waiter};
+
+/// Word at the start of an initialised stack.
+pub const MAGIC: u64 = u64::from_be_bytes(*b"FLYOVER1");
+
+shm_struct! {
+    /// A demultiplexer bucket: first connection, first listener, first UDP socket.
+    pub struct Bucket {
+        /// Connections by 4-tuple.
+        pub conn: SharedCell<OptIdx<Sock>>,
+        /// Listeners by port.
+        pub listen: SharedCell<OptIdx<Sock>>,
+        /// UDP sockets by port.
+        pub udp: SharedCell<OptIdx<Sock>>,
+    }
+}
+
+/// The mapping is too small, misaligned, or the options make no sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LayoutError;
+
+/// Handle to a stack.
+#[derive(Clone, Copy)]
+pub struct Stack<'m> {
+    pub(crate) state: &'m StackState,
+    pub(crate) nics: Arena<'m, NicState>,
+    pub(crate) buckets: Arena<'m, Bucket>,
+    pub(crate) socks: Arena<'m, Sock>,
+    pub(crate) bufs: Arena<'m, Buf>,
+    pub(crate) items: Arena<'m, Item>,
+    pub(crate) sets: Arena<'m, Set>,
+    pub(crate) waiters: Arena<'m, Waiter>,
+    pub(crate) data: ShmBytes<'m>,
+    limits: Limits,
+    pub(crate) opts: StackOpts,
+}
+
+impl core::fmt::Debug for Stack<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Stack")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'m> Stack<'m> {
+    /// A view of `region`, whose layout follows from `opts`.
+    ///
+    /// # Errors
+    /// [`LayoutError`] when the region is smaller than [`layout::layout_len`].
+    pub fn new(region: Region<'m>, opts: &StackOpts) -> Result<Self, LayoutError> {
+        let l = Layout::new(opts);
+        let root: Arena<'m, StackState> =
+            Arena::new(region, l.state, 1).map_err(|_| LayoutError)?;
+        let e = |_| LayoutError;
+        Ok(Self {
+            state: root.at(Idx::new(0)),
+            nics: Arena::new(region, l.nics, layout::NICS).map_err(e)?,
+            buckets: Arena::new(region, l.buckets, l.limits.buckets).map_err(e)?,
+            socks: Arena::new(region, l.socks, l.limits.socks).map_err(e)?,
+            bufs: Arena::new(region, l.bufs, l.limits.bufs).map_err(e)?,
+            items: Arena::new(region, l.items, l.limits.items).map_err(e)?,
+            sets: Arena::new(region, l.sets, l.limits.sets).map_err(e)?,
+            waiters: Arena::new(region, l.waiters, l.limits.waiters).map_err(e)?,
+            data: region.bytes(l.data, l.limits.bufs as usize * buf::BUF_SIZE),
+            limits: l.limits,
+            opts: *opts,
+        })
+    }
+
+    /// Fills zeroed memory with an empty stack. The keeper calls it once, before anybody else attaches.
+    pub fn init(self, now: Instant, secret: [u64; 4]) {
+        let st = self.state;
+        for (cell, v) in st.secret.iter().zip(secret) {
+            cell.set(v);
+        }
+        st.wheel_tick.set(now.0 >> 20);
+        st.sock_slots.init(self.socks);
+        st.buf_slots.init(self.bufs);
+        st.item_slots.init(self.items);
+        st.set_slots.init(self.sets);
+        st.waiter_slots.init(self.waiters);
+        st.hash.store(layout::LAYOUT_HASH, Relaxed);
+        st.magic.store(MAGIC, Release);
+    }
+
+    /// True when the keeper has initialised the memory and it has this program's layout.
+    pub fn is_ready(self) -> bool {
+        self.state.magic.load(Acquire) == MAGIC
+            && self.state.hash.load(Relaxed) == layout::LAYOUT_HASH
+    }
+
+    /// Table sizes.
+    #[inline]
+    pub fn limits(self) -> Limits {
+        self.limits
+    }
+
+    /// The options that the stack was made with.
+    pub fn opts(&self) -> &StackOpts {
+        &self.opts
+    }
+
+    /// The lock, for those who have to sleep on it.
+    #[inline]
+    pub fn lock(self) -> &'m StackLock {
+        &self.state.lock
+    }
+
+    /// The socket in a slot, whatever it holds.
+    #[inline]
+    pub fn sock(self, id: SockId) -> &'m Sock {
+        self.socks.at(id)
+    }
+
+    /// The shared state of V-NIC `i`.
+    pub fn nic_state(self, i: u32) -> Option<&'m NicState> {
+        (i < layout::NICS).then(|| self.nics.at(Idx::new(i)))
+    }
+
+    /// The slot and its present generation.
+    #[inline]
+    pub fn sock_ref(self, id: SockId) -> SockRef {
+        SockRef {
+            id,
+            generation: self.sock(id).gen_.load(Acquire),
+        }
+    }
+
+    /// The socket, unless the slot was re-used meanwhile.
+    #[inline]
+    pub fn get(self, r: SockRef) -> Option<&'m Sock> {
+        let s = self.sock(r.id);
+        (s.gen_.load(Acquire) == r.generation && s.kind() != Kind::Free).then_some(s)
+    }
+
+    /// When somebody last polled.
+    pub fn attended(self) -> Instant {
+        Instant(self.state.attended.load(Acquire))
+    }
+
+    /// Counts polls.
+    pub fn poll_seq(self) -> u64 {
+        self.state.poll_seq.load(Acquire)
+    }
+
+    /// Counts changes of the set of V-NICs.
+    pub fn nic_gen(self) -> u32 {
+        self.state.nic_gen.load(Acquire)
+    }
+
+    /// Tells attached processes that the set of V-NICs changed.
+    pub fn set_nic_gen(self, generation: u32) {
+        self.state.nic_gen.store(generation, Release);
+    }
+
+    /// The keeper tells until when it sleeps; `Instant(0)`: it does not.
+    pub fn set_keeper_sleep(self, until: Instant) {
+        self.state.keeper_sleep.store(until.0, Release);
+    }
+
+    /// Counters.
+    pub fn stats(self) -> &'m stats::Stats {
+        &self.state.stats
+    }
+
+    /// Sockets in use.
+    pub fn socks_used(self) -> u32 {
+        self.state.socks_used.load(Relaxed)
+    }
+
+    /// All slots in use, in order.
+    pub fn each_sock(self) -> impl Iterator<Item = SockRef> + use<'m> {
+        (0..self.limits.socks)
+            .map(Idx::new)
+            .filter_map(move |id| (self.sock(id).kind() != Kind::Free).then(|| self.sock_ref(id)))
+    }
+}

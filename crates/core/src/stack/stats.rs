@@ -1,0 +1,126 @@
+//! Counters, declared once: the object, the names and the help text come from one table.
+
+use flyover_shm::{Shared64, shm_struct};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        shm_struct! {
+            /// Counters of a stack. Any process may add to them.
+            pub struct Stats {
+                $($(#[doc = $doc])+ pub $name: Shared64,)+
+            }
+        }
+
+        impl Stats {
+            /// Name, meaning and value of every counter.
+            pub fn each(&self, mut f: impl FnMut(&'static str, &'static str, u64)) {
+                $(f(stringify!($name), concat!($($doc),+), self.$name.load(core::sync::atomic::Ordering::Relaxed));)+
+            }
+        }
+    };
+}
+
+counters! {
+    /// Polls.
+    polls,
+    /// Frames taken from V-NICs.
+    rx_frames,
+    /// Bytes of those frames.
+    rx_bytes,
+    /// Frames given to V-NICs.
+    tx_frames,
+    /// Bytes of those frames.
+    tx_bytes,
+    /// Frames dropped: the headers could not be parsed.
+    rx_drop_parse,
+    /// Frames dropped: IP or L4 checksum wrong.
+    rx_drop_checksum,
+    /// Frames dropped: no socket, and none answers.
+    rx_drop_no_socket,
+    /// Frames dropped: no buffer was free.
+    rx_drop_no_buffer,
+    /// Frames dropped: payload could not be fetched from the V-NIC.
+    rx_drop_fetch,
+    /// Datagrams dropped: receive queue full.
+    udp_drop_full,
+    /// Datagrams received.
+    udp_in,
+    /// Datagrams sent.
+    udp_out,
+    /// TCP segments received.
+    tcp_in,
+    /// TCP segments sent (super-frames count once).
+    tcp_out,
+    /// TCP segments dropped: listener's backlog full.
+    tcp_drop_backlog,
+    /// TCP segments dropped: no socket slot.
+    tcp_drop_no_slot,
+    /// TCP segments dropped: outside the window.
+    tcp_drop_window,
+    /// TCP segments dropped: timestamp older than the last (PAWS).
+    tcp_drop_paws,
+    /// TCP segments dropped: no ACK flag in a synchronised state.
+    tcp_drop_no_ack,
+    /// TCP segments dropped: ACK of what was never sent.
+    tcp_drop_bad_ack,
+    /// TCP segments dropped: state does not take them.
+    tcp_drop_state,
+    /// TCP segments dropped: data after the program closed; answered with RST.
+    tcp_drop_closed,
+    /// Out-of-order segments queued.
+    tcp_ooo,
+    /// Out-of-order data dropped because of memory.
+    tcp_ooo_drop,
+    /// Duplicate data received.
+    tcp_dup,
+    /// Challenge ACKs sent (RFC 5961).
+    tcp_challenge,
+    /// RSTs sent.
+    tcp_rst_out,
+    /// RSTs taken.
+    tcp_rst_in,
+    /// Segments retransmitted.
+    tcp_retrans,
+    /// Retransmission timeouts.
+    tcp_rto,
+    /// Tail-loss probes.
+    tcp_tlp,
+    /// Fast recoveries.
+    tcp_recovery,
+    /// Zero-window probes.
+    tcp_persist,
+    /// Connections opened actively.
+    tcp_active,
+    /// Connections accepted from a SYN.
+    tcp_passive,
+    /// Connections that died unestablished or by timeout.
+    tcp_failed,
+    /// TIME_WAIT sockets recycled early because slots were short.
+    tw_recycled,
+    /// TIME_WAIT sockets re-opened by a new SYN.
+    tw_reopened,
+    /// Transmissions put off: neighbour unresolved.
+    tx_no_neigh,
+    /// Transmissions put off: V-NIC full.
+    tx_full,
+    /// Transmissions refused by the V-NIC.
+    tx_dropped,
+    /// Transmissions given up: no route.
+    tx_no_route,
+    /// Route look-ups because a cached one was stale.
+    route_refresh,
+    /// Sockets refused because the table is full.
+    no_socket_slot,
+    /// Sends that found no buffer.
+    no_buffer,
+    /// Work left to the lock holder.
+    deferred,
+    /// Sleepers woken.
+    wakes,
+    /// Sleepers promoted to watch the V-NICs.
+    promotions,
+    /// Things found in memory that cannot be.
+    corrupt,
+    /// Locks taken over from dead owners.
+    takeovers,
+}

@@ -1,0 +1,41 @@
+//! Round-trip time and retransmission timeout (RFC 6298).
+
+use super::tcb::Tcb;
+use crate::time::{MS, SEC};
+use flyover_config::StackOpts;
+
+/// Largest timeout, as Linux's `TCP_RTO_MAX`.
+pub const RTO_MAX: u64 = 120 * SEC;
+
+/// Takes one sample, in nanoseconds.
+pub(crate) fn sample(t: &Tcb, ns: u64, o: &StackOpts) {
+    let r = ns.clamp(1, RTO_MAX);
+    let srtt = t.srtt.get();
+    if srtt == 0 {
+        t.srtt.set(r);
+        t.rttvar.set(r / 2);
+    } else {
+        let dev = srtt.abs_diff(r);
+        let var = t.rttvar.get();
+        t.rttvar.set(var - var / 4 + dev / 4);
+        t.srtt.set(srtt - srtt / 8 + r / 8);
+    }
+    let min = t.min_rtt.get();
+    if min == 0 || r < min {
+        t.min_rtt.set(r);
+    }
+    // As Linux: the variance term is at least the minimum timeout, so that a delayed ACK is not taken for a loss.
+    let var = t
+        .rttvar
+        .get()
+        .saturating_mul(4)
+        .max(u64::from(o.rto_min_ms) * MS);
+    t.rto.set(t.srtt.get().saturating_add(var).min(RTO_MAX));
+}
+
+/// The timeout now, back-off included, in nanoseconds.
+pub(crate) fn rto(t: &Tcb) -> u64 {
+    let base = t.rto.get().clamp(MS, RTO_MAX);
+    base.saturating_mul(1u64 << t.backoff.get().min(16))
+        .min(RTO_MAX)
+}

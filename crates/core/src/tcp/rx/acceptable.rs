@@ -1,0 +1,96 @@
+//! First: is the segment acceptable? (RFC 9293 section 3.10.7.4, "first, check sequence number"; PAWS of RFC 7323
+//! section 5 comes before it.)
+
+use super::{Seg, Step, count};
+use crate::sock::{Sock, SockId};
+use crate::stack::locked::Locked;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use crate::tcp::tx;
+use crate::time::{Instant, MS, SEC};
+use flyover_wire::{Seq, TcpFlags};
+
+/// TS.Recent older than this is not believed (RFC 7323 section 5.5).
+const PAWS_IDLE: u64 = 24 * 24 * 3600 * SEC;
+
+pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Step {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let rst = seg.flags.has(TcpFlags::RST);
+    if !rst && is_old(l, s, seg) {
+        count!(l, tcp_drop_paws);
+        return refuse(l, id, s, seg);
+    }
+    let nxt = Seq(t.rcv_nxt.get());
+    let wnd = Seq(t.rcv_adv.get()).since(nxt).min(1 << 30);
+    if !in_window(seg, nxt, wnd) {
+        count!(l, tcp_drop_window);
+        if rst {
+            return Step::Done;
+        }
+        return refuse(l, id, s, seg);
+    }
+    if t.tflags.get() & tflag::TS != 0
+        && let Some((val, _)) = seg.hdr.options.ts
+        && seg.seq.before_eq(Seq(t.last_ack_sent.get()))
+    {
+        t.ts_recent.set(val);
+        t.ts_recent_at.set(l.env.now.0);
+    }
+    Step::Next
+}
+
+/// The four cases of the RFC's table.
+fn in_window(seg: &Seg<'_>, nxt: Seq, wnd: u32) -> bool {
+    let len = seg.seq_len();
+    match (len, wnd) {
+        (0, 0) => seg.seq == nxt,
+        (0, _) => seg.seq.in_window(nxt, wnd) || seg.seq == nxt.add(wnd),
+        // As Linux: with a closed window, what begins at RCV.NXT still carries an acceptable ACK.
+        (_, 0) => seg.seq == nxt,
+        (_, _) => {
+            seg.seq.in_window(nxt, wnd) || seg.seq.add(len.wrapping_sub(1)).in_window(nxt, wnd)
+        }
+    }
+}
+
+fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
+    let t = &s.tcb;
+    if t.tflags.get() & tflag::TS == 0 || t.ts_recent_at.get() == 0 {
+        return false;
+    }
+    let Some((val, _)) = seg.hdr.options.ts else {
+        return false;
+    };
+    if !Seq(val).before(Seq(t.ts_recent.get())) {
+        return false;
+    }
+    l.env.now.since(Instant(t.ts_recent_at.get())) < PAWS_IDLE
+}
+
+/// Not acceptable: an ACK tells the peer where we are.
+fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
+    let t = &s.tcb;
+    if s.tcp_state() == TcpState::SynRcvd {
+        // The peer did not get our SYN-ACK: its SYN again.
+        if seg.flags.has(TcpFlags::SYN) && seg.seq == Seq(t.irs.get()) {
+            tx::send_syn_ack(l, id);
+        } else {
+            tx::send_ack(l, id);
+        }
+        return Step::Done;
+    }
+    if seg.len == 0 && !seg.flags.any(TcpFlags::SYN.with(TcpFlags::FIN)) {
+        // Probes are answered, but no more than one empty segment in 500 ms, so that two confused ends never
+        // answer one another for ever.
+        let last = t.challenge_at.get();
+        let recent = last != 0 && l.env.now.since(Instant(last)) < 500 * MS;
+        let probe = seg.seq.add(1) == Seq(t.rcv_nxt.get());
+        if recent && !probe {
+            return Step::Done;
+        }
+        t.challenge_at.set(l.env.now.0);
+    }
+    tx::send_ack(l, id);
+    Step::Done
+}

@@ -1,0 +1,322 @@
+//! Seventh: the payload. In order it goes to the receive queue; ahead of a hole to the reassembly queue.
+
+use super::{Seg, Step, count};
+use crate::sock::{SHUT_RD, Sock, SockId, recvq};
+use crate::stack::Stack;
+use crate::stack::buf::{BUF_SIZE, BufId};
+use crate::stack::locked::Locked;
+use crate::stack::poll::RxPkt;
+use crate::stack::wake::ev;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use crate::tcp::{reasm, sack, timers, tx};
+use crate::time::MS;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_shm::ShmBytes;
+use flyover_wire::{Seq, TcpFlags};
+
+/// Windows for one payload: 64 KiB in 4 KiB buffers, a started tail buffer, and one spare.
+const WINDOWS: usize = 18;
+
+pub(super) fn step(
+    l: &mut Locked<'_, '_, '_>,
+    p: &RxPkt<'_>,
+    seg: &mut Seg<'_>,
+    id: SockId,
+) -> Step {
+    let s = l.st.sock(id);
+    if seg.len == 0 {
+        return Step::Next;
+    }
+    let state = s.tcp_state();
+    if !state.can_receive() {
+        count!(l, tcp_drop_state);
+        // Beyond the peer's FIN there is no data (RFC 9293: "should not occur").
+        seg.flags = seg.flags.without(TcpFlags::FIN);
+        return Step::Done;
+    }
+    let closed = s.shut.load(Relaxed) & SHUT_RD != 0;
+    if closed && matches!(state, TcpState::FinWait1 | TcpState::FinWait2) {
+        // The program is gone: as Linux, new data resets the connection (RFC 2525 section 2.17).
+        if seg.seq.add(seg.len).after(Seq(s.tcb.rcv_nxt.get())) {
+            count!(l, tcp_drop_closed);
+            tx::send_rst_for(l, p, seg);
+            l.abort_silently(id);
+            return Step::Done;
+        }
+    }
+    if !trim(l, s, seg) {
+        return Step::Next;
+    }
+    let t = &s.tcb;
+    if seg.seq == Seq(t.rcv_nxt.get()) && t.ooo.get().is_none() {
+        in_order(l, p, seg, id)
+    } else {
+        out_of_order(l, p, seg, id)
+    }
+}
+
+/// Cuts what lies outside the window; false when nothing is left.
+fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
+    let t = &s.tcb;
+    let nxt = Seq(t.rcv_nxt.get());
+    if seg.seq.before(nxt) {
+        count!(l, tcp_dup);
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        let cut = nxt.since(seg.seq);
+        if cut >= seg.len {
+            // All old; a FIN in it may still be news.
+            seg.seq = seg.seq.add(seg.len);
+            seg.len = 0;
+            return false;
+        }
+        seg.seq = nxt;
+        seg.len -= cut;
+        seg.off = seg.off.saturating_add(cut);
+    }
+    let edge = Seq(t.rcv_adv.get());
+    let end = seg.seq.add(seg.len);
+    if end.after(edge) {
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        seg.flags = seg.flags.without(TcpFlags::FIN);
+        if seg.seq.after_eq(edge) {
+            count!(l, tcp_drop_window);
+            seg.len = 0;
+            return false;
+        }
+        seg.len = edge.since(seg.seq);
+    }
+    true
+}
+
+/// The common case: straight to the end of the receive queue.
+fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
+    let st = l.st;
+    let s = st.sock(id);
+    let mut windows = [ShmBytes::EMPTY; WINDOWS];
+    let mut fresh: [Option<BufId>; WINDOWS] = [None; WINDOWS];
+    let mut n = 0usize;
+    let mut left = seg.len;
+    let tail = recvq::tail_room(st, s).filter(|(_, room)| *room > 0);
+    if let Some((id, room)) = tail {
+        let take = room.min(left);
+        set(
+            &mut windows,
+            n,
+            st.buf_bytes(id)
+                .sub(BUF_SIZE - room as usize, take as usize),
+        );
+        n += 1;
+        left -= take;
+    }
+    while left > 0 {
+        let Some(b) = st.alloc_buf() else {
+            free(st, &fresh);
+            count!(l, rx_drop_no_buffer);
+            s.tcb.tflags.set(s.tcb.tflags.get() | tflag::ACK_NOW);
+            return Step::Done;
+        };
+        let take = left.min(BUF_SIZE as u32);
+        if n >= WINDOWS {
+            st.free_buf(b);
+            break;
+        }
+        st.buf(b).len.set(take);
+        set(&mut windows, n, st.buf_bytes(b).sub(0, take as usize));
+        if let Some(f) = fresh.get_mut(n) {
+            *f = Some(b);
+        }
+        n += 1;
+        left -= take;
+    }
+    let want = seg.len - left;
+    if !fetch(l, p, seg.off, want, windows.get(..n).unwrap_or(&[])) {
+        free(st, &fresh);
+        count!(l, rx_drop_fetch);
+        return Step::Done;
+    }
+    if let Some((id, room)) = tail {
+        let b = st.buf(id);
+        b.len.set(b.len.get() + room.min(seg.len));
+    }
+    for b in fresh.iter().flatten() {
+        recvq::append(st, s, *b);
+    }
+    recvq::publish(s, want);
+    let t = &s.tcb;
+    t.rcv_nxt.set(seg.seq.add(want).0);
+    s.bytes_in.store(
+        s.bytes_in.load(Relaxed).wrapping_add(u64::from(want)),
+        Relaxed,
+    );
+    arrived(l, p, id, seg, want);
+    Step::Next
+}
+
+/// Ahead of a hole, or while holes exist.
+fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
+    let st = l.st;
+    let s = st.sock(id);
+    let t = &s.tcb;
+    t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+    if st.buf_pressure() && seg.seq != Seq(t.rcv_nxt.get()) {
+        count!(l, tcp_ooo_drop);
+        return Step::Done;
+    }
+    let mut windows = [ShmBytes::EMPTY; WINDOWS];
+    let mut fresh: [Option<BufId>; WINDOWS] = [None; WINDOWS];
+    let mut n = 0usize;
+    let mut done = 0u32;
+    while done < seg.len && n < WINDOWS {
+        let Some(b) = st.alloc_buf() else {
+            free(st, &fresh);
+            count!(l, rx_drop_no_buffer);
+            return Step::Done;
+        };
+        let take = (seg.len - done).min(BUF_SIZE as u32);
+        st.buf(b).len.set(take);
+        st.buf(b).seq.set(seg.seq.add(done).0);
+        set(&mut windows, n, st.buf_bytes(b).sub(0, take as usize));
+        if let Some(f) = fresh.get_mut(n) {
+            *f = Some(b);
+        }
+        n += 1;
+        done += take;
+    }
+    if !fetch(l, p, seg.off, done, windows.get(..n).unwrap_or(&[])) {
+        free(st, &fresh);
+        count!(l, rx_drop_fetch);
+        return Step::Done;
+    }
+    let before = Seq(t.rcv_nxt.get());
+    if seg.seq.after(before) {
+        count!(l, tcp_ooo);
+        sack::note_received(t, seg.seq, seg.seq.add(done));
+    }
+    for b in fresh.iter().flatten() {
+        if !reasm::insert(st, s, *b) {
+            st.free_buf(*b);
+        }
+    }
+    let moved = reasm::deliver(st, s);
+    if moved > 0 {
+        sack::prune_received(t, Seq(t.rcv_nxt.get()));
+        arrived(l, p, id, seg, moved);
+    }
+    Step::Next
+}
+
+fn set<'m>(windows: &mut [ShmBytes<'m>; WINDOWS], i: usize, w: ShmBytes<'m>) {
+    if let Some(slot) = windows.get_mut(i) {
+        *slot = w;
+    }
+}
+
+fn free(st: Stack<'_>, fresh: &[Option<BufId>; WINDOWS]) {
+    for b in fresh.iter().flatten() {
+        st.free_buf(*b);
+    }
+}
+
+/// Brings `want` payload bytes from frame offset `off` on into the windows. Small payloads are in the header copy.
+fn fetch(
+    l: &mut Locked<'_, '_, '_>,
+    p: &RxPkt<'_>,
+    off: u32,
+    want: u32,
+    windows: &[ShmBytes<'_>],
+) -> bool {
+    let (off, want) = (off as usize, want as usize);
+    if off + want <= p.meta.head_len as usize {
+        let Some(mut src) = p.head.get(off..off + want) else {
+            return false;
+        };
+        for w in windows {
+            let n = w.copy_in(src);
+            src = src.get(n..).unwrap_or(&[]);
+        }
+        return true;
+    }
+    let Some(nic) = l.env.nics.nic(p.nic) else {
+        return false;
+    };
+    if off <= flyover_vnic::HEAD_LEN {
+        return nic.rx_payload(off, windows) == want;
+    }
+    // The wanted part starts beyond what a V-NIC can skip (a long overlap): take it in two steps, by a window over
+    // a scratch buffer for the part to be thrown away.
+    let st = l.st;
+    let start = p.hdr.payload_off as usize;
+    let mut skip = off - start;
+    let mut all = [ShmBytes::EMPTY; WINDOWS * 2];
+    let Some(scratch) = st.alloc_buf() else {
+        return false;
+    };
+    let mut n = 0;
+    let total = skip + want;
+    while skip > 0 && n < WINDOWS {
+        // Every window over the scratch buffer: its bytes are overwritten and never read.
+        let w = st.buf_bytes(scratch).sub(0, skip);
+        skip -= w.len();
+        if let Some(slot) = all.get_mut(n) {
+            *slot = w;
+            n += 1;
+        }
+    }
+    for w in windows {
+        if let Some(slot) = all.get_mut(n) {
+            *slot = *w;
+            n += 1;
+        }
+    }
+    let ok = l
+        .env
+        .nics
+        .nic(p.nic)
+        .is_some_and(|nic| nic.rx_payload(start, all.get(..n).unwrap_or(&[])) == total);
+    st.free_buf(scratch);
+    ok
+}
+
+/// New data can be read.
+fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>, n: u32) {
+    let s = l.st.sock(id);
+    crate::tcp::user::oob::note_arrival(l, id);
+    let unit = if p.meta.gso_size != 0 {
+        u32::from(p.meta.gso_size)
+    } else {
+        seg.len
+    };
+    ack_policy(l, id, n, unit);
+    if s.rq_available() >= s.rcvlowat.get().max(1) {
+        l.raise(id, ev::IN | ev::RDNORM);
+    }
+}
+
+/// When to acknowledge (RFC 9293 section 3.8.6.3, RFC 5681 section 4.2): at once for every second segment, while
+/// holes exist, and in quick-ACK mode; else within the delayed-ACK time.
+fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u32) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let mss = t.mss.get().max(536);
+    let unit = unit.min(mss);
+    if unit > t.rcv_mss.get() {
+        t.rcv_mss.set(unit);
+    }
+    t.unacked.set(t.unacked.get().saturating_add(n));
+    let quick = t.quick.get();
+    let full = t.unacked.get() >= t.rcv_mss.get().saturating_mul(2).max(1);
+    if full || quick > 0 || !t.ooo.get().is_none() || s.has(crate::sock::flag::QUICKACK) {
+        t.quick.set(quick.saturating_sub(1));
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+    } else if t.t_delack.get() == 0 {
+        t.t_delack.set(
+            l.env
+                .now
+                .0
+                .saturating_add(u64::from(l.st.opts.delack_ms) * MS)
+                .max(1),
+        );
+        timers::rearm(l, id);
+    }
+}

@@ -1,0 +1,103 @@
+//! LISTEN (RFC 9293 section 3.10.7.2): a SYN makes a child in SYN_RCVD.
+
+use super::{Seg, closed, count};
+use crate::sock::{Kind, Sock, SockId, flag, opts};
+use crate::stack::locked::Locked;
+use crate::stack::poll::RxPkt;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use crate::tcp::{cc, tx, user};
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::TcpFlags;
+
+pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
+    if seg.flags.has(TcpFlags::RST) {
+        return;
+    }
+    if seg.flags.has(TcpFlags::ACK) || !seg.flags.has(TcpFlags::SYN) {
+        closed::handle(l, p, seg);
+        return;
+    }
+    if seg.flags.has(TcpFlags::FIN) || p.hdr.dst.is_multicast() || p.hdr.dst.is_broadcast() {
+        count!(l, tcp_drop_state);
+        return;
+    }
+    let listener = l.st.sock(id);
+    let backlog = listener.backlog.get();
+    // As Linux: a full accept queue refuses new SYNs silently; half-open ones are bounded apart.
+    if listener.acc_len.load(Relaxed) > backlog || listener.syn_len.get() > backlog.max(8) * 2 {
+        count!(l, tcp_drop_backlog);
+        return;
+    }
+    let Some(child) = l.new_child(id) else {
+        count!(l, tcp_drop_no_slot);
+        return;
+    };
+    let s = l.st.sock(child);
+    s.set_local(p.hdr.destination());
+    s.set_remote(p.hdr.source());
+    s.nic.set(p.nic as u32 + 1);
+    set_up(l, s, &seg);
+    l.st.hash_conn(child);
+    s.set_tcp_state(TcpState::SynRcvd);
+    count!(l, tcp_passive);
+    tx::send_syn_ack(l, child);
+    user::connect::arm_syn_timer(l, child);
+}
+
+/// Takes the options of the SYN and chooses our side's numbers.
+fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
+    let t = &s.tcb;
+    let (local, remote) = (s.local(), s.remote());
+    let iss = user::connect::isn(l, local, remote);
+    t.iss.set(iss.0);
+    t.snd_una.set(iss.0);
+    t.snd_nxt.set(iss.0);
+    t.irs.set(seg.seq.0);
+    t.rcv_nxt.set(seg.seq.add(1).0);
+    t.rcv_adv.set(t.rcv_nxt.get());
+    t.last_ack_sent.set(t.rcv_nxt.get());
+    t.snd_wnd.set(u32::from(seg.hdr.window));
+    t.max_wnd.set(u32::from(seg.hdr.window));
+    t.snd_wl1.set(seg.seq.0);
+    user::connect::init_tcb(l, s);
+    let mut f = 0;
+    let o = &seg.hdr.options;
+    if let Some(scale) = o.wscale {
+        f |= tflag::WSCALE;
+        t.snd_scale.set(u32::from(scale.min(14)));
+    } else {
+        t.rcv_scale.set(0);
+    }
+    if let Some((val, _)) = o.ts {
+        f |= tflag::TS;
+        t.ts_recent.set(val);
+        t.ts_recent_at.set(l.env.now.0);
+    }
+    if o.sack_permitted {
+        f |= tflag::SACK;
+    }
+    t.tflags.set(f);
+    t.peer_mss.set(u32::from(o.mss.unwrap_or(536)).max(88));
+    user::connect::set_mss(l, s);
+    cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
+}
+
+impl Locked<'_, '_, '_> {
+    /// A slot for a connection that came through this listener, with the listener's options.
+    fn new_child(&mut self, listener: SockId) -> Option<SockId> {
+        let st = self.st;
+        let id = self.alloc_slot(Kind::Tcp).or_else(|| {
+            self.recycle_time_wait();
+            self.alloc_slot(Kind::Tcp)
+        })?;
+        let (p, s) = (st.sock(listener), st.sock(id));
+        opts::inherit(p, s);
+        s.parent.set(listener.into());
+        s.parent_gen.set(p.gen_.load(Relaxed));
+        s.set_flag(flag::CHILD | flag::IN_SYNQ | flag::ORPHAN);
+        p.children.set(p.children.get().wrapping_add(1));
+        p.syn_len.set(p.syn_len.get().wrapping_add(1));
+        Some(id)
+    }
+}

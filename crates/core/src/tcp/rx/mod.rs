@@ -1,0 +1,156 @@
+//! A segment arrives: the steps of RFC 9293 section 3.10.7, in the RFC's order, one file each.
+
+mod acceptable;
+mod ack;
+mod closed;
+mod data;
+mod fin;
+mod listen;
+mod rst;
+mod syn;
+mod syn_sent;
+mod time_wait;
+mod urg;
+
+use super::state::TcpState;
+use super::tcb::tflag;
+use super::tx;
+use crate::sock::SockId;
+use crate::stack::locked::Locked;
+use crate::stack::poll::RxPkt;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::{Seq, TcpFlags, TcpHdr};
+
+/// What a step decided.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Step {
+    /// Go on to the next step.
+    Next,
+    /// The segment is dealt with.
+    Done,
+}
+
+/// The private copy of a segment that the steps work on; trimming changes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seg<'p> {
+    /// SEG.SEQ of the first byte of `len`.
+    pub seq: Seq,
+    /// SEG.ACK.
+    pub ack: Seq,
+    /// Control bits.
+    pub flags: TcpFlags,
+    /// Payload bytes.
+    pub len: u32,
+    /// Offset of the payload in the frame.
+    pub off: u32,
+    /// The header as parsed.
+    pub hdr: &'p TcpHdr,
+}
+
+impl<'p> Seg<'p> {
+    fn new(p: &RxPkt<'_>, hdr: &'p TcpHdr) -> Self {
+        Self {
+            seq: hdr.seq,
+            ack: hdr.ack,
+            flags: hdr.flags,
+            len: p.hdr.payload_len,
+            off: u32::from(p.hdr.payload_off),
+            hdr,
+        }
+    }
+
+    /// SEG.LEN: payload, SYN and FIN.
+    pub fn seq_len(&self) -> u32 {
+        self.len
+            .wrapping_add(u32::from(self.flags.has(TcpFlags::SYN)))
+            .wrapping_add(u32::from(self.flags.has(TcpFlags::FIN)))
+    }
+}
+
+/// Counts under a name of the statistics table.
+macro_rules! count {
+    ($l:expr, $name:ident) => {{
+        let _: u64 = $l
+            .st
+            .state
+            .stats
+            .$name
+            .fetch_add(1, core::sync::atomic::Ordering::Relaxed);
+    }};
+}
+pub(crate) use count;
+
+/// Handles one TCP segment.
+pub(crate) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, hdr: &TcpHdr) {
+    let stats = &l.st.state.stats;
+    stats
+        .tcp_in
+        .store(stats.tcp_in.load(Relaxed).wrapping_add(1), Relaxed);
+    let seg = Seg::new(p, hdr);
+    let (local, remote) = (p.hdr.destination(), p.hdr.source());
+    if let Some(id) = l.st.find_conn(local, remote) {
+        to_connection(l, p, seg, id);
+    } else if let Some(id) = l.st.find_listener(local) {
+        listen::handle(l, p, seg, id);
+    } else {
+        closed::handle(l, p, seg);
+    }
+}
+
+fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
+    let s = l.st.sock(id);
+    s.segs_in
+        .store(s.segs_in.load(Relaxed).wrapping_add(1), Relaxed);
+    s.tcb.last_rx.set(l.env.now.0);
+    if s.nic.get() == 0 {
+        s.nic.set(p.nic as u32 + 1);
+    }
+    l.st.state.intent.store(id.raw().wrapping_add(1), Relaxed);
+    match s.tcp_state() {
+        TcpState::Closed | TcpState::Listen => closed::handle(l, p, seg),
+        TcpState::SynSent => syn_sent::handle(l, p, seg, id),
+        TcpState::TimeWait => time_wait::handle(l, p, seg, id),
+        _ => synchronised(l, p, seg, id),
+    }
+    l.st.state.intent.store(0, Relaxed);
+}
+
+/// The steps, in order. SYN_RCVD walks them too.
+fn synchronised(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, mut seg: Seg<'_>, id: SockId) {
+    if acceptable::step(l, &seg, id) == Step::Done
+        || rst::step(l, &seg, id) == Step::Done
+        || syn::step(l, &seg, id) == Step::Done
+        || ack::step(l, p, &seg, id) == Step::Done
+    {
+        l.post_if_acking(id);
+        return;
+    }
+    urg::step(l, &seg, id);
+    if data::step(l, p, &mut seg, id) == Step::Next {
+        fin::step(l, &seg, id);
+    }
+    l.post(id);
+}
+
+impl Locked<'_, '_, '_> {
+    /// After a step that ended early: transmit only what became due.
+    fn post_if_acking(&mut self, id: SockId) {
+        let s = self.st.sock(id);
+        if s.kind() == crate::sock::Kind::Tcp && s.tcb.tflags.get() & tflag::ACK_NOW != 0 {
+            self.post(id);
+        }
+    }
+}
+
+/// A challenge ACK (RFC 5961), at most one per connection in 500 ms as Linux's `tcp_invalid_ratelimit`.
+fn challenge(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    let last = t.challenge_at.get();
+    if last != 0 && l.env.now.since(crate::time::Instant(last)) < 500 * crate::time::MS {
+        return;
+    }
+    t.challenge_at.set(l.env.now.0);
+    count!(l, tcp_challenge);
+    tx::send_ack(l, id);
+}

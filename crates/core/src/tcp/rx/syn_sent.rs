@@ -1,0 +1,102 @@
+//! SYN_SENT (RFC 9293 section 3.10.7.3).
+
+use super::{Seg, count};
+use crate::error::Error;
+use crate::sock::{Sock, SockId};
+use crate::stack::locked::Locked;
+use crate::stack::poll::RxPkt;
+use crate::stack::wake::ev;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::{rtx, tflag};
+use crate::tcp::{cc, rtt, tx, user};
+use flyover_wire::{Seq, TcpFlags};
+
+pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let acked = seg.flags.has(TcpFlags::ACK);
+    if acked && seg.ack != Seq(t.snd_nxt.get()) {
+        count!(l, tcp_drop_bad_ack);
+        if !seg.flags.has(TcpFlags::RST) {
+            tx::send_rst_for(l, p, &seg);
+        }
+        return;
+    }
+    if seg.flags.has(TcpFlags::RST) {
+        if acked {
+            count!(l, tcp_rst_in);
+            l.reset_conn(id, Error::Refused);
+        }
+        return;
+    }
+    if !seg.flags.has(TcpFlags::SYN) {
+        count!(l, tcp_drop_state);
+        return;
+    }
+    take_syn(l, s, &seg);
+    if acked {
+        t.snd_una.set(seg.ack.0);
+        if t.backoff.get() == 0 && t.rtt_at.get() != 0 {
+            let ns = l.env.now.since(crate::time::Instant(t.rtt_at.get()));
+            rtt::sample(t, ns, &l.st.opts);
+        }
+        t.rtt_at.set(0);
+        t.backoff.set(0);
+        t.t_rtx.set(0);
+        t.rtx_kind.set(rtx::NONE);
+        t.first_rtx.set(0);
+        s.set_tcp_state(TcpState::Established);
+        t.snd_wnd.set(u32::from(seg.hdr.window));
+        t.max_wnd.set(t.snd_wnd.get());
+        t.snd_wl1.set(seg.seq.0);
+        t.snd_wl2.set(seg.ack.0);
+        cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        l.start_keepalive(id);
+        l.raise(id, ev::OUT | ev::WRNORM);
+        l.post(id);
+    } else {
+        // Simultaneous open.
+        t.tflags.set(t.tflags.get() | tflag::SIMULTANEOUS);
+        t.snd_wnd.set(u32::from(seg.hdr.window));
+        t.snd_wl1.set(seg.seq.0);
+        s.set_tcp_state(TcpState::SynRcvd);
+        tx::send_syn_ack(l, id);
+        user::connect::arm_syn_timer(l, id);
+    }
+}
+
+fn take_syn(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
+    let t = &s.tcb;
+    t.irs.set(seg.seq.0);
+    t.rcv_nxt.set(seg.seq.add(1).0);
+    t.rcv_adv.set(
+        t.rcv_nxt
+            .get()
+            .wrapping_add(user::connect::initial_window(s)),
+    );
+    t.last_ack_sent.set(t.rcv_nxt.get());
+    let o = &seg.hdr.options;
+    let mut f = t.tflags.get() & !(tflag::WSCALE | tflag::TS | tflag::SACK);
+    match o.wscale {
+        Some(scale) => {
+            f |= tflag::WSCALE;
+            t.snd_scale.set(u32::from(scale.min(14)));
+        }
+        None => {
+            t.rcv_scale.set(0);
+            t.snd_scale.set(0);
+        }
+    }
+    if let Some((val, _)) = o.ts {
+        f |= tflag::TS;
+        t.ts_recent.set(val);
+        t.ts_recent_at.set(l.env.now.0);
+    }
+    if o.sack_permitted {
+        f |= tflag::SACK;
+    }
+    t.tflags.set(f);
+    t.peer_mss.set(u32::from(o.mss.unwrap_or(536)).max(88));
+    user::connect::set_mss(l, s);
+}

@@ -1,0 +1,45 @@
+//! TIME_WAIT: a new SYN may reopen the port pair (RFC 6191, as Linux's `tcp_timewait_state_process`), the peer's FIN
+//! again is acknowledged, an RST does not shorten the wait (RFC 1337).
+
+use super::{Seg, closed, count, listen};
+use crate::sock::SockId;
+use crate::stack::locked::Locked;
+use crate::stack::poll::RxPkt;
+use crate::tcp::tcb::tflag;
+use crate::tcp::tx;
+use flyover_wire::{Seq, TcpFlags};
+
+pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    if seg.flags.has(TcpFlags::RST) {
+        count!(l, tcp_rst_in);
+        return;
+    }
+    if seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK) {
+        let newer_ts = t.tflags.get() & tflag::TS != 0
+            && seg
+                .hdr
+                .options
+                .ts
+                .is_some_and(|(v, _)| Seq(v).after(Seq(t.ts_recent.get())));
+        if seg.seq.after(Seq(t.rcv_nxt.get())) || newer_ts {
+            let local = s.local();
+            let Some(listener) = l.st.find_listener(local) else {
+                closed::handle(l, p, seg);
+                return;
+            };
+            count!(l, tw_reopened);
+            l.destroy(id);
+            listen::handle(l, p, seg, listener);
+            return;
+        }
+    }
+    // Whatever else comes is old or a repeated FIN: say where we are.
+    if seg.seq_len() > 0 || seg.seq != Seq(t.rcv_nxt.get()) {
+        if seg.flags.has(TcpFlags::FIN) {
+            l.restart_time_wait(id);
+        }
+        tx::send_ack(l, id);
+    }
+}

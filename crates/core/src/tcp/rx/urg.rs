@@ -1,0 +1,27 @@
+//! Sixth: URG. As Linux (tcp(7), RFC 793's pointer: the mark is the byte before it); the byte itself is taken out of
+//! the stream when the data arrives, unless `SO_OOBINLINE`.
+
+use super::Seg;
+use crate::sock::SockId;
+use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
+use crate::tcp::tcb::tflag;
+use flyover_wire::{Seq, TcpFlags};
+
+pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
+    if !seg.flags.has(TcpFlags::URG) || seg.hdr.urgent == 0 {
+        return;
+    }
+    let t = &l.st.sock(id).tcb;
+    let at = seg.seq.add(u32::from(seg.hdr.urgent) - 1);
+    if at.before(Seq(t.rcv_nxt.get())) {
+        return;
+    }
+    let f = t.tflags.get();
+    if f & tflag::URG_IN != 0 && !at.after(Seq(t.rcv_up.get())) {
+        return;
+    }
+    t.rcv_up.set(at.0);
+    t.tflags.set((f | tflag::URG_IN) & !tflag::OOB_HERE);
+    l.raise(id, ev::PRI);
+}

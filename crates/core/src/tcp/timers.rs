@@ -1,0 +1,402 @@
+//! The timers of a connection: retransmission and its relatives, delayed ACK, keep-alive, the life-time of closing
+//! states. Each is a deadline in the control block; the socket hangs on the wheel at the earliest.
+
+use super::cc::{self, Phase};
+use super::rx::count;
+use super::state::TcpState;
+use super::tcb::{Tcb, rtx, tflag};
+use super::{rtt, tx, user};
+use crate::error::Error;
+use crate::sock::{Kind, Sock, SockId, flag};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use crate::stack::wheel;
+use crate::time::{Instant, MS, SEC};
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::Seq;
+
+/// Retransmissions of an orphan before it is given up (Linux: `tcp_orphan_retries` 8).
+const ORPHAN_RETRIES: u32 = 8;
+/// How long an unresolved neighbour is waited for while connecting (Linux: 3 probes, 1 s apart).
+const NEIGH_PATIENCE: u64 = 3 * SEC;
+
+/// Hangs the socket at its earliest deadline.
+pub(crate) fn rearm(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    let mut min = u64::MAX;
+    for d in [
+        t.t_rtx.get(),
+        t.t_delack.get(),
+        t.t_keep.get(),
+        t.t_life.get(),
+    ] {
+        if d != 0 && d < min {
+            min = d;
+        }
+    }
+    if min != u64::MAX {
+        wheel::arm(l.st, id, min);
+    }
+}
+
+/// Starts the retransmission timer anew, or stops it when nothing is in flight. When everything queued was sent, a
+/// tail-loss probe comes before the timeout.
+pub(crate) fn restart_rtx(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
+    if flight == 0 {
+        t.t_rtx.set(0);
+        t.rtx_kind.set(rtx::NONE);
+        return;
+    }
+    let rto = rtt::rto(t);
+    let (kind, wait) = match probe_timeout(l.st, s, flight) {
+        Some(pto) if pto < rto => (rtx::TLP, pto),
+        _ => (rtx::RTO, rto),
+    };
+    t.rtx_kind.set(kind);
+    t.t_rtx.set(l.env.now.0.saturating_add(wait));
+    rearm(l, id);
+}
+
+/// RFC 8985 section 7.2: two round trips; with a single segment in flight, the peer's delayed ACK on top.
+fn probe_timeout(st: Stack<'_>, s: &Sock, flight: u32) -> Option<u64> {
+    let t = &s.tcb;
+    let f = t.tflags.get();
+    let srtt = t.srtt.get();
+    if f & tflag::SACK == 0
+        || f & tflag::TLP != 0
+        || srtt == 0
+        || t.cc_phase() != Phase::Open
+        || t.backoff.get() != 0
+        || t.sacked_n.get() != 0
+        || !s.tcp_state().transmits()
+    {
+        return None;
+    }
+    let alone = if flight <= t.mss.get() {
+        u64::from(st.opts.rto_min_ms) * MS
+    } else {
+        2 * MS
+    };
+    Some(srtt.saturating_mul(2).saturating_add(alone))
+}
+
+/// Something could not be sent for a reason that passes: look again after `ns`, doubled each time.
+pub(crate) fn retry(l: &mut Locked<'_, '_, '_>, id: SockId, ns: u64) {
+    let t = &l.st.sock(id).tcb;
+    let kind = t.rtx_kind.get();
+    if t.t_rtx.get() != 0 && kind != rtx::RETRY && t.tflags.get() & tflag::BLOCKED == 0 {
+        return;
+    }
+    let n = t.probes.get().min(8);
+    if t.tflags.get() & tflag::BLOCKED != 0 {
+        t.probes.set(n + 1);
+    }
+    t.rtx_kind.set(rtx::RETRY);
+    t.t_rtx.set(l.env.now.0.saturating_add(ns << n));
+    if t.first_rtx.get() == 0 {
+        t.first_rtx.set(l.env.now.0.max(1));
+    }
+    rearm(l, id);
+}
+
+/// After transmission: data waits, nothing is in flight and the window is closed: the persist timer.
+pub(crate) fn after_output(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
+    if flight != 0 || t.t_rtx.get() != 0 || s.sq_len.load(Relaxed) == 0 {
+        return;
+    }
+    if s.has(flag::CORK) || t.tflags.get() & tflag::MORE != 0 {
+        if t.snd_wnd.get() != 0 {
+            // The cork gives way after 200 ms (tcp(7)).
+            t.rtx_kind.set(rtx::RETRY);
+            t.t_rtx.set(l.env.now.0.saturating_add(200 * MS));
+            rearm(l, id);
+            return;
+        }
+    }
+    t.rtx_kind.set(rtx::PERSIST);
+    t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+    rearm(l, id);
+}
+
+/// A deadline passed (or the wheel fired early: then nothing is due and the socket is hung up again).
+pub(crate) fn expire(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    if s.kind() != Kind::Tcp {
+        return;
+    }
+    let t = &s.tcb;
+    let now = l.env.now.0;
+    let due = |d: u64| d != 0 && d <= now;
+    if due(t.t_delack.get()) {
+        t.t_delack.set(0);
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        l.post(id);
+    }
+    if due(t.t_rtx.get()) {
+        t.t_rtx.set(0);
+        retransmission(l, id);
+    }
+    if s.kind() == Kind::Tcp && due(t.t_keep.get()) {
+        t.t_keep.set(0);
+        keepalive(l, id);
+    }
+    if s.kind() == Kind::Tcp && due(t.t_life.get()) {
+        t.t_life.set(0);
+        end_of_life(l, id);
+    }
+    if s.kind() == Kind::Tcp {
+        rearm(l, id);
+    }
+}
+
+fn retransmission(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let kind = t.rtx_kind.get();
+    t.rtx_kind.set(rtx::NONE);
+    match s.tcp_state() {
+        TcpState::SynSent | TcpState::SynRcvd => syn_timeout(l, id, kind),
+        st if !st.transmits() => {}
+        _ => match kind {
+            rtx::TLP => {
+                t.tflags.set(t.tflags.get() | tflag::TLP);
+                tx::tail_probe(l, id);
+                restart_rtx(l, id);
+            }
+            rtx::PERSIST => persist(l, id),
+            rtx::RETRY => retry_now(l, id),
+            _ => timeout(l, id),
+        },
+    }
+}
+
+/// The neighbour may be resolved by now, the V-NIC have room, or the cork's time be up.
+fn retry_now(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    t.tflags.set(t.tflags.get() & !tflag::MORE);
+    if l.st.sock(id).has(flag::CORK) && t.tflags.get() & tflag::BLOCKED == 0 {
+        uncork_once(l, id);
+        return;
+    }
+    if Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get())) > 0 && t.tflags.get() & tflag::BLOCKED != 0
+    {
+        // What was lost on the unresolved way comes again by the retransmission path.
+        timeout(l, id);
+        return;
+    }
+    l.post(id);
+}
+
+fn uncork_once(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    s.clear_flag(flag::CORK);
+    tx::output(l, id);
+    s.set_flag(flag::CORK);
+}
+
+fn syn_timeout(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let active = s.tcp_state() == TcpState::SynSent;
+    if kind == rtx::RETRY {
+        let since = t.first_rtx.get();
+        if active && since != 0 && l.env.now.since(Instant(since)) > NEIGH_PATIENCE {
+            count!(l, tcp_failed);
+            l.reset_conn(id, Error::HostUnreachable);
+            return;
+        }
+        resend_syn(l, id, active);
+        if t.t_rtx.get() == 0 {
+            user::connect::arm_syn_timer(l, id);
+        }
+        return;
+    }
+    let n = t.backoff.get() + 1;
+    let limit = match (active, s.syncnt.get()) {
+        (true, 0) => l.st.opts.syn_retries,
+        (true, n) => n,
+        (false, _) => l.st.opts.synack_retries,
+    };
+    let user = u64::from(s.user_timeout.get()) * MS;
+    let since = t.first_rtx.get();
+    let late = active && user != 0 && since != 0 && l.env.now.since(Instant(since)) >= user;
+    if n > limit || late {
+        count!(l, tcp_failed);
+        if active || !s.has(flag::CHILD) {
+            l.reset_conn(id, Error::TimedOut);
+        } else {
+            l.destroy(id);
+        }
+        return;
+    }
+    if since == 0 {
+        t.first_rtx.set(l.env.now.0.max(1));
+    }
+    t.backoff.set(n);
+    resend_syn(l, id, active);
+    user::connect::arm_syn_timer(l, id);
+}
+
+fn resend_syn(l: &mut Locked<'_, '_, '_>, id: SockId, active: bool) {
+    if active {
+        tx::send_syn(l, id)
+    } else {
+        tx::send_syn_ack(l, id)
+    }
+}
+
+/// RFC 6298 section 5.4: everything that is not SACKed counts as lost.
+fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    if t.snd_nxt.get() == t.snd_una.get() {
+        return;
+    }
+    count!(l, tcp_rto);
+    if given_up(l, s) {
+        count!(l, tcp_failed);
+        l.reset_conn(id, Error::TimedOut);
+        return;
+    }
+    cc::enter_loss(t, t.mss.get());
+    t.backoff.set((t.backoff.get() + 1).min(255));
+    t.rtx_nxt.set(t.snd_una.get());
+    t.lost_edge.set(t.snd_nxt.get());
+    t.head_rtx_at.set(0);
+    t.rtt_at.set(0);
+    t.dupacks.set(0);
+    // The route may be the reason.
+    s.rt_valid.set(0);
+    let before = t.t_rtx.get();
+    tx::output(l, id);
+    if t.t_rtx.get() == before || t.t_rtx.get() == 0 {
+        t.rtx_kind.set(rtx::RTO);
+        t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+    }
+    rearm(l, id);
+}
+
+/// `tcp_retries2`, the orphan's limit and `TCP_USER_TIMEOUT`.
+fn given_up(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
+    let t = &s.tcb;
+    let now = l.env.now;
+    let first = t.first_rtx.get();
+    if first == 0 {
+        t.first_rtx.set(now.0.max(1));
+    }
+    let user = u64::from(s.user_timeout.get()) * MS;
+    if user != 0 && first != 0 && now.since(Instant(first)) >= user {
+        return true;
+    }
+    let limit = if s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ) {
+        ORPHAN_RETRIES
+    } else {
+        l.st.opts.retries2
+    };
+    t.backoff.get() >= limit
+}
+
+/// Zero-window probe. It goes on as long as the peer answers (RFC 9293 section 3.8.6.1).
+fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    if s.sq_len.load(Relaxed) == 0 {
+        return;
+    }
+    if tx::next_piece(l.st, s, l.env).is_some() {
+        l.post(id);
+        return;
+    }
+    let n = t.probes.get() + 1;
+    t.probes.set(n);
+    let limit = if s.has(flag::ORPHAN) {
+        ORPHAN_RETRIES
+    } else {
+        l.st.opts.retries2
+    };
+    let silent = l.env.now.since(Instant(t.last_rx.get()));
+    let user = u64::from(s.user_timeout.get()) * MS;
+    if n > limit || (user != 0 && n > 1 && silent >= user) {
+        count!(l, tcp_failed);
+        l.reset_conn(id, Error::TimedOut);
+        return;
+    }
+    count!(l, tcp_persist);
+    t.backoff.set((t.backoff.get() + 1).min(16));
+    tx::send_probe(l, id);
+    t.rtx_kind.set(rtx::PERSIST);
+    t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+}
+
+fn keepalive(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    if !s.has(flag::KEEPALIVE) || !keeps_alive(s.tcp_state()) {
+        return;
+    }
+    let idle = u64::from(s.keepidle.get()) * SEC;
+    let silent = l.env.now.since(Instant(t.last_rx.get()));
+    let busy = t.snd_nxt.get() != t.snd_una.get() || s.sq_len.load(Relaxed) > 0;
+    if silent < idle || busy {
+        let wait = if busy { idle } else { idle - silent };
+        t.t_keep.set(l.env.now.0.saturating_add(wait.max(MS)));
+        return;
+    }
+    let user = u64::from(s.user_timeout.get()) * MS;
+    let n = t.probes.get();
+    let dead = if user != 0 {
+        n > 0 && silent >= user
+    } else {
+        n >= s.keepcnt.get().max(1)
+    };
+    if dead {
+        count!(l, tcp_failed);
+        tx::send_rst(l, id);
+        l.reset_conn(id, Error::TimedOut);
+        return;
+    }
+    t.probes.set(n + 1);
+    tx::send_probe(l, id);
+    t.t_keep.set(
+        l.env
+            .now
+            .0
+            .saturating_add(u64::from(s.keepintvl.get().max(1)) * SEC),
+    );
+}
+
+fn keeps_alive(s: TcpState) -> bool {
+    matches!(
+        s,
+        TcpState::Established | TcpState::CloseWait | TcpState::FinWait1 | TcpState::FinWait2
+    )
+}
+
+fn end_of_life(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    match l.st.sock(id).tcp_state() {
+        TcpState::TimeWait | TcpState::FinWait2 => l.conn_done(id),
+        _ => {}
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// Starts the keep-alive timer when the option is on and the state has one.
+    pub(crate) fn start_keepalive(&mut self, id: SockId) {
+        let s = self.st.sock(id);
+        let t: &Tcb = &s.tcb;
+        if !s.has(flag::KEEPALIVE) || !keeps_alive(s.tcp_state()) {
+            t.t_keep.set(0);
+            return;
+        }
+        let last = t.last_rx.get().max(1);
+        let at = Instant(last).after(u64::from(s.keepidle.get()) * SEC);
+        t.t_keep.set(at.0.max(self.env.now.0 + MS));
+        rearm(self, id);
+    }
+}

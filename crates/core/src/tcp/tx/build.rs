@@ -1,0 +1,462 @@
+//! Segments: header, options, windows over the queued bytes, and the way to the V-NIC.
+
+use crate::ip::tx::{NoWay, Way, way, way_to};
+use crate::sock::{Sock, SockId, sendq};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use crate::stack::poll::RxPkt;
+use crate::tcp::rx::{Seg, count};
+use crate::tcp::tcb::{Tcb, tflag};
+use crate::tcp::{sack, timers, user};
+use crate::time::MS;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_shm::ShmBytes;
+use flyover_vnic::{TxOffload, TxResult};
+use flyover_wire::emit::HeaderBuf;
+use flyover_wire::{Endpoint, Seq, TcpFlags, TcpOpts, TcpSpec};
+
+/// A stretch of the stream to be sent as one frame or super-frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Piece {
+    /// Sequence number of its first byte.
+    pub seq: Seq,
+    /// Its offset in the send queue.
+    pub off: u32,
+    /// Bytes.
+    pub len: u32,
+    /// The FIN follows.
+    pub fin: bool,
+    /// Nothing more is queued behind it.
+    pub push: bool,
+    /// It was sent before.
+    pub again: bool,
+}
+
+/// What became of a transmission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Out {
+    /// Sent, with this many payload bytes.
+    Sent(u32),
+    /// Not now: the neighbour is unresolved or the V-NIC full. A retry timer runs.
+    Later,
+    /// The V-NIC refused it: lost, as on a network.
+    Lost,
+}
+
+/// Bytes of Ethernet, IP and TCP header with options for an established connection.
+pub(crate) fn header_room(s: &Sock) -> u32 {
+    let ip = if s.remote().ip.is_v4() { 20 } else { 40 };
+    // Options are at most 40 bytes; SACK blocks may come with data.
+    18 + ip + 20 + 40
+}
+
+/// Options of a segment on an established connection.
+fn options(l: &Locked<'_, '_, '_>, t: &Tcb, with_sack: bool) -> TcpOpts {
+    let mut o = TcpOpts::default();
+    let f = t.tflags.get();
+    if f & tflag::TS != 0 {
+        o.ts = Some((
+            l.env.now.ms32().wrapping_add(t.ts_off.get()),
+            t.ts_recent.get(),
+        ));
+    }
+    if with_sack && f & tflag::SACK != 0 && t.rsack_n.get() > 0 {
+        let max = if f & tflag::TS != 0 { 3 } else { 4 };
+        let mut blocks = [(Seq(0), Seq(0)); 4];
+        o.sack_n = sack::blocks(t, &mut blocks, max) as u8;
+        o.sack = blocks;
+    }
+    o
+}
+
+/// The window to offer now, in bytes: the free receive buffer, never less than what was offered before, and no
+/// silly small step (RFC 9293 section 3.8.6.2.2).
+pub(crate) fn window_to_offer(st: Stack<'_>, s: &Sock) -> u32 {
+    let t = &s.tcb;
+    let queued = s.rq_available();
+    let offered = Seq(t.rcv_adv.get())
+        .diff(Seq(t.rcv_nxt.get()))
+        .max(0)
+        .cast_unsigned();
+    let buf = s.rcvbuf.get();
+    let mut free = buf.saturating_sub(queued);
+    if st.buf_pressure() {
+        free = free.min(offered);
+    }
+    let step = t.mss.get().min(buf / 2);
+    if free < step {
+        free = 0;
+    }
+    let scale = t.rcv_scale.get().min(14);
+    // Rounded down to what the field can say; then never below what the peer was told.
+    let free = (free >> scale) << scale;
+    free.max(offered).min(0xffff << scale)
+}
+
+/// The window field, and RCV.ADV with it.
+fn window_field(st: Stack<'_>, s: &Sock) -> u16 {
+    let t = &s.tcb;
+    let wnd = window_to_offer(st, s);
+    let scale = t.rcv_scale.get().min(14);
+    let field = wnd.div_ceil(1 << scale).min(0xffff);
+    t.rcv_adv.set(
+        Seq(t.rcv_nxt.get())
+            .add(field << scale)
+            .latest(Seq(t.rcv_adv.get()))
+            .0,
+    );
+    field as u16
+}
+
+/// What every ACK-bearing segment settles.
+fn acknowledged(l: &mut Locked<'_, '_, '_>, t: &Tcb) {
+    let _ = &l;
+    t.last_ack_sent.set(t.rcv_nxt.get());
+    t.unacked.set(0);
+    t.t_delack.set(0);
+    t.tflags.set(t.tflags.get() & !tflag::ACK_NOW);
+}
+
+/// Sends a stretch of the stream.
+pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> Out {
+    let st = l.st;
+    let s = st.sock(id);
+    let t = &s.tcb;
+    let way = match ready_way(l, id) {
+        Ok(w) => w,
+        Err(out) => return out,
+    };
+    let mut windows = [ShmBytes::EMPTY; sendq::GATHER];
+    let (n, got) = sendq::gather(st, s, piece.off, piece.len, !piece.again, &mut windows);
+    if got < piece.len && got == 0 && !piece.fin {
+        return Out::Lost;
+    }
+    let fin = piece.fin && got == piece.len;
+    let mut flags = TcpFlags::ACK;
+    if fin {
+        flags = flags.with(TcpFlags::FIN);
+    }
+    if piece.push || fin {
+        flags = flags.with(TcpFlags::PSH);
+    }
+    let mut urgent = 0;
+    if t.tflags.get() & tflag::URG_OUT != 0 {
+        (flags, urgent) = user::oob::mark(t, piece.seq, flags);
+    }
+    let options = options(l, t, true);
+    let spec = TcpSpec {
+        smac: way.smac,
+        dmac: way.dmac,
+        vlan: 0,
+        src: s.local(),
+        dst: s.remote(),
+        seq: piece.seq,
+        ack: Seq(t.rcv_nxt.get()),
+        flags,
+        window: window_field(st, s),
+        urgent,
+        ttl: ttl(s),
+        tos: s.tos.get() as u8,
+        ip_id: next_ip_id(st),
+        options: &options,
+        payload_len: got,
+    };
+    let gso = if got > t.mss.get() {
+        t.mss.get() as u16
+    } else {
+        0
+    };
+    let pay = windows.get(..n).unwrap_or(&[]);
+    match push(l, s, &way, &spec, pay, gso) {
+        TxResult::Sent => {
+            // The answer carries the ACK: an interactive connection, no quick ACKs needed.
+            if t.unacked.get() > 0 {
+                t.quick.set(0);
+            }
+            acknowledged(l, t);
+            Out::Sent(got)
+        }
+        TxResult::Full => {
+            count!(l, tx_full);
+            t.tflags.set(t.tflags.get() | tflag::TX_FULL);
+            timers::retry(l, id, MS);
+            Out::Later
+        }
+        TxResult::Dropped => {
+            count!(l, tx_dropped);
+            Out::Lost
+        }
+    }
+}
+
+/// The way out, or what to do without one.
+fn ready_way(l: &mut Locked<'_, '_, '_>, id: SockId) -> Result<Way, Out> {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    match way(l, s) {
+        Ok(w) => {
+            if t.tflags.get() & tflag::BLOCKED != 0 {
+                t.tflags.set(t.tflags.get() & !tflag::BLOCKED);
+                t.probes.set(0);
+            }
+            user::connect::check_mtu(l, s, w.mtu);
+            Ok(w)
+        }
+        Err(NoWay::Wait) => {
+            // Sooner than the retransmission timer: a neighbour answers within a millisecond or so.
+            t.tflags.set(t.tflags.get() | tflag::BLOCKED);
+            timers::retry(l, id, MS);
+            Err(Out::Later)
+        }
+        Err(NoWay::Unreachable) => Err(Out::Lost),
+    }
+}
+
+fn ttl(s: &Sock) -> u8 {
+    match s.ttl.get() {
+        0 => 64,
+        n => n as u8,
+    }
+}
+
+fn next_ip_id(st: Stack<'_>) -> u16 {
+    let id = st.state.ip_id.get().wrapping_add(1);
+    st.state.ip_id.set(id);
+    id as u16
+}
+
+/// Gives header and payload to the V-NIC.
+fn push(
+    l: &mut Locked<'_, '_, '_>,
+    s: &Sock,
+    way: &Way,
+    spec: &TcpSpec<'_>,
+    payload: &[ShmBytes<'_>],
+    gso: u16,
+) -> TxResult {
+    s.segs_out
+        .store(s.segs_out.load(Relaxed).wrapping_add(1), Relaxed);
+    transmit(l, way, spec, payload, gso)
+}
+
+fn transmit(
+    l: &mut Locked<'_, '_, '_>,
+    way: &Way,
+    spec: &TcpSpec<'_>,
+    payload: &[ShmBytes<'_>],
+    gso: u16,
+) -> TxResult {
+    let mut hdr = HeaderBuf::new();
+    let Some(at) = spec.emit(&mut hdr) else {
+        return TxResult::Dropped;
+    };
+    let off = TxOffload {
+        csum_start: at.l4_off,
+        csum_offset: at.csum_off.wrapping_sub(at.l4_off),
+        gso_size: gso,
+        l4_tcp: true,
+        v6: !spec.dst.ip.is_v4(),
+        hdr_len: hdr.len() as u16,
+    };
+    let stats = &l.st.state.stats;
+    stats
+        .tcp_out
+        .store(stats.tcp_out.load(Relaxed).wrapping_add(1), Relaxed);
+    stats
+        .tx_frames
+        .store(stats.tx_frames.load(Relaxed).wrapping_add(1), Relaxed);
+    let bytes = u64::from(spec.payload_len) + hdr.len() as u64;
+    stats
+        .tx_bytes
+        .store(stats.tx_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
+    let Some(nic) = l.env.nics.nic(way.nic) else {
+        return TxResult::Dropped;
+    };
+    let r = nic.tx(hdr.as_slice(), payload, &off);
+    l.dirty = true;
+    r
+}
+
+/// A segment without payload on an existing connection.
+fn bare(
+    l: &mut Locked<'_, '_, '_>,
+    id: SockId,
+    seq: Seq,
+    flags: TcpFlags,
+    options: &TcpOpts,
+) -> bool {
+    let st = l.st;
+    let s = st.sock(id);
+    let way = match way(l, s) {
+        Ok(w) => w,
+        Err(NoWay::Wait) => {
+            s.tcb.tflags.set(s.tcb.tflags.get() | tflag::BLOCKED);
+            timers::retry(l, id, MS);
+            return false;
+        }
+        Err(NoWay::Unreachable) => return false,
+    };
+    let syn = flags.has(TcpFlags::SYN);
+    let window = if syn {
+        // RFC 7323 section 2.2: never scaled in a SYN.
+        let wnd = user::connect::initial_window(s).min(0xffff);
+        let adv = Seq(s.tcb.rcv_nxt.get()).add(wnd);
+        if flags.has(TcpFlags::ACK) {
+            s.tcb.rcv_adv.set(adv.latest(Seq(s.tcb.rcv_adv.get())).0);
+        }
+        wnd as u16
+    } else {
+        window_field(st, s)
+    };
+    let ack = if flags.has(TcpFlags::ACK) {
+        Seq(s.tcb.rcv_nxt.get())
+    } else {
+        Seq(0)
+    };
+    let spec = TcpSpec {
+        smac: way.smac,
+        dmac: way.dmac,
+        vlan: 0,
+        src: s.local(),
+        dst: s.remote(),
+        seq,
+        ack,
+        flags,
+        window,
+        urgent: 0,
+        ttl: ttl(s),
+        tos: s.tos.get() as u8,
+        ip_id: next_ip_id(st),
+        options,
+        payload_len: 0,
+    };
+    match push(l, s, &way, &spec, &[], 0) {
+        TxResult::Sent => true,
+        TxResult::Full => {
+            count!(l, tx_full);
+            timers::retry(l, id, MS);
+            false
+        }
+        TxResult::Dropped => {
+            count!(l, tx_dropped);
+            false
+        }
+    }
+}
+
+/// A bare ACK.
+pub(crate) fn send_ack(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    let options = options(l, t, true);
+    if bare(l, id, Seq(t.snd_nxt.get()), TcpFlags::ACK, &options) {
+        acknowledged(l, t);
+    }
+}
+
+/// A segment below the window that the peer must answer: zero-window and keep-alive probe.
+pub(crate) fn send_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    let options = options(l, t, false);
+    let _: bool = bare(l, id, Seq(t.snd_una.get()).back(1), TcpFlags::ACK, &options);
+}
+
+/// Options of a SYN: what we can do.
+fn syn_options(l: &Locked<'_, '_, '_>, s: &Sock, answer: bool) -> TcpOpts {
+    let t = &s.tcb;
+    let f = t.tflags.get();
+    let mut o = TcpOpts {
+        mss: Some(user::connect::our_mss(s)),
+        ..TcpOpts::default()
+    };
+    if !answer || f & tflag::WSCALE != 0 {
+        o.wscale = Some(t.rcv_scale.get() as u8);
+    }
+    if !answer || f & tflag::TS != 0 {
+        let echo = if answer { t.ts_recent.get() } else { 0 };
+        o.ts = Some((l.env.now.ms32().wrapping_add(t.ts_off.get()), echo));
+    }
+    o.sack_permitted = !answer || f & tflag::SACK != 0;
+    o
+}
+
+/// The SYN of an active open; also its retransmission.
+pub(crate) fn send_syn(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let options = syn_options(l, s, false);
+    let _: bool = bare(l, id, Seq(t.iss.get()), TcpFlags::SYN, &options);
+    t.snd_nxt.set(Seq(t.iss.get()).add(1).0);
+    note_syn_sent(l, t);
+}
+
+/// The SYN-ACK of a passive or simultaneous open; also its retransmission.
+pub(crate) fn send_syn_ack(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let options = syn_options(l, s, true);
+    let _: bool = bare(
+        l,
+        id,
+        Seq(t.iss.get()),
+        TcpFlags::SYN.with(TcpFlags::ACK),
+        &options,
+    );
+    t.snd_nxt.set(Seq(t.iss.get()).add(1).0);
+    t.last_ack_sent.set(t.rcv_nxt.get());
+    note_syn_sent(l, t);
+}
+
+fn note_syn_sent(l: &Locked<'_, '_, '_>, t: &Tcb) {
+    if t.backoff.get() == 0 && t.rtt_at.get() == 0 {
+        t.rtt_at.set(l.env.now.0.max(1));
+    } else if t.backoff.get() > 0 {
+        t.rtt_at.set(0);
+    }
+}
+
+/// A RST on an existing connection, at SND.NXT.
+pub(crate) fn send_rst(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    count!(l, tcp_rst_out);
+    let options = options(l, t, false);
+    let flags = TcpFlags::RST.with(TcpFlags::ACK);
+    let _: bool = bare(l, id, Seq(t.snd_nxt.get()), flags, &options);
+}
+
+/// A RST in answer to a segment that no connection takes (RFC 9293 section 3.10.7.1).
+pub(crate) fn send_rst_for(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>) {
+    count!(l, tcp_rst_out);
+    let (seq, ack, flags) = if seg.flags.has(TcpFlags::ACK) {
+        (seg.ack, Seq(0), TcpFlags::RST)
+    } else {
+        (
+            Seq(0),
+            seg.seq.add(seg.seq_len()),
+            TcpFlags::RST.with(TcpFlags::ACK),
+        )
+    };
+    let (local, remote): (Endpoint, Endpoint) = (p.hdr.destination(), p.hdr.source());
+    let Ok((way, _)) = way_to(l, remote.ip, Some(local.ip)) else {
+        return;
+    };
+    let options = TcpOpts::default();
+    let spec = TcpSpec {
+        smac: way.smac,
+        dmac: way.dmac,
+        vlan: 0,
+        src: local,
+        dst: remote,
+        seq,
+        ack,
+        flags,
+        window: 0,
+        urgent: 0,
+        ttl: 64,
+        tos: 0,
+        ip_id: next_ip_id(l.st),
+        options: &options,
+        payload_len: 0,
+    };
+    let _: TxResult = transmit(l, &way, &spec, &[], 0);
+}

@@ -1,0 +1,92 @@
+//! How much new data may go out now: both windows, Nagle and cork, sender silly-window avoidance (RFC 9293
+//! sections 3.7.4 and 3.8.6.2.1), and what the V-NIC takes at once.
+
+use super::build::{Piece, header_room};
+use crate::sock::{Sock, flag};
+use crate::stack::Stack;
+use crate::stack::locked::Env;
+use crate::tcp::cc;
+use crate::tcp::sack::Board;
+use crate::tcp::tcb::tflag;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::Seq;
+
+/// The next piece of new data, or a FIN, that may be sent; None: nothing now.
+pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<Piece> {
+    let t = &s.tcb;
+    let f = t.tflags.get();
+    if f & tflag::FIN_SENT != 0 {
+        return None;
+    }
+    let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
+    let flight = nxt.since(una);
+    let queued = s.sq_len.load(Relaxed);
+    let unsent = queued.saturating_sub(flight);
+    let fin_due = f & tflag::FIN_QUEUED != 0;
+    if unsent == 0 {
+        return fin_due.then_some(Piece {
+            seq: nxt,
+            off: flight,
+            len: 0,
+            fin: true,
+            push: true,
+            again: false,
+        });
+    }
+    let mss = t.mss.get().max(1);
+    let wnd = t.snd_wnd.get().saturating_sub(flight);
+    let pipe = cc::pipe(t, &Board::load(t));
+    let cwnd = t.cwnd.get().saturating_sub(pipe);
+    let most = largest(st, s, env, mss);
+    let mut len = unsent.min(wnd).min(cwnd).min(most);
+    if len == 0 {
+        return None;
+    }
+    let rest = len == unsent;
+    if rest {
+        // The tail: full segments always go; a small last one is Nagle's or the cork's business.
+        let small = len % mss;
+        if small != 0 && !fin_due && holds_back(s, f, flight) {
+            len -= small;
+        }
+    } else {
+        // More follows: only full segments, unless a window smaller than that is all there ever is.
+        let whole = len - len % mss;
+        if whole == 0 {
+            let by_window = wnd < mss && wnd.min(unsent) >= t.max_wnd.get() / 2;
+            if !(by_window || (flight == 0 && cwnd < mss)) {
+                return None;
+            }
+        } else {
+            len = whole;
+        }
+    }
+    if len == 0 {
+        return None;
+    }
+    let last = len == unsent;
+    Some(Piece {
+        seq: nxt,
+        off: flight,
+        len,
+        fin: last && fin_due,
+        push: last,
+        again: false,
+    })
+}
+
+/// Nagle (RFC 1122 section 4.2.3.4), `TCP_CORK` and `MSG_MORE`.
+fn holds_back(s: &Sock, f: u32, flight: u32) -> bool {
+    if s.has(flag::CORK) || f & tflag::MORE != 0 {
+        return true;
+    }
+    !s.has(flag::NODELAY) && flight > 0
+}
+
+/// Payload bytes that one frame can carry: a super-frame, or one segment.
+pub(super) fn largest(_st: Stack<'_>, s: &Sock, env: &mut Env<'_>, mss: u32) -> u32 {
+    let nic = s.nic.get().wrapping_sub(1) as usize;
+    let tso = env.nics.nic(nic).map_or(0, |n| n.caps().tso_max);
+    let room = tso.saturating_sub(header_room(s));
+    if room <= mss { mss } else { room - room % mss }
+}

@@ -1,0 +1,92 @@
+//! The accept queue.
+
+use crate::error::Error;
+use crate::sock::{SockId, SockRef, flag};
+use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
+use crate::tcp::state::TcpState;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use flyover_shm::OptIdx;
+
+impl Locked<'_, '_, '_> {
+    /// Takes the oldest established connection of a listener. The caller then tells which kernel socket stands for it
+    /// ([`set_cookie`](Self::set_cookie)).
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] when the queue is empty, [`Error::Invalid`] when the socket does not listen.
+    pub fn tcp_accept(&mut self, id: SockId) -> Result<SockRef, Error> {
+        let st = self.st;
+        let p = st.sock(id);
+        if p.tcp_state() != TcpState::Listen {
+            return Err(Error::Invalid);
+        }
+        let child = p.acc_head.get().opt().ok_or(Error::WouldBlock)?;
+        let s = st.sock(child);
+        p.acc_head.set(s.acc_next.get());
+        if p.acc_head.get().is_none() {
+            p.acc_tail.set(OptIdx::NONE);
+        }
+        p.acc_len
+            .store(p.acc_len.load(Relaxed).saturating_sub(1), Release);
+        s.acc_next.set(OptIdx::NONE);
+        s.clear_flag(flag::IN_ACCEPTQ | flag::ORPHAN);
+        Ok(st.sock_ref(child))
+    }
+
+    /// Gives an accepted connection back to the front of the queue: its descriptor could not be made.
+    pub fn unaccept(&mut self, listener: SockId, child: SockId) {
+        let st = self.st;
+        let (p, s) = (st.sock(listener), st.sock(child));
+        if p.tcp_state() != TcpState::Listen {
+            self.abort(child);
+            return;
+        }
+        s.acc_next.set(p.acc_head.get());
+        if p.acc_head.get().is_none() {
+            p.acc_tail.set(child.into());
+        }
+        p.acc_head.set(child.into());
+        p.acc_len
+            .store(p.acc_len.load(Relaxed).wrapping_add(1), Release);
+        s.set_flag(flag::IN_ACCEPTQ | flag::ORPHAN);
+    }
+}
+
+/// The handshake of a child is complete: into the accept queue. False: it is full, the child stays half-open.
+pub(crate) fn establish_child(l: &mut Locked<'_, '_, '_>, child: SockId) -> bool {
+    let st = l.st;
+    let s = st.sock(child);
+    let Some(parent) = s.parent.get().opt() else {
+        return true;
+    };
+    let p = st.sock(parent);
+    let alive = p.gen_.load(Relaxed) == s.parent_gen.get() && p.tcp_state() == TcpState::Listen;
+    if !alive {
+        // The listener closed meanwhile: as Linux, the child is reset.
+        crate::tcp::tx::send_rst(l, child);
+        l.destroy(child);
+        return false;
+    }
+    if p.acc_len.load(Relaxed) > p.backlog.get() {
+        if st.opts.abort_on_overflow {
+            crate::tcp::tx::send_rst(l, child);
+            l.destroy(child);
+        }
+        return false;
+    }
+    if s.has(flag::IN_SYNQ) {
+        s.clear_flag(flag::IN_SYNQ);
+        p.syn_len.set(p.syn_len.get().saturating_sub(1));
+    }
+    s.acc_next.set(OptIdx::NONE);
+    match p.acc_tail.get().opt() {
+        Some(t) => st.sock(t).acc_next.set(child.into()),
+        None => p.acc_head.set(child.into()),
+    }
+    p.acc_tail.set(child.into());
+    p.acc_len
+        .store(p.acc_len.load(Relaxed).wrapping_add(1), Release);
+    s.set_flag(flag::IN_ACCEPTQ);
+    l.raise(parent, ev::IN | ev::RDNORM);
+    true
+}

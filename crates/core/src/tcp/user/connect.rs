@@ -1,0 +1,170 @@
+//! Active open, and the numbers that both kinds of open choose.
+
+use crate::error::Error;
+use crate::ip::tx::{NoWay, way};
+use crate::sock::{Kind, Sock, SockId, flag};
+use crate::stack::locked::Locked;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::{rtx, tflag};
+use crate::tcp::{cc, rtt, rx::count, timers, tx};
+use crate::time::MS;
+use core::hash::Hasher;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_shm::SharedCell;
+use flyover_wire::{Endpoint, Seq};
+use siphasher::sip::SipHasher13;
+
+/// Largest window a 16-bit field says without scaling.
+const UNSCALED: u32 = 0xffff;
+
+impl Locked<'_, '_, '_> {
+    /// Starts to connect: routes, enters the 4-tuple and sends the SYN. The caller waits for the events.
+    ///
+    /// # Errors
+    /// [`Error::HostUnreachable`] without a route over a V-NIC, [`Error::AddressInUse`] when the 4-tuple is taken,
+    /// [`Error::IsConnected`], [`Error::Already`], [`Error::Invalid`] for a listener.
+    pub fn tcp_connect(
+        &mut self,
+        id: SockId,
+        local: Endpoint,
+        remote: Endpoint,
+    ) -> Result<(), Error> {
+        let st = self.st;
+        let s = st.sock(id);
+        if s.kind() != Kind::Tcp {
+            return Err(Error::Invalid);
+        }
+        match s.tcp_state() {
+            TcpState::Closed => {}
+            TcpState::Listen => return Err(Error::Invalid),
+            TcpState::SynSent | TcpState::SynRcvd => return Err(Error::Already),
+            _ => return Err(Error::IsConnected),
+        }
+        if let Some(old) = st.find_conn(local, remote) {
+            if st.sock(old).tcp_state() != TcpState::TimeWait {
+                return Err(Error::AddressInUse);
+            }
+            // As Linux with timestamps (RFC 6191): the port pair may be used again; ISN and TSval go on rising.
+            self.destroy(old);
+        }
+        s.set_local(local);
+        s.set_remote(remote);
+        if way(self, s) == Err(NoWay::Unreachable) {
+            s.set_remote(Endpoint { port: 0, ..remote });
+            return Err(Error::HostUnreachable);
+        }
+        let t = &s.tcb;
+        let iss = isn(self, local, remote);
+        t.iss.set(iss.0);
+        t.snd_una.set(iss.0);
+        t.snd_nxt.set(iss.0);
+        init_tcb(self, s);
+        t.tflags.set(tflag::ACTIVE);
+        t.peer_mss.set(536);
+        set_mss(self, s);
+        cc::init(t, t.mss.get(), st.opts.initial_cwnd);
+        s.shut.store(0, Relaxed);
+        st.hash_conn(id);
+        s.set_tcp_state(TcpState::SynSent);
+        count!(self, tcp_active);
+        tx::send_syn(self, id);
+        if t.t_rtx.get() == 0 {
+            arm_syn_timer(self, id);
+        }
+        Ok(())
+    }
+}
+
+/// Initial sequence number (RFC 6528): a clock of 4 us ticks plus a keyed hash of the 4-tuple.
+pub(crate) fn isn(l: &Locked<'_, '_, '_>, local: Endpoint, remote: Endpoint) -> Seq {
+    let secret = &l.st.state.secret;
+    let k = |i: usize| secret.get(i).map_or(0, SharedCell::get);
+    let mut h = SipHasher13::new_with_keys(k(2), k(3));
+    for w in [local.ip.hi(), local.ip.lo(), remote.ip.hi(), remote.ip.lo()] {
+        h.write_u64(w);
+    }
+    h.write_u32(u32::from(local.port) << 16 | u32::from(remote.port));
+    Seq((h.finish() as u32).wrapping_add((l.env.now.0 / 4000) as u32))
+}
+
+/// What both kinds of open set up alike.
+pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: &Sock) {
+    let t = &s.tcb;
+    let o = &l.st.opts;
+    t.rto.set(u64::from(o.rto_init_ms) * MS);
+    // RFC 7323 section 5.4: a random offset per connection hides the machine's up-time.
+    t.ts_off.set((l.env.rng >> 32) as u32);
+    let largest = if s.has(flag::RCVBUF_SET) {
+        s.rcvbuf.get()
+    } else {
+        o.tcp_rmem_max.max(s.rcvbuf.get())
+    };
+    let mut scale = 0;
+    while scale < 14 && largest >> scale > UNSCALED {
+        scale += 1;
+    }
+    t.rcv_scale.set(scale);
+    t.rcv_mss.set(536);
+    t.quick.set(16);
+    t.drs_space.set(initial_window(s));
+    t.drs_time.set(l.env.now.0);
+    t.last_rx.set(l.env.now.0);
+    t.recover.set(t.iss.get());
+}
+
+/// The window of a SYN: half the receive buffer, as Linux accounts for overhead, and no more than 64 KiB.
+pub(crate) fn initial_window(s: &Sock) -> u32 {
+    s.rcvbuf.get().min(UNSCALED)
+}
+
+/// The MSS that we announce: what the interface's MTU carries.
+pub(crate) fn our_mss(s: &Sock) -> u16 {
+    let ip = if s.remote().ip.is_v4() { 40 } else { 60 };
+    let mtu = match s.rt_mtu.get() {
+        0 => 1500,
+        n => n,
+    };
+    let mss = mtu.saturating_sub(ip).clamp(88, 65_495);
+    match s.user_mss.get() {
+        0 => mss as u16,
+        u => mss.min(u) as u16,
+    }
+}
+
+/// The payload of a full segment: the smaller of both MSS, without the options that every segment carries.
+pub(crate) fn set_mss(l: &mut Locked<'_, '_, '_>, s: &Sock) {
+    let _ = way(l, s);
+    let t = &s.tcb;
+    let options = if t.tflags.get() & tflag::TS != 0 {
+        12
+    } else {
+        0
+    };
+    let mss = t.peer_mss.get().min(u32::from(our_mss(s)));
+    t.mss.set(mss.saturating_sub(options).max(48));
+}
+
+/// The path's MTU changed: so does the segment size.
+pub(crate) fn check_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, mtu: u32) {
+    let t = &s.tcb;
+    let ip = if s.remote().ip.is_v4() { 40 } else { 60 };
+    let options = if t.tflags.get() & tflag::TS != 0 {
+        12
+    } else {
+        0
+    };
+    let fits = mtu.saturating_sub(ip + options).max(48);
+    if t.mss.get() > fits {
+        t.mss.set(fits);
+    } else if t.mss.get() < fits {
+        set_mss(l, s);
+    }
+}
+
+/// The timer of a SYN or SYN-ACK, with back-off.
+pub(crate) fn arm_syn_timer(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    t.rtx_kind.set(rtx::RTO);
+    t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+    timers::rearm(l, id);
+}

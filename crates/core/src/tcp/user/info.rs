@@ -1,0 +1,143 @@
+//! `TCP_INFO`, queue sizes and the like: true values of the endpoint.
+
+use crate::sock::SockId;
+use crate::stack::Stack;
+use crate::tcp::tcb::tflag;
+use crate::time::{Instant, MS, US};
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::Seq;
+
+/// What `TCP_INFO` tells (linux/tcp.h names; times in microseconds unless named otherwise).
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs, reason = "the names are those of struct tcp_info")]
+pub struct TcpInfo {
+    pub state: u8,
+    pub ca_state: u8,
+    pub retransmits: u8,
+    pub probes: u8,
+    pub backoff: u8,
+    pub options: u8,
+    pub snd_wscale: u8,
+    pub rcv_wscale: u8,
+    pub rto: u32,
+    pub ato: u32,
+    pub snd_mss: u32,
+    pub rcv_mss: u32,
+    pub unacked: u32,
+    pub sacked: u32,
+    pub lost: u32,
+    pub retrans: u32,
+    pub last_data_sent_ms: u32,
+    pub last_data_recv_ms: u32,
+    pub pmtu: u32,
+    pub rcv_ssthresh: u32,
+    pub rtt: u32,
+    pub rttvar: u32,
+    pub snd_ssthresh: u32,
+    pub snd_cwnd: u32,
+    pub advmss: u32,
+    pub rcv_space: u32,
+    pub total_retrans: u32,
+    pub bytes_acked: u64,
+    pub bytes_received: u64,
+    pub bytes_sent: u64,
+    pub bytes_retrans: u64,
+    pub segs_out: u32,
+    pub segs_in: u32,
+    pub notsent_bytes: u32,
+    pub min_rtt: u32,
+    pub snd_wnd: u32,
+    pub rcv_wnd: u32,
+}
+
+impl Stack<'_> {
+    /// A snapshot for `TCP_INFO` at time `now`. Values may belong to different moments.
+    pub fn tcp_info(self, id: SockId, now: Instant) -> TcpInfo {
+        let s = self.sock(id);
+        let t = &s.tcb;
+        let mss = t.mss.get().max(1);
+        let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
+        let f = t.tflags.get();
+        let bit = |flag: u32, v: u8| if f & flag != 0 { v } else { 0 };
+        let us = |ns: u64| u32::try_from(ns / US).unwrap_or(u32::MAX);
+        let ago = |at: u64| u32::try_from(now.since(Instant(at)) / MS).unwrap_or(u32::MAX);
+        let sacked = crate::tcp::sack::Board::load(t).bytes();
+        let queued = s.sq_len.load(Relaxed);
+        TcpInfo {
+            state: s.tcp_state() as u8,
+            ca_state: match t.phase.get() {
+                1 => 3,
+                2 => 4,
+                _ => 0,
+            },
+            retransmits: t.backoff.get().min(255) as u8,
+            probes: t.probes.get().min(255) as u8,
+            backoff: t.backoff.get().min(255) as u8,
+            options: bit(tflag::TS, 1) | bit(tflag::SACK, 2) | bit(tflag::WSCALE, 4),
+            snd_wscale: t.snd_scale.get() as u8,
+            rcv_wscale: t.rcv_scale.get() as u8,
+            rto: us(t.rto.get()),
+            ato: self.opts.delack_ms.saturating_mul(1000),
+            snd_mss: mss,
+            rcv_mss: t.rcv_mss.get(),
+            unacked: flight.div_ceil(mss),
+            sacked: sacked.div_ceil(mss),
+            lost: 0,
+            retrans: 0,
+            last_data_sent_ms: ago(t.last_tx.get()),
+            last_data_recv_ms: ago(t.last_rx.get()),
+            pmtu: s.rt_mtu.get(),
+            rcv_ssthresh: s.rcvbuf.get(),
+            rtt: us(t.srtt.get()),
+            rttvar: us(t.rttvar.get()),
+            snd_ssthresh: if t.ssthresh.get() == u32::MAX {
+                0x7fff_ffff
+            } else {
+                t.ssthresh.get() / mss
+            },
+            snd_cwnd: t.cwnd.get() / mss,
+            advmss: u32::from(super::connect::our_mss(s)),
+            rcv_space: t.drs_space.get(),
+            total_retrans: t.retrans.get().div_ceil(mss),
+            bytes_acked: s.bytes_out.load(Relaxed).saturating_sub(u64::from(flight)),
+            bytes_received: s.bytes_in.load(Relaxed),
+            bytes_sent: s
+                .bytes_out
+                .load(Relaxed)
+                .saturating_add(u64::from(t.retrans.get())),
+            bytes_retrans: u64::from(t.retrans.get()),
+            segs_out: s.segs_out.load(Relaxed),
+            segs_in: s.segs_in.load(Relaxed),
+            notsent_bytes: queued.saturating_sub(flight),
+            min_rtt: us(t.min_rtt.get()),
+            snd_wnd: t.snd_wnd.get(),
+            rcv_wnd: Seq(t.rcv_adv.get()).since(Seq(t.rcv_nxt.get())),
+        }
+    }
+
+    /// `SIOCINQ`: bytes that can be read now; an urgent mark ahead ends them, a FIN does not count.
+    pub fn inq(self, id: SockId) -> u32 {
+        self.sock(id).rq_available()
+    }
+
+    /// `SIOCOUTQ`: bytes not yet acknowledged, sent or not.
+    pub fn outq(self, id: SockId) -> u32 {
+        let s = self.sock(id);
+        s.sq_len.load(Relaxed)
+    }
+
+    /// `SIOCOUTQNSD`: bytes not yet sent.
+    pub fn outq_unsent(self, id: SockId) -> u32 {
+        let s = self.sock(id);
+        let flight = Seq(s.tcb.snd_nxt.get()).since(Seq(s.tcb.snd_una.get()));
+        s.sq_len.load(Relaxed).saturating_sub(flight)
+    }
+
+    /// True when everything sent, FIN included, is acknowledged: what `SO_LINGER` waits for.
+    pub fn all_acked(self, id: SockId) -> bool {
+        let s = self.sock(id);
+        let t = &s.tcb;
+        s.sq_len.load(Relaxed) == 0
+            && (t.tflags.get() & tflag::FIN_QUEUED == 0 || t.tflags.get() & tflag::FIN_ACKED != 0)
+    }
+}

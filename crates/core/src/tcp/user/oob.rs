@@ -1,0 +1,160 @@
+//! Urgent data, as Linux does it (tcp(7)): one byte out of band, a read stops at its mark, `SIOCATMARK`.
+
+use super::recv::RecvFlags;
+use crate::error::Error;
+use crate::sock::{Sock, SockId, flag, recvq};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
+use crate::tcp::tcb::{Tcb, tflag};
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::{Seq, TcpFlags};
+
+/// The byte just queued last is urgent.
+pub(super) fn queue_urgent(t: &Tcb, s: &Sock) {
+    t.snd_up
+        .set(Seq(t.snd_una.get()).add(s.sq_len.load(Relaxed)).0);
+    t.tflags.set(t.tflags.get() | tflag::URG_OUT);
+}
+
+/// URG flag and pointer of an outgoing segment; the pointer is one past the urgent byte (RFC 793, tcp_stdurg 0).
+pub(crate) fn mark(t: &Tcb, seq: Seq, flags: TcpFlags) -> (TcpFlags, u16) {
+    let up = Seq(t.snd_up.get());
+    if !up.after(seq) {
+        if up.before_eq(Seq(t.snd_una.get())) {
+            t.tflags.set(t.tflags.get() & !tflag::URG_OUT);
+        }
+        return (flags, 0);
+    }
+    let ahead = up.since(seq);
+    if ahead > 0xffff {
+        return (flags.with(TcpFlags::URG), 0xffff);
+    }
+    (flags.with(TcpFlags::URG), ahead as u16)
+}
+
+/// Queue count at which the urgent byte lies, if it has arrived and is still in the stream.
+fn position(s: &Sock) -> Option<u32> {
+    let t = &s.tcb;
+    if t.tflags.get() & tflag::URG_IN == 0 {
+        return None;
+    }
+    let nxt = Seq(t.rcv_nxt.get());
+    let up = Seq(t.rcv_up.get());
+    let back = nxt.diff(up);
+    // A FIN takes a number of its own behind the data.
+    (back > 0).then(|| s.rq_in.load(Relaxed).wrapping_sub(back.cast_unsigned()))
+}
+
+/// New in-order data came: was the urgent byte in it?
+pub(crate) fn note_arrival(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let f = t.tflags.get();
+    if f & tflag::URG_IN == 0 || f & tflag::OOB_HERE != 0 {
+        return;
+    }
+    if let Some(at) = position(s) {
+        t.urg_mark.set(at);
+        t.tflags.set(f | tflag::OOB_HERE);
+        l.raise(id, ev::PRI | ev::RDBAND);
+    }
+}
+
+/// Urgent data is announced or here, and not yet read past.
+pub(crate) fn pending(s: &Sock) -> bool {
+    let t = &s.tcb;
+    if t.tflags.get() & tflag::OOB_HERE == 0 {
+        return t.tflags.get() & tflag::URG_IN != 0;
+    }
+    let out = s.rq_out.load(Relaxed);
+    t.urg_mark.get().wrapping_sub(out) < 1 << 31
+}
+
+/// Where a read has to stop: the mark that lies ahead or right here.
+pub(super) fn stop_at(s: &Sock) -> Option<u32> {
+    let f = s.tcb.tflags.get();
+    (f & tflag::OOB_HERE != 0).then(|| s.tcb.urg_mark.get())
+}
+
+/// Reads up to the mark; a read that begins at the mark passes over the urgent byte unless it is in line. The caller
+/// holds the receive lock.
+pub(super) fn read_to_mark(
+    st: Stack<'_>,
+    s: &Sock,
+    bufs: &mut [&mut [u8]],
+    flags: RecvFlags,
+    mark: u32,
+) -> Result<usize, Error> {
+    let out = s.rq_out.load(Relaxed);
+    let ahead = mark.wrapping_sub(out);
+    if ahead >= 1 << 31 {
+        // Read past it long ago.
+        return st.read_some(s, bufs, flags);
+    }
+    if ahead == 0 {
+        if !s.has(flag::OOBINLINE) && !flags.peek {
+            let _: usize = recvq::discard(st, s, 1)?;
+        }
+        return st.read_some(s, bufs, flags);
+    }
+    let mut left = ahead as usize;
+    if flags.discard > 0 {
+        return recvq::discard(st, s, flags.discard.min(left));
+    }
+    let mut done = 0;
+    for b in bufs.iter_mut() {
+        let n = b.len().min(left);
+        let Some(part) = b.get_mut(..n) else { break };
+        let got = recvq::read(st, s, &mut [part], flags.peek, flags.skip)?;
+        done += got;
+        left -= got;
+        if got < n || left == 0 || flags.peek {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+impl Stack<'_> {
+    /// `SIOCATMARK`: the next byte to be read is the urgent one.
+    pub fn at_mark(self, id: SockId) -> bool {
+        let s = self.sock(id);
+        s.tcb.tflags.get() & tflag::OOB_HERE != 0 && s.tcb.urg_mark.get() == s.rq_out.load(Relaxed)
+    }
+
+    /// The out-of-band byte (`MSG_OOB`). With `peek` it stays.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] when there is none or it is in line, [`Error::WouldBlock`] when it is announced but has not
+    /// arrived.
+    pub fn tcp_recv_oob(self, id: SockId, peek: bool, me: u16) -> Result<u8, Error> {
+        let s = self.sock(id);
+        let t = &s.tcb;
+        let f = t.tflags.get();
+        if f & tflag::URG_IN == 0 || s.has(flag::OOBINLINE) {
+            return Err(Error::Invalid);
+        }
+        if f & tflag::OOB_HERE == 0 {
+            return Err(Error::WouldBlock);
+        }
+        let ahead = t.urg_mark.get().wrapping_sub(s.rq_out.load(Relaxed));
+        if ahead >= 1 << 31 || t.oob.get() == t.rcv_up.get().wrapping_add(1) {
+            return Err(Error::Invalid);
+        }
+        if !recvq::lock(s, me) {
+            return Err(Error::WouldBlock);
+        }
+        let mut b = [0u8; 1];
+        let r = recvq::read(self, s, &mut [&mut b[..]], true, ahead);
+        recvq::unlock(s);
+        if r? == 0 {
+            return Err(Error::WouldBlock);
+        }
+        if !peek {
+            // Remembered as read; it leaves the stream when the program reads up to it.
+            t.oob.set(t.rcv_up.get().wrapping_add(1));
+        }
+        Ok(b[0])
+    }
+}

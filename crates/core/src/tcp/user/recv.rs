@@ -1,0 +1,185 @@
+//! Receiving. Queued data is read under the socket's own lock; what the peer should learn of it follows under the
+//! stack lock, at once or deferred.
+
+use crate::error::Error;
+use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use crate::tcp::tx;
+use crate::time::{Instant, US};
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::Seq;
+
+/// What the flags of `recv` ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecvFlags {
+    /// `MSG_PEEK`: leave the bytes in the queue.
+    pub peek: bool,
+    /// With `peek`: skip this many bytes (`SO_PEEK_OFF`).
+    pub skip: u32,
+    /// `MSG_TRUNC` on a stream: throw the bytes away.
+    pub discard: usize,
+}
+
+/// What was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recv {
+    /// Bytes; 0 is the end of the stream.
+    pub n: usize,
+    /// Call [`Stack::lock_or_defer`] with [`crate::stack::deferred::work::WINDOW`]: a buffer can be freed, or the
+    /// peer is to learn of the wider window.
+    pub want_update: bool,
+}
+
+impl Stack<'_> {
+    /// Reads queued data. `me` is the caller's owner slot.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] when nothing is queued or another thread reads right now, [`Error::NotConnected`], or the
+    /// pending error.
+    pub fn tcp_recv(
+        self,
+        id: SockId,
+        bufs: &mut [&mut [u8]],
+        flags: RecvFlags,
+        me: u16,
+    ) -> Result<Recv, Error> {
+        let s = self.sock(id);
+        let mark = super::oob::stop_at(s);
+        if s.rq_available() == 0 {
+            return end_of_stream(s);
+        }
+        if !recvq::lock(s, me) {
+            return Err(Error::WouldBlock);
+        }
+        let r = match mark {
+            None => self.read_some(s, bufs, flags),
+            Some(m) => super::oob::read_to_mark(self, s, bufs, flags, m),
+        };
+        recvq::unlock(s);
+        let n = r?;
+        if n == 0 && (flags.discard > 0 || bufs.iter().any(|b| !b.is_empty())) {
+            return if s.rq_available() == 0 {
+                end_of_stream(s)
+            } else {
+                Err(Error::WouldBlock)
+            };
+        }
+        Ok(Recv {
+            n,
+            want_update: !flags.peek && wants_update(self, s),
+        })
+    }
+
+    pub(crate) fn read_some(
+        self,
+        s: &Sock,
+        bufs: &mut [&mut [u8]],
+        flags: RecvFlags,
+    ) -> Result<usize, Error> {
+        if flags.discard > 0 {
+            return recvq::discard(self, s, flags.discard);
+        }
+        recvq::read(self, s, bufs, flags.peek, flags.skip)
+    }
+}
+
+/// Nothing is queued: the end, an error, or nothing yet. The order is that of Linux's `tcp_recvmsg_locked`.
+fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
+    let eof = Ok(Recv {
+        n: 0,
+        want_update: false,
+    });
+    let state = s.tcp_state();
+    if state == TcpState::Listen {
+        return Err(Error::NotConnected);
+    }
+    let e = s.err.swap(0, core::sync::atomic::Ordering::AcqRel);
+    if e != 0 {
+        return Err(Error::Errno(e.cast_signed()));
+    }
+    // The state is read after the queue: what arrived in between is seen by the caller's next try.
+    if s.shut.load(Relaxed) & SHUT_RD != 0 {
+        return if s.rq_available() > 0 {
+            Err(Error::WouldBlock)
+        } else {
+            eof
+        };
+    }
+    match state {
+        TcpState::Closed if s.has(flag::CONNECTED_SEEN) || s.rport.get() != 0 => eof,
+        TcpState::Closed => Err(Error::NotConnected),
+        _ => Err(Error::WouldBlock),
+    }
+}
+
+/// True when the peer may be told of at least twice the window, or everything is read and a buffer lies idle.
+fn wants_update(st: Stack<'_>, s: &Sock) -> bool {
+    if s.rq_available() == 0 {
+        return true;
+    }
+    let t = &s.tcb;
+    let offered = Seq(t.rcv_adv.get())
+        .diff(Seq(t.rcv_nxt.get()))
+        .max(0)
+        .cast_unsigned();
+    let now = tx::window_to_offer(st, s);
+    now >= offered.saturating_mul(2) && now > offered
+}
+
+/// The second half of a read, under the stack lock.
+pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let st = l.st;
+    let s = st.sock(id);
+    if s.kind() != crate::sock::Kind::Tcp {
+        return;
+    }
+    recvq::trim(st, s, l.env.me);
+    tune(l, s);
+    if !s.tcp_state().can_receive() {
+        return;
+    }
+    let t = &s.tcb;
+    let offered = Seq(t.rcv_adv.get())
+        .diff(Seq(t.rcv_nxt.get()))
+        .max(0)
+        .cast_unsigned();
+    let now = tx::window_to_offer(st, s);
+    if now >= offered.saturating_mul(2) && now > offered {
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        l.post(id);
+    }
+}
+
+/// Receive auto-tuning (Linux's dynamic right-sizing): the buffer is at least twice what the program reads in a round
+/// trip, so that the window never limits a sender.
+fn tune(l: &mut Locked<'_, '_, '_>, s: &Sock) {
+    let t = &s.tcb;
+    if s.has(flag::RCVBUF_SET) {
+        return;
+    }
+    let elapsed = l.env.now.since(Instant(t.drs_time.get()));
+    let rtt = t.srtt.get().max(200 * US);
+    if elapsed < rtt {
+        return;
+    }
+    let read = t.rcv_nxt.get().wrapping_sub(s.rq_available());
+    let copied = read.wrapping_sub(t.drs_seq.get());
+    t.drs_seq.set(read);
+    t.drs_time.set(l.env.now.0);
+    // More than a few round trips ago: the program was idle, the sample says nothing.
+    if elapsed > rtt.saturating_mul(8) || copied > 1 << 30 {
+        return;
+    }
+    if copied > t.drs_space.get() {
+        t.drs_space.set(copied);
+        let want = copied
+            .saturating_mul(2)
+            .saturating_add(t.mss.get().saturating_mul(16));
+        if want > s.rcvbuf.get() && !l.st.buf_pressure() {
+            s.rcvbuf.set(want.min(l.st.opts.tcp_rmem_max));
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Sending: into the send queue as far as there is room, then whatever the windows allow goes out at once.
+
+use super::oob;
+use crate::error::Error;
+use crate::sock::{SHUT_WR, Sock, SockId, flag, sendq};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::Seq;
+
+/// What the flags of `send` ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SendFlags {
+    /// `MSG_MORE`: more follows, hold back a small segment.
+    pub more: bool,
+    /// `MSG_OOB`: the last byte is urgent.
+    pub oob: bool,
+}
+
+/// Bytes that the send queue may hold: `SO_SNDBUF`, or, auto-tuned, twice the congestion window.
+pub(crate) fn limit(st: Stack<'_>, s: &Sock) -> u32 {
+    let base = s.sndbuf.get();
+    if s.has(flag::SNDBUF_SET) {
+        return base;
+    }
+    // Linux's `tcp_sndbuf_expand`: twice the window in segments, each with its overhead; at least a few super-frames
+    // so that a writer of large blocks is not woken for every segment.
+    let want = s.tcb.cwnd.get().saturating_mul(2);
+    let most = st.opts.tcp_wmem_max;
+    let want = want.max(FLOOR).min(most).max(base);
+    if st.buf_pressure() {
+        base.min(want)
+    } else {
+        want
+    }
+}
+
+/// Auto-tuned send buffers start here.
+const FLOOR: u32 = 256 << 10;
+
+/// `sk_stream_is_writeable`: at least a third of the buffer is free, and `TCP_NOTSENT_LOWAT` holds.
+pub(crate) fn has_space(st: Stack<'_>, s: &Sock, queued: u32) -> bool {
+    let low = s.notsent_lowat.get();
+    if low != 0 {
+        let flight = Seq(s.tcb.snd_nxt.get()).since(Seq(s.tcb.snd_una.get()));
+        if queued.saturating_sub(flight) >= low {
+            return false;
+        }
+    }
+    let limit = limit(st, s);
+    queued < limit && limit - queued >= queued / 2
+}
+
+impl Locked<'_, '_, '_> {
+    /// Queues what fits of `data` and transmits what may go. Returns the bytes queued, at least 1.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`] without room, [`Error::BrokenPipe`] after shutdown or reset (the caller raises SIGPIPE),
+    /// [`Error::NotConnected`], or the pending error.
+    pub fn tcp_send(
+        &mut self,
+        id: SockId,
+        data: &[&[u8]],
+        flags: SendFlags,
+    ) -> Result<usize, Error> {
+        let st = self.st;
+        let s = st.sock(id);
+        self.may_send(s)?;
+        let total: usize = data.iter().map(|d| d.len()).sum();
+        if total == 0 {
+            return Ok(0);
+        }
+        let t = &s.tcb;
+        let queued = s.sq_len.load(Relaxed);
+        let room = limit(st, s).saturating_sub(queued);
+        // As Linux: below the low-water mark of unsent data nothing more is taken.
+        if room == 0 || (s.notsent_lowat.get() != 0 && !has_space(st, s, queued)) {
+            s.set_flag(flag::NOSPACE);
+            return Err(Error::WouldBlock);
+        }
+        self.after_idle(s);
+        let n = sendq::append(st, s, data, room as usize);
+        if n == 0 {
+            crate::tcp::rx::count!(self, no_buffer);
+            s.set_flag(flag::NOSPACE);
+            return Err(Error::WouldBlock);
+        }
+        let all = n == total;
+        if !all {
+            s.set_flag(flag::NOSPACE);
+        }
+        let f = t.tflags.get() & !tflag::MORE;
+        t.tflags.set(if flags.more && all {
+            f | tflag::MORE
+        } else {
+            f
+        });
+        if flags.oob && all {
+            oob::queue_urgent(t, s);
+        }
+        self.post(id);
+        self.run_post();
+        Ok(n)
+    }
+
+    fn may_send(&self, s: &Sock) -> Result<(), Error> {
+        let e = s.err.swap(0, core::sync::atomic::Ordering::AcqRel);
+        if e != 0 {
+            return Err(Error::Errno(e.cast_signed()));
+        }
+        if s.shut.load(Relaxed) & SHUT_WR != 0 {
+            return Err(Error::BrokenPipe);
+        }
+        match s.tcp_state() {
+            TcpState::Established | TcpState::CloseWait => Ok(()),
+            TcpState::SynSent | TcpState::SynRcvd => Err(Error::WouldBlock),
+            TcpState::Listen => Err(Error::BrokenPipe),
+            TcpState::Closed if s.rport.get() == 0 => Err(Error::BrokenPipe),
+            _ => Err(Error::BrokenPipe),
+        }
+    }
+
+    /// RFC 5681 section 4.1: after an idle time the window starts again from the initial one.
+    fn after_idle(&mut self, s: &Sock) {
+        let t = &s.tcb;
+        if !self.st.opts.slow_start_after_idle || t.snd_nxt.get() != t.snd_una.get() {
+            return;
+        }
+        let last = t.last_tx.get();
+        if last == 0 {
+            return;
+        }
+        let idle = self.env.now.since(crate::time::Instant(last));
+        let rto = t.rto.get().max(1);
+        if idle > rto {
+            let initial = t.mss.get().saturating_mul(self.st.opts.initial_cwnd);
+            let mut cwnd = t.cwnd.get();
+            let mut left = (idle / rto).min(16);
+            t.ssthresh.set(t.ssthresh.get().max(cwnd / 4 * 3));
+            while left > 0 && cwnd > initial {
+                cwnd /= 2;
+                left -= 1;
+            }
+            t.cwnd.set(cwnd.max(initial.min(t.cwnd.get())));
+            t.epoch.set(0);
+        }
+    }
+}
