@@ -11,7 +11,6 @@ use siphasher::sip::SipHasher13;
 /// Which chain of a bucket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Chain {
-    Conn,
     Listen,
     Udp,
 }
@@ -139,7 +138,6 @@ impl<'m> Stack<'m> {
     fn find_port(self, chain: Chain, local: Endpoint, remote: Option<Endpoint>) -> Option<SockId> {
         let b = self.port_bucket(local.port);
         let mut cur = match chain {
-            Chain::Conn => b.conn.get(),
             Chain::Listen => b.listen.get(),
             Chain::Udp => b.udp.get(),
         }
@@ -160,23 +158,6 @@ impl<'m> Stack<'m> {
             cur = s.hnext.get().opt();
         }
         best.map(|(_, id)| id)
-    }
-
-    /// Every UDP socket that a multicast or broadcast datagram for `port` concerns, through `f`.
-    pub(crate) fn each_udp_on_port(self, port: u16, mut f: impl FnMut(SockId)) {
-        let mut cur = self.port_bucket(port).udp.get().opt();
-        let mut guard = self.limits().socks;
-        while let Some(id) = cur {
-            if guard == 0 {
-                return;
-            }
-            guard -= 1;
-            let s = self.sock(id);
-            cur = s.hnext.get().opt();
-            if s.lport.get() == u32::from(port) {
-                f(id);
-            }
-        }
     }
 
     /// The endpoint that a kernel socket stands for. A walk over all slots: used on first sight of a descriptor, and
@@ -205,7 +186,7 @@ fn score(s: &Sock, local: Endpoint, remote: Option<Endpoint>) -> Option<u32> {
         score += 2;
     } else if bound.is_unspecified() {
         let same = bound.is_v4() == local.ip.is_v4();
-        if !same && !(s.has(flag::DUAL) && local.ip.is_v4()) {
+        if !(same || (s.has(flag::DUAL) && local.ip.is_v4())) {
             return None;
         }
         score += u32::from(same);

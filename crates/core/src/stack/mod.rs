@@ -196,6 +196,7 @@ impl<'m> Stack<'m> {
     pub fn each_sock(self) -> impl Iterator<Item = SockRef> + use<'m> {
         (0..self.limits.socks)
             .map(Idx::new)
-            .filter_map(move |id| (self.sock(id).kind() != Kind::Free).then(|| self.sock_ref(id)))
+            .filter(move |id| self.sock(*id).kind() != Kind::Free)
+            .map(move |id| self.sock_ref(id))
     }
 }

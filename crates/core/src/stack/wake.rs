@@ -168,9 +168,10 @@ pub struct ItemMode {
 
 impl ItemMode {
     fn bits(self) -> u32 {
-        u32::from(self.edge) * imode::EDGE
-            | u32::from(self.oneshot) * imode::ONESHOT
-            | u32::from(self.exclusive) * imode::EXCLUSIVE
+        let bit = |on: bool, b: u32| if on { b } else { 0 };
+        bit(self.edge, imode::EDGE)
+            | bit(self.oneshot, imode::ONESHOT)
+            | bit(self.exclusive, imode::EXCLUSIVE)
     }
 }
 

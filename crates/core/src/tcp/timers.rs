@@ -110,14 +110,13 @@ pub(crate) fn after_output(l: &mut Locked<'_, '_, '_>, id: SockId) {
     if flight != 0 || t.t_rtx.get() != 0 || s.sq_len.load(Relaxed) == 0 {
         return;
     }
-    if s.has(flag::CORK) || t.tflags.get() & tflag::MORE != 0 {
-        if t.snd_wnd.get() != 0 {
-            // The cork gives way after 200 ms (tcp(7)).
-            t.rtx_kind.set(rtx::RETRY);
-            t.t_rtx.set(l.env.now.0.saturating_add(200 * MS));
-            rearm(l, id);
-            return;
-        }
+    let corked = s.has(flag::CORK) || t.tflags.get() & tflag::MORE != 0;
+    if corked && t.snd_wnd.get() != 0 {
+        // The cork gives way after 200 ms (tcp(7)).
+        t.rtx_kind.set(rtx::RETRY);
+        t.t_rtx.set(l.env.now.0.saturating_add(200 * MS));
+        rearm(l, id);
+        return;
     }
     t.rtx_kind.set(rtx::PERSIST);
     t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
