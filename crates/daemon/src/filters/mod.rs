@@ -1,0 +1,13 @@
+//! Which flows go to which stack. `proof.rs`: may this client have them? `table.rs`: the private truth, with the
+//! kernel's maps as its mirror. `key.rs`: what a filter means in terms of flows.
+
+mod key;
+mod proof;
+mod table;
+
+#[cfg(test)]
+mod table_tests;
+
+pub use key::{Claim, claims};
+pub use proof::check_proof;
+pub use table::{FlowMap, FlowTable};

@@ -1,0 +1,210 @@
+//! The private truth about flows: which filter claims what for which stack, and what the kernel's map must hold.
+//!
+//! - A claim belongs to one stack; the same stack may claim it several times (counted).
+//! - The kernel's map holds claims with an address as they are. A claim on every address is written once per address
+//!   of the host instead of once for any: so packets that this host only forwards are never taken.
+//! - A claim on one address wins over a claim on every address.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+
+use flyover_proto::{FilterSpec, RefusedCode};
+use flyover_wire::Ip;
+
+use super::key::{Claim, claims};
+use crate::refusal::Refusal;
+
+/// The kernel's flow map, as far as the table needs it.
+pub trait FlowMap {
+    /// Steers the flows of `key` to `stack`, whoever had them.
+    ///
+    /// # Errors
+    /// As bpf(2): the map is full.
+    fn insert(&mut self, key: &Claim, stack: u32) -> io::Result<()>;
+    /// Steers them no longer.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    fn remove(&mut self, key: &Claim) -> io::Result<()>;
+}
+
+#[derive(Debug)]
+struct Filter {
+    stack: u32,
+    spec: FilterSpec,
+}
+
+#[derive(Debug)]
+struct Holder {
+    stack: u32,
+    filters: u32,
+}
+
+/// All filters of one network namespace.
+#[derive(Debug)]
+pub struct FlowTable<M> {
+    map: M,
+    filters: HashMap<u32, Filter>,
+    by_stack: HashMap<u32, HashSet<u32>>,
+    claims: HashMap<Claim, Holder>,
+    /// What the kernel's map holds.
+    written: HashMap<Claim, u32>,
+    addrs: BTreeSet<Ip>,
+    last_id: u32,
+}
+
+impl<M: FlowMap> FlowTable<M> {
+    /// An empty table over an empty map.
+    pub fn new(map: M) -> Self {
+        Self {
+            map,
+            filters: HashMap::new(),
+            by_stack: HashMap::new(),
+            claims: HashMap::new(),
+            written: HashMap::new(),
+            addrs: BTreeSet::new(),
+            last_id: 0,
+        }
+    }
+
+    /// Adds a filter for `stack`, which may have `most` of them; returns its number, never 0.
+    ///
+    /// # Errors
+    /// It contradicts itself, another stack has one of its flows, the quota is used up, the map is full.
+    pub fn add(&mut self, stack: u32, spec: FilterSpec, most: usize) -> Result<u32, Refusal> {
+        let wanted = claims(&spec)?;
+        if self.count(stack) >= most {
+            return Err(Refusal::new(RefusedCode::Quota, format!("the stack has {most} filters already")));
+        }
+        if wanted.iter().any(|c| self.claims.get(c).is_some_and(|h| h.stack != stack)) {
+            return Err(Refusal::new(RefusedCode::Conflict, "another stack has these flows"));
+        }
+        if !spec.local.ip.is_unspecified() && !self.addrs.contains(&spec.local.ip) {
+            return Err(Refusal::bad(format!("{} is not an address of this host", spec.local.ip)));
+        }
+        let id = self.free_id();
+        self.filters.insert(id, Filter { stack, spec });
+        self.by_stack.entry(stack).or_default().insert(id);
+        for claim in &wanted {
+            self.claims.entry(*claim).or_insert(Holder { stack, filters: 0 }).filters += 1;
+        }
+        if let Err(e) = wanted.iter().try_for_each(|claim| self.write(claim)) {
+            self.remove(stack, id);
+            return Err(Refusal::failed("writing the flow map", e));
+        }
+        Ok(id)
+    }
+
+    /// Removes a filter of `stack`; false when it has no such one.
+    pub fn remove(&mut self, stack: u32, id: u32) -> bool {
+        if self.filters.get(&id).is_none_or(|f| f.stack != stack) {
+            return false;
+        }
+        let Some(filter) = self.filters.remove(&id) else { return false };
+        if let Entry::Occupied(mut ids) = self.by_stack.entry(stack) {
+            ids.get_mut().remove(&id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
+        for claim in claims(&filter.spec).unwrap_or_default() {
+            if let Entry::Occupied(mut holder) = self.claims.entry(claim) {
+                holder.get_mut().filters -= 1;
+                if holder.get().filters == 0 {
+                    holder.remove();
+                }
+            }
+            if let Err(e) = self.write(&claim) {
+                tracing::warn!(?claim, "removing a flow: {e}");
+            }
+        }
+        true
+    }
+
+    /// Removes all filters of a stack.
+    pub fn remove_stack(&mut self, stack: u32) {
+        for id in self.by_stack.get(&stack).cloned().unwrap_or_default() {
+            self.remove(stack, id);
+        }
+    }
+
+    /// Tells which addresses the host has now; loopback ones are left out.
+    pub fn set_addrs(&mut self, addrs: impl IntoIterator<Item = Ip>) {
+        let now: BTreeSet<Ip> = addrs.into_iter().filter(|ip| !ip.is_loopback()).collect();
+        let before = std::mem::replace(&mut self.addrs, now);
+        let changed: Vec<Ip> = before.symmetric_difference(&self.addrs).copied().collect();
+        if changed.is_empty() {
+            return;
+        }
+        let touched: Vec<Claim> = self.claims.keys().copied().collect();
+        for claim in touched {
+            for ip in changed.iter().filter(|ip| claim.is_any() && ip.is_v4() == claim.local.ip.is_v4()) {
+                if let Err(e) = self.write_one(&claim.on(*ip)) {
+                    tracing::warn!(?claim, %ip, "following a change of address: {e}");
+                }
+            }
+        }
+    }
+
+    /// How many filters a stack has.
+    pub fn count(&self, stack: u32) -> usize {
+        self.by_stack.get(&stack).map_or(0, HashSet::len)
+    }
+
+    /// The filters of a stack with their numbers, in the order of the numbers.
+    pub fn of_stack(&self, stack: u32) -> Vec<(u32, FilterSpec)> {
+        let ids = self.by_stack.get(&stack).into_iter().flatten();
+        let mut list: Vec<_> = ids.filter_map(|id| Some((*id, self.filters.get(id)?.spec))).collect();
+        list.sort_unstable_by_key(|(id, _)| *id);
+        list
+    }
+
+    fn free_id(&mut self) -> u32 {
+        loop {
+            self.last_id = self.last_id.wrapping_add(1);
+            if self.last_id != 0 && !self.filters.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+
+    /// Makes the kernel's map agree with the claims, where this claim matters.
+    fn write(&mut self, claim: &Claim) -> io::Result<()> {
+        if !claim.is_any() {
+            return self.write_one(claim);
+        }
+        let same_family = |ip: &&Ip| ip.is_v4() == claim.local.ip.is_v4();
+        let keys: Vec<Claim> = self.addrs.iter().filter(same_family).map(|ip| claim.on(*ip)).collect();
+        keys.iter().try_for_each(|key| self.write_one(key))
+    }
+
+    fn write_one(&mut self, key: &Claim) -> io::Result<()> {
+        match self.owner(key) {
+            Some(stack) if self.written.get(key) == Some(&stack) => {}
+            Some(stack) => {
+                self.map.insert(key, stack)?;
+                self.written.insert(*key, stack);
+            }
+            None => {
+                if self.written.remove(key).is_some() {
+                    self.map.remove(key)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Who must get the flows of a key with an address.
+    fn owner(&self, key: &Claim) -> Option<u32> {
+        let exact = self.claims.get(key);
+        let any = || self.claims.get(&key.as_any()?).filter(|_| self.addrs.contains(&key.local.ip));
+        exact.or_else(any).map(|holder| holder.stack)
+    }
+
+    /// The map and what it must hold, for tests.
+    #[cfg(test)]
+    pub(super) fn parts(&self) -> (&M, &HashMap<Claim, u32>) {
+        (&self.map, &self.written)
+    }
+}

@@ -1,0 +1,152 @@
+//! The table against a map in memory.
+
+use std::collections::HashMap;
+use std::io;
+
+use flyover_proto::{FilterSpec, RefusedCode};
+use flyover_wire::{Endpoint, Ip};
+use proptest::prelude::*;
+
+use super::table::{FlowMap, FlowTable};
+use super::{Claim, claims};
+
+#[derive(Default, Debug)]
+struct Memory {
+    flows: HashMap<Claim, u32>,
+    room: usize,
+}
+
+impl FlowMap for Memory {
+    fn insert(&mut self, key: &Claim, stack: u32) -> io::Result<()> {
+        if self.flows.len() >= self.room && !self.flows.contains_key(key) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.flows.insert(*key, stack);
+        Ok(())
+    }
+    fn remove(&mut self, key: &Claim) -> io::Result<()> {
+        self.flows.remove(key).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+const A: Ip = Ip::v4([10, 0, 0, 1]);
+const B: Ip = Ip::v4([10, 0, 0, 2]);
+const C: Ip = Ip::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+const MOST: usize = 100;
+
+fn table(room: usize) -> FlowTable<Memory> {
+    let mut t = FlowTable::new(Memory { room, ..Memory::default() });
+    t.set_addrs([A, B, C, Ip::v4([127, 0, 0, 1])]);
+    t
+}
+
+fn listen(ip: Ip, port: u16) -> FilterSpec {
+    FilterSpec { proto: 6, local: Endpoint { ip, port }, remote: None, dual: false }
+}
+
+fn dual(port: u16) -> FilterSpec {
+    FilterSpec { dual: true, ..listen(Ip::UNSPECIFIED_V6, port) }
+}
+
+fn owners(t: &FlowTable<Memory>, spec: FilterSpec) -> Option<u32> {
+    t.parts().0.flows.get(&claims(&spec).unwrap()[0]).copied()
+}
+
+#[test]
+fn any_address_is_written_per_address() {
+    let mut t = table(100);
+    let id = t.add(1, dual(80), MOST).unwrap();
+    assert_eq!(t.parts().0.flows.len(), 3);
+    t.set_addrs([A]);
+    assert_eq!(t.parts().0.flows.len(), 1);
+    t.set_addrs([A, C]);
+    assert_eq!(owners(&t, listen(C, 80)), Some(1));
+    assert!(t.remove(1, id));
+    assert!(t.parts().0.flows.is_empty());
+}
+
+#[test]
+fn one_address_wins_and_falls_back() {
+    let mut t = table(100);
+    t.add(1, listen(Ip::UNSPECIFIED_V4, 80), MOST).unwrap();
+    let special = t.add(2, listen(A, 80), MOST).unwrap();
+    assert_eq!((owners(&t, listen(A, 80)), owners(&t, listen(B, 80))), (Some(2), Some(1)));
+    assert!(t.remove(2, special));
+    assert_eq!(owners(&t, listen(A, 80)), Some(1));
+}
+
+#[test]
+fn filters_are_counted_and_private() {
+    let mut t = table(100);
+    let first = t.add(1, listen(A, 80), MOST).unwrap();
+    let second = t.add(1, listen(A, 80), MOST).unwrap();
+    assert_eq!(t.add(2, listen(A, 80), MOST).unwrap_err().code, RefusedCode::Conflict);
+    assert!(!t.remove(2, first), "another stack's filter");
+    assert!(t.remove(1, first));
+    assert!(!t.remove(1, first), "twice");
+    assert_eq!(owners(&t, listen(A, 80)), Some(1));
+    assert!(t.remove(1, second));
+    assert_eq!(owners(&t, listen(A, 80)), None);
+}
+
+#[test]
+fn quota_foreign_address_and_full_map_leave_nothing_behind() {
+    let mut t = table(2);
+    assert_eq!(t.add(1, listen(Ip::v4([9, 9, 9, 9]), 80), MOST).unwrap_err().code, RefusedCode::Bad);
+    assert_eq!(t.add(1, dual(80), MOST).unwrap_err().code, RefusedCode::Failed);
+    assert!(t.parts().0.flows.is_empty() && t.count(1) == 0);
+    t.add(1, listen(A, 80), 1).unwrap();
+    assert_eq!(t.add(1, listen(A, 81), 1).unwrap_err().code, RefusedCode::Quota);
+    t.remove_stack(1);
+    assert!(t.parts().0.flows.is_empty() && t.of_stack(1).is_empty());
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Add(u32, FilterSpec),
+    Remove(u32, usize),
+    Addrs(Vec<Ip>),
+    End(u32),
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let ip = prop::sample::select(vec![A, B, C, Ip::UNSPECIFIED_V4, Ip::UNSPECIFIED_V6]);
+    let addrs = prop::sample::subsequence(vec![A, B, C], 0..=3);
+    let spec = (ip, 80u16..83, any::<bool>()).prop_map(|(ip, port, two)| match two {
+        true => dual(port),
+        false => listen(ip, port),
+    });
+    prop_oneof![
+        4 => (1u32..4, spec).prop_map(|(stack, spec)| Op::Add(stack, spec)),
+        3 => (1u32..4, 0usize..50).prop_map(|(stack, n)| Op::Remove(stack, n)),
+        1 => addrs.prop_map(Op::Addrs),
+        1 => (1u32..4).prop_map(Op::End),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, map and record agree, and an empty table means an empty map.
+    #[test]
+    fn the_map_mirrors_the_table(ops in prop::collection::vec(op(), 0..60), room in 2usize..20) {
+        let mut t = table(room);
+        let mut ids = Vec::new();
+        for op in ops {
+            match op {
+                Op::Add(stack, spec) => {
+                    if let Ok(id) = t.add(stack, spec, MOST) {
+                        ids.push(id);
+                    }
+                }
+                Op::Remove(stack, n) => {
+                    let _ = ids.get(n).map(|id| t.remove(stack, *id));
+                }
+                Op::Addrs(addrs) => t.set_addrs(addrs),
+                Op::End(stack) => t.remove_stack(stack),
+            }
+            let (map, written) = t.parts();
+            prop_assert_eq!(&map.flows, written);
+        }
+        (1..4).for_each(|stack| t.remove_stack(stack));
+        prop_assert!(t.parts().0.flows.is_empty());
+    }
+}

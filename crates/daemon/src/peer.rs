@@ -1,0 +1,93 @@
+//! Who is at the other end of a connection: only what the kernel says.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{PidfdFlags, pidfd_open};
+
+use crate::netns::NetNs;
+
+/// The process that connected.
+#[derive(Debug)]
+pub struct Peer {
+    /// Process number in the daemon's pid namespace.
+    pub pid: u32,
+    /// User, as seen by the daemon's user namespace.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Becomes readable when the process has ended (pidfd_open(2)).
+    pub pidfd: OwnedFd,
+}
+
+impl Peer {
+    /// Asks the kernel about the peer of `sock`: `SO_PEERCRED` and `SO_PEERPIDFD` (unix(7)); before Linux 6.5
+    /// pidfd_open(2) by number.
+    ///
+    /// # Errors
+    /// `ESRCH` when the process is gone or not visible here.
+    pub fn of(sock: BorrowedFd<'_>) -> io::Result<Self> {
+        let cred = socket_peercred(sock)?;
+        let raw = cred.pid.as_raw_nonzero().get();
+        let pid = u32::try_from(raw).map_err(|_| io::Error::from(rustix::io::Errno::SRCH))?;
+        let pidfd = match nix::sys::socket::getsockopt(&sock, nix::sys::socket::sockopt::PeerPidfd) {
+            Ok(fd) => fd,
+            Err(nix::Error::ENOPROTOOPT) => pidfd_open(cred.pid, PidfdFlags::empty())?,
+            Err(e) => return Err(e.into()),
+        };
+        Ok(Self { pid, uid: cred.uid.as_raw(), gid: cred.gid.as_raw(), pidfd })
+    }
+
+    /// The network namespace that the process is in now.
+    ///
+    /// # Errors
+    /// As open(2); `ESRCH` when the process ended meanwhile, so that the number may be another's.
+    pub fn netns(&self) -> io::Result<NetNs> {
+        let ns = NetNs::of_process(self.pid)?;
+        if self.is_alive() { Ok(ns) } else { Err(rustix::io::Errno::SRCH.into()) }
+    }
+
+    /// False once the process has ended.
+    pub fn is_alive(&self) -> bool {
+        let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+    }
+
+    /// The command line, for people.
+    pub fn command(&self) -> String {
+        command_of(self.pid)
+    }
+}
+
+/// At most this much of a command line is shown.
+const MAX_COMMAND: usize = 256;
+
+/// The command line of a process with blanks between its words; its name in brackets when it has none.
+pub fn command_of(pid: u32) -> String {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words: Vec<_> = line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy).collect();
+    if words.is_empty() {
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        return format!("[{}]", name.trim());
+    }
+    words.join(" ").chars().take(MAX_COMMAND).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn we_are_our_own_peer() {
+        let (a, _b) = UnixStream::pair().unwrap();
+        let peer = Peer::of(a.as_fd()).unwrap();
+        assert_eq!(peer.pid, std::process::id());
+        assert!(peer.is_alive());
+        assert_eq!(peer.netns().unwrap().id(), NetNs::own().unwrap().id());
+        assert!(peer.command().contains("flyover"), "{}", peer.command());
+    }
+}
