@@ -18,6 +18,17 @@ pub struct XdpAttachment {
     pub mode: XdpMode,
 }
 
+/// How `xdp_flow` is to be attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpAttach {
+    /// In the driver if that works, else generic.
+    Auto,
+    /// In the driver.
+    Native,
+    /// After the socket buffer is made: any driver, slow.
+    Generic,
+}
+
 /// `tc_drop` on an interface, until dropped.
 #[derive(Debug)]
 pub struct DropLink {
@@ -49,16 +60,25 @@ fn look_at(ifindex: u32) -> Result<Interface, BpfError> {
     interface(ifindex).map_err(|e| BpfError::Os("looking at an interface", e))
 }
 
-pub(super) fn attach_xdp(ebpf: &mut Ebpf, ifindex: u32) -> Result<XdpAttachment, BpfError> {
+pub(super) fn attach_xdp(
+    ebpf: &mut Ebpf,
+    ifindex: u32,
+    how: XdpAttach,
+) -> Result<XdpAttachment, BpfError> {
     if look_at(ifindex)?.xdp.is_some() {
         return Err(BpfError::Foreign { ifindex });
     }
     let program = xdp(ebpf)?;
     let failed = |e| BpfError::Program(XDP, e);
-    let id = match program.attach_to_if_index(ifindex, Mode::Driver) {
-        Ok(id) => Ok(id),
+    let first = if how == XdpAttach::Generic {
+        Mode::Skb
+    } else {
+        Mode::Driver
+    };
+    let id = match program.attach_to_if_index(ifindex, first) {
         Err(e) if is_taken(&e) => return Err(BpfError::Foreign { ifindex }),
-        Err(_) => program.attach_to_if_index(ifindex, Mode::Skb),
+        Err(_) if how == XdpAttach::Auto => program.attach_to_if_index(ifindex, Mode::Skb),
+        result => result,
     };
     let link = program.take_link(id.map_err(failed)?).map_err(failed)?;
     // Otherwise aya fell back to netlink, and the program would outlive this process.

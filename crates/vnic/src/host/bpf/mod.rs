@@ -16,7 +16,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 
 pub use key::Flow;
 use key::{FlowKey, VnicKey, VnicValue};
-pub use link::{DropLink, XdpAttachment};
+pub use link::{DropLink, XdpAttach, XdpAttachment};
 use pins::Pins;
 
 use crate::VnicKind;
@@ -175,13 +175,12 @@ impl FlowMaps {
         gone("xsks", self.xsks.unset(index))
     }
 
-    /// Steers an interface's packets to XDP sockets: in the driver if that works, else generic. Packets of
-    /// flows without an XDP V-NIC pass.
+    /// Steers an interface's packets to XDP sockets. Packets of flows without an XDP V-NIC pass.
     ///
     /// # Errors
     /// [`BpfError::Foreign`] when another XDP program is attached; it is left alone.
-    pub fn attach_xdp(&mut self, ifindex: u32) -> Result<XdpAttachment, BpfError> {
-        link::attach_xdp(&mut self.ebpf, ifindex)
+    pub fn attach_xdp(&mut self, ifindex: u32, how: XdpAttach) -> Result<XdpAttachment, BpfError> {
+        link::attach_xdp(&mut self.ebpf, ifindex, how)
     }
 
     /// Keeps the kernel's stack from the packets that packet V-NICs on this interface receive. Runs before
