@@ -1,0 +1,246 @@
+//! Two stacks on one wire in memory: the shortest way to see that a change broke something basic.
+
+use flyover_config::StackOpts;
+use flyover_core::sock::Kind;
+use flyover_core::{
+    Effects, Env, Instant, NicSet, RecvFlags, SendFlags, SockId, Stack, TcpState, layout_len,
+};
+use flyover_cplane::writer::{Change, Writer};
+use flyover_cplane::{
+    Addr, AddrFlags, Dims, Link, LinkFlags, LinkKind, LinkName, Neigh, NeighState, Reader, Route,
+    Scope,
+};
+use flyover_shm::HeapMap;
+use flyover_vnic::{MemConfig, MemNic, Vnic};
+use flyover_wire::{Endpoint, Ip, Mac};
+
+struct Nics(MemNic);
+
+impl NicSet for Nics {
+    fn count(&self) -> usize {
+        1
+    }
+    fn nic(&mut self, i: usize) -> Option<&mut dyn Vnic> {
+        (i == 0).then_some(&mut self.0 as &mut dyn Vnic)
+    }
+}
+
+struct Host<'m> {
+    st: Stack<'m>,
+    cp: Reader<'m>,
+    nics: Nics,
+}
+
+fn opts() -> StackOpts {
+    StackOpts {
+        max_sockets: 64,
+        buffers: 2048,
+        ..StackOpts::default()
+    }
+}
+
+fn mac(n: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, n])
+}
+
+fn ip(n: u8) -> Ip {
+    Ip::v4([10, 0, 0, n])
+}
+
+fn control_plane(map: &HeapMap, me: u8, peer: u8) -> Reader<'_> {
+    let mut w = Writer::new(map.region(), &Dims::default(), 1).expect("dims");
+    let _ = w.apply(Change::Link(Link {
+        ifindex: 1,
+        mac: mac(me),
+        mtu: 1500,
+        up: true,
+        kind: LinkKind::Veth,
+        flags: LinkFlags::ETHER.with(LinkFlags::ADMIN_UP),
+        master: 0,
+        lower: 0,
+        name: LinkName::new("v0"),
+    }));
+    let _ = w.apply(Change::Addr(Addr {
+        ifindex: 1,
+        ip: ip(me),
+        peer: ip(me),
+        prefix_len: 24,
+        scope: Scope::UNIVERSE,
+        flags: AddrFlags::empty(),
+    }));
+    let _ = w.apply(Change::Route(Route::unicast(ip(0), 24, 1)));
+    let _ = w.apply(Change::Neigh(Neigh {
+        ifindex: 1,
+        ip: ip(peer),
+        mac: mac(peer),
+        state: NeighState::Reachable,
+    }));
+    w.reader()
+}
+
+impl<'m> Host<'m> {
+    fn with<R>(
+        &mut self,
+        now: u64,
+        f: impl FnOnce(&mut flyover_core::Locked<'_, '_, 'm>) -> R,
+    ) -> R {
+        let mut fx = Effects::new();
+        let mut env = Env {
+            now: Instant(now),
+            nics: &mut self.nics,
+            cp: self.cp,
+            fx: &mut fx,
+            me: 1,
+            rng: now,
+        };
+        let mut l = self.st.try_lock(&mut env).expect("free lock");
+        f(&mut l)
+    }
+
+    fn read(&mut self, now: u64, id: SockId, out: &mut Vec<u8>) {
+        let mut buf = [0u8; 70_000];
+        while let Ok(r) = self
+            .st
+            .tcp_recv(id, &mut [&mut buf[..]], RecvFlags::default(), 1)
+        {
+            out.extend_from_slice(&buf[..r.n]);
+            if r.want_update {
+                let mut fx = Effects::new();
+                let mut env = Env {
+                    now: Instant(now),
+                    nics: &mut self.nics,
+                    cp: self.cp,
+                    fx: &mut fx,
+                    me: 1,
+                    rng: now,
+                };
+                let _ = self.st.lock_or_defer(
+                    &mut env,
+                    id,
+                    flyover_core::stack::deferred::work::WINDOW,
+                );
+            }
+            if r.n == 0 {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_megabyte_each_way_and_nothing_left() {
+    let o = opts();
+    let maps: Vec<HeapMap> = (0..2)
+        .map(|_| HeapMap::new(layout_len(&o) as usize))
+        .collect();
+    let cps: Vec<HeapMap> = (0..2)
+        .map(|_| HeapMap::new(Dims::default().len().expect("size")))
+        .collect();
+    let (na, nb) = MemNic::pair(
+        MemConfig {
+            mac: mac(1),
+            ..MemConfig::default()
+        },
+        MemConfig {
+            mac: mac(2),
+            ..MemConfig::default()
+        },
+    );
+    let mut a = Host {
+        st: Stack::new(maps[0].region(), &o).expect("layout"),
+        cp: control_plane(&cps[0], 1, 2),
+        nics: Nics(na),
+    };
+    let mut b = Host {
+        st: Stack::new(maps[1].region(), &o).expect("layout"),
+        cp: control_plane(&cps[1], 2, 1),
+        nics: Nics(nb),
+    };
+    let mut now = 1_000_000_000u64;
+    a.st.init(Instant(now), [1, 2, 3, 4]);
+    b.st.init(Instant(now), [5, 6, 7, 8]);
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let lis = b.with(now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+        l.tcp_listen(r.id, server, false, 8).expect("listen");
+        r.id
+    });
+    let c = a.with(now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 2).expect("slot");
+        l.tcp_connect(
+            r.id,
+            Endpoint {
+                ip: ip(1),
+                port: 4000,
+            },
+            server,
+        )
+        .expect("connect");
+        r.id
+    });
+    for _ in 0..4 {
+        now += 10_000;
+        let _ = b.with(now, |l| l.poll(64));
+        let _ = a.with(now, |l| l.poll(64));
+    }
+    assert_eq!(a.st.sock(c).tcp_state(), TcpState::Established);
+    let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    let data: Vec<u8> = (0..1_000_000u32).map(|i| (i * 7 % 251) as u8).collect();
+    let (mut sent, mut back) = ([0usize; 2], [Vec::new(), Vec::new()]);
+    for round in 0..20_000 {
+        now += 10_000;
+        for (i, (h, id)) in [(&mut a, c), (&mut b, s)].into_iter().enumerate() {
+            let rest = &data[sent[i]..];
+            let n = h.with(now, |l| {
+                l.tcp_send(id, &[rest], SendFlags::default()).unwrap_or(0)
+            });
+            sent[i] += n;
+            let _ = h.with(now, |l| l.poll(64));
+            h.read(now, id, &mut back[i]);
+        }
+        if back[0].len() == data.len() && back[1].len() == data.len() {
+            println!("{round} rounds");
+            break;
+        }
+    }
+    assert!(
+        back[0] == data,
+        "b to a: {} of {} bytes",
+        back[0].len(),
+        data.len()
+    );
+    assert!(
+        back[1] == data,
+        "a to b: {} of {} bytes",
+        back[1].len(),
+        data.len()
+    );
+    a.with(now, |l| l.close(c));
+    for _ in 0..10 {
+        now += 50_000_000;
+        let _ = b.with(now, |l| l.poll(64));
+        let _ = a.with(now, |l| l.poll(64));
+    }
+    assert_eq!(b.st.sock(s).tcp_state(), TcpState::CloseWait);
+    b.with(now, |l| l.close(s));
+    b.with(now, |l| l.close(lis));
+    for _ in 0..100 {
+        now += 1_000_000_000;
+        let _ = b.with(now, |l| l.poll(64));
+        let _ = a.with(now, |l| l.poll(64));
+    }
+    for h in [&a, &b] {
+        let mut rows = Vec::new();
+        h.st.stats().each(|n, _, v| {
+            if v != 0 {
+                rows.push(format!("{n}={v}"));
+            }
+        });
+        println!("{}", rows.join(" "));
+        assert_eq!(h.st.socks_used(), 0);
+        assert_eq!(h.st.buf_usage().0, 0);
+    }
+}
