@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,16 @@ static LIVE: Mutex<Live> = Mutex::new(Live {
     namespaces: BTreeSet::new(),
     directories: BTreeSet::new(),
 });
+
+/// An interrupted run cleans up on another thread than the one that runs the tests.
+static STOPPING: AtomicBool = AtomicBool::new(false);
+
+/// Called before anything is made that must be removed again: never returns when the run ends.
+pub fn may_continue() {
+    while STOPPING.load(Ordering::SeqCst) {
+        std::thread::park();
+    }
+}
 
 fn live() -> MutexGuard<'static, Live> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
@@ -56,6 +67,7 @@ pub fn prepare() -> Result<()> {
         .context("installing signal handlers")?;
     std::thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
+            STOPPING.store(true, Ordering::SeqCst);
             eprintln!("\ninterrupted: removing namespaces and processes");
             everything();
             std::process::exit(128 + signal);
@@ -125,6 +137,7 @@ pub fn reap_orphans() {
 
 /// Notes that this namespace is to be removed.
 pub fn register_netns(name: &str) {
+    may_continue();
     live().namespaces.insert(name.to_owned());
 }
 
@@ -146,6 +159,7 @@ pub fn remove_netns(name: &str) {
 /// because servers drop to other users.
 pub fn make_directory(number: u32) -> Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
+    may_continue();
     let name = format!("{}{}-{number}", netns::PREFIX, std::process::id());
     let path = std::env::temp_dir().join(name);
     fs::create_dir_all(&path).with_context(|| format!("creating {}", path.display()))?;

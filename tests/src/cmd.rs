@@ -105,6 +105,7 @@ impl<'lab> Cmd<'lab> {
     /// Starts it. The child leads a process group of its own, so that Ctrl-C reaches only the
     /// runner, which then ends everything in order.
     pub fn spawn(self) -> Result<Proc> {
+        cleanup::may_continue();
         let mut words = self.wrapper.iter().chain([&self.program]).chain(&self.args);
         let program = words.next().context("an empty command")?;
         let mut command = Command::new(program);
@@ -113,6 +114,10 @@ impl<'lab> Cmd<'lab> {
             .envs(self.envs.iter().map(|(name, value)| (name, value)));
         let out = with_suffix(&self.log, ".out");
         let err = with_suffix(&self.log, ".err");
+        // Our own workload programs shall fail with a line, not with a page.
+        command
+            .env("RUST_LIB_BACKTRACE", "0")
+            .env("RUST_BACKTRACE", "0");
         command.current_dir(&self.directory).process_group(0);
         command
             .stdout(File::create(&out)?)

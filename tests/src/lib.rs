@@ -13,9 +13,11 @@
 //! | [`daemon`] | a private `flyoverd`, and who belongs to it |
 //! | [`sockets`] | `flyover ss --json`, and proof that the kernel's TCP was bypassed |
 //! | [`echo`] | a live connection that a test can ask for one echo at a time |
+//! | [`machine`] | what machine a measurement was made on |
 //! | [`cleanup`] | nothing is left behind: Ctrl-C, failure, leftovers of a killed run |
 //! | [`runner`] | the list of cases, their time limits, the summary |
 //! | [`tools`] | redis-benchmark, wrk, iperf3, sockperf: run one, read its report |
+//! | [`servers`], [`workloads`] | what tests, demonstration and benchmarks run alike |
 //! | [`pattern`], [`stats`], [`table`] | payload that can be verified, medians, text tables |
 #![forbid(unsafe_code)]
 
@@ -24,12 +26,15 @@ pub mod cmd;
 pub mod daemon;
 pub mod echo;
 pub mod lab;
+pub mod machine;
 pub mod netns;
 pub mod pattern;
 pub mod procfs;
 pub mod runner;
+pub mod servers;
 pub mod sockets;
 pub mod stats;
 pub mod table;
 pub mod tools;
 pub mod wiring;
+pub mod workloads;

@@ -201,11 +201,11 @@ impl Snmp {
         }
         for line in v6.lines() {
             let mut fields = line.split_whitespace();
-            if let (Some(name), Some(Ok(value))) = (fields.next(), fields.next().map(str::parse)) {
-                if let Some(name) = name.strip_prefix("Udp6") {
-                    let value: u64 = value;
-                    *counters.entry(format!("Udp.{name}")).or_default() += value;
-                }
+            if let (Some(name), Some(Ok(value))) = (fields.next(), fields.next().map(str::parse))
+                && let Some(name) = name.strip_prefix("Udp6")
+            {
+                let value: u64 = value;
+                *counters.entry(format!("Udp.{name}")).or_default() += value;
             }
         }
         Ok(Self(counters))

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -80,6 +81,7 @@ pub fn run(cases: &[Case], setup: &Setup, filters: &[String]) -> Result<Summary>
             },
         );
         let seconds = begun.elapsed().as_secs_f64();
+        cleanup::may_continue();
         match result {
             Ok(()) => {
                 summary.passed += 1;
@@ -158,6 +160,17 @@ fn print_logs(directory: &Path) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let end: String = tail(&text, 12).chars().take(2000).collect();
             println!("    --- {name}\n    {}", indent(end.trim_end()));
+        }
+    }
+}
+
+/// The end of a runner: an error is printed as one chain of causes.
+pub fn report(result: Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -15,7 +15,7 @@ impl Sample {
         &self.0
     }
 
-    /// How many runs there were.
+    /// Was there no run at all?
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

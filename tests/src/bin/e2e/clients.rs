@@ -118,7 +118,7 @@ fn echoes(lab: &Lab) -> Result<()> {
 
 /// Two programs of one user share a stack; ending one does not disturb the other.
 fn two_servers(lab: &Lab) -> Result<()> {
-    let first = crate::redis::start(lab)?;
+    let first = flyover_e2e::servers::redis(lab)?;
     let second = echo::serve(lab, 7500)?;
     let load = RedisLoad {
         tests: "get",

@@ -4,10 +4,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use flyover_e2e::lab::{Host, Lab, Side, server, wait_until};
-use flyover_e2e::procfs::{self, Proto};
+use flyover_e2e::lab::{Host, Lab, Side};
 use flyover_e2e::runner::Case;
 use flyover_e2e::stats::Sample;
+use flyover_e2e::workloads;
 
 use crate::on_pair;
 
@@ -20,55 +20,37 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(on_pair("cost.run-true", Side::Server, run_true).only_flyover());
 }
 
-/// A thousand idle connections: the daemon, the keepers and the program together sleep.
+/// A thousand idle connections: the daemon, the keepers and the programs together sleep.
 fn idle(lab: &Lab) -> Result<()> {
-    let mut holding = lab
-        .workload(Host::Server, "hold")
-        .args(&format!("server {}", server(8100)))
-        .spawn()?;
-    lab.wait_for_port(Proto::Tcp, 8100, &mut holding)?;
     let watch = lab.watch_kernel()?;
-    let mut opening = lab
-        .workload(Host::Client, "hold")
-        .args(&format!("client {} --connections {IDLE}", server(8100)))
-        .piped()
-        .spawn()?;
-    wait_until(LIMIT, || {
-        opening.ensure_running()?;
-        Ok(opening.stdout().contains("ready").then_some(()))
-    })?;
+    let percent = workloads::idle_connections(lab, IDLE, 6.0)?;
     watch.ensure_tcp_bypassed()?;
-    std::thread::sleep(Duration::from_secs(1));
-    let mut pids = holding.tree();
-    pids.extend(opening.tree());
-    pids.extend(lab.daemon().map(|daemon| daemon.tree()).unwrap_or_default());
-    let (before, begun) = (procfs::cpu_time(&pids), Instant::now());
-    std::thread::sleep(Duration::from_secs(6));
-    let used = procfs::cpu_time(&pids) - before;
-    let percent = used.as_secs_f64() / begun.elapsed().as_secs_f64() * 100.0;
     // The bar is 0.5 %; the clock ticks in 10 ms.
     ensure!(
         percent <= 0.7,
         "{IDLE} idle connections cost {percent:.2} % of a core"
     );
-    opening.finish(LIMIT)?.success()?;
     Ok(())
 }
 
 fn run_true(lab: &Lab) -> Result<()> {
-    let mut plain = Sample::default();
-    let mut under = Sample::default();
-    for _ in 0..20 {
-        for (sample, command) in [
-            (&mut plain, lab.plain(Host::Server, "/bin/true")),
-            (&mut under, lab.cmd(Host::Server, "/bin/true")),
-        ] {
-            let begun = Instant::now();
-            command.run(LIMIT)?;
-            sample.push(begun.elapsed().as_secs_f64() * 1e3);
-        }
-    }
-    let added = under.median().unwrap_or(0.0) - plain.median().unwrap_or(0.0);
-    ensure!(added < 60.0, "flyover run adds {added:.1} ms");
+    let plain = alone(lab)?;
+    let under = workloads::run_true(lab, 20)?;
+    ensure!(
+        under - plain < 60.0,
+        "flyover run adds {:.1} ms",
+        under - plain
+    );
     Ok(())
+}
+
+/// Milliseconds of `/bin/true` alone.
+fn alone(lab: &Lab) -> Result<f64> {
+    let mut sample = Sample::default();
+    for _ in 0..20 {
+        let begun = Instant::now();
+        lab.plain(Host::Server, "/bin/true").run(LIMIT)?;
+        sample.push(begun.elapsed().as_secs_f64() * 1e3);
+    }
+    Ok(sample.median().unwrap_or(0.0))
 }

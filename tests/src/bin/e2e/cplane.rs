@@ -91,8 +91,19 @@ fn neighbour_mac_unannounced(lab: &Lab) -> Result<()> {
         host.sysctl(&format!("net/ipv4/neigh/eth0/{name}"), value)?;
     }
     host.sysctl("net/ipv4/neigh/eth0/retrans_time_ms", "200")?;
-    lab.netns(other(subject(lab)))
-        .ip("link set eth0 address 02:00:00:00:77:03")?;
+    // A delayed acknowledgement must not make the neighbour ask with its new address.
+    std::thread::sleep(Duration::from_millis(500));
+    let mac = host.mac("eth0")?;
+    let address = if lab.side == Side::Client {
+        CLIENT
+    } else {
+        SERVER
+    };
+    let neighbour = lab.netns(other(subject(lab)));
+    neighbour.ip("link set eth0 address 02:00:00:00:77:03")?;
+    neighbour.ip(&format!(
+        "neigh replace {address} lladdr {mac} dev eth0 nud permanent"
+    ))?;
     probe
         .echo(10_000, Duration::from_secs(30))
         .context("after the change")

@@ -10,10 +10,11 @@ use flyover_e2e::echo::{self, Probe};
 use flyover_e2e::lab::{Host, Lab, SERVER, Setup, Side, ensure_equal, server, wait_until};
 use flyover_e2e::procfs::{self, Proto};
 use flyover_e2e::runner::Case;
+use flyover_e2e::servers::nginx;
 use flyover_e2e::wiring;
 use rustix::process::Signal;
 
-use crate::{nginx, on_pair};
+use crate::on_pair;
 
 const PORT: u16 = 7900;
 const SOON: Duration = Duration::from_secs(5);
@@ -113,7 +114,7 @@ fn exit_after_send(lab: &Lab) -> Result<()> {
 
 /// kill -9 of everything that belongs to Flyover leaves every interface with a working network.
 fn kill_everything(lab: &Lab) -> Result<()> {
-    let web = nginx::start(lab)?;
+    let web = nginx(lab)?;
     let fetch = |what: &str| -> Result<()> {
         let curl = lab
             .plain(Host::Client, "curl")

@@ -21,6 +21,8 @@ mod routed;
 mod sockperf;
 mod visible;
 
+use std::process::ExitCode;
+
 use anyhow::{Result, ensure};
 use clap::Parser;
 use flyover_e2e::lab::{Lab, Setup, Side};
@@ -43,7 +45,11 @@ struct Args {
     failed_before: Vec<String>,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    runner::report(run_all())
+}
+
+fn run_all() -> Result<()> {
     let args = Args::parse();
     let cases = cases();
     if args.list {

@@ -6,9 +6,10 @@ use anyhow::{Context as _, Result, ensure};
 use flyover_e2e::lab::{CLIENT6, Host, Lab, SERVER, SERVER6, Side, server};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
+use flyover_e2e::servers::nginx;
 use flyover_e2e::tools::wrk;
 
-use crate::{nginx, on_pair};
+use crate::on_pair;
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// A service that Flyover knows nothing of, as sshd would be.
@@ -21,7 +22,7 @@ pub fn cases(cases: &mut Vec<Case>) {
 /// nginx is accelerated and under load; beside it a plain TCP and UDP service, ping over both
 /// families, and neighbour discovery of an address that nobody knows yet.
 fn undisturbed(lab: &Lab) -> Result<()> {
-    let mut web = nginx::start(lab)?;
+    let mut web = nginx(lab)?;
     let mut plain = lab
         .plain(Host::Server, lab.bin().join("verify_echo"))
         .args(&format!("serve [::]:{PLAIN_PORT}"))

@@ -1,9 +1,6 @@
 //! nginx (a master and two workers of another user) with wrk and curl: keep-alive, close, 100 MB
 //! down and up, a reload under load.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -12,6 +9,7 @@ use flyover_e2e::lab::{Host, Lab, SERVER, Side, ensure_equal};
 use flyover_e2e::pattern::{sha256, write_file};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
+use flyover_e2e::servers::{nginx, www};
 use flyover_e2e::tools::wrk;
 use rustix::process::Signal;
 
@@ -30,47 +28,13 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(on_pair("nginx.reload", Side::Server, reload));
 }
 
-/// A server on ports 80 (IPv4 and IPv6) whose files are below `www`, and which takes uploads.
-pub fn start(lab: &Lab) -> Result<Proc> {
-    let directory = lab.directory().display();
-    let www = www(lab);
-    fs::create_dir_all(www.join("upload"))?;
-    fs::set_permissions(www.join("upload"), fs::Permissions::from_mode(0o777))?;
-    fs::write(www.join("index.html"), "x".repeat(1024))?;
-    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|kind| format!("  {kind}_temp_path {directory}/{kind};\n"))
-        .concat();
-    let configuration = format!(
-        "daemon off;\nworker_processes 2;\nuser www-data;\npid {directory}/nginx.pid;\n\
-         error_log stderr;\nevents {{ worker_connections 2048; }}\nhttp {{\n{temporary}\
-         \x20 access_log off;\n  sendfile on;\n  keepalive_requests 1000000;\n\
-         \x20 client_max_body_size 200m;\n  server {{\n    listen 80;\n    listen [::]:80;\n\
-         \x20   root {};\n    location /upload/ {{ dav_methods PUT; }}\n  }}\n}}\n",
-        www.display()
-    );
-    let path = lab.directory().join("nginx.conf");
-    fs::write(&path, configuration)?;
-    let mut server = lab
-        .cmd(Host::Server, "nginx")
-        .args("-e stderr -c")
-        .arg(&path)
-        .spawn()?;
-    lab.wait_for_port(Proto::Tcp, 80, &mut server)?;
-    Ok(server)
-}
-
-/// The directory that is served.
-pub fn www(lab: &Lab) -> PathBuf {
-    lab.directory().join("www")
-}
-
 fn stop(server: Proc) -> Result<()> {
     server.stop(LIMIT)?.success().map(|_| ())
 }
 
 /// Requests of one connection, and a connection for each request.
 fn requests(lab: &Lab) -> Result<()> {
-    let server = start(lab)?;
+    let server = nginx(lab)?;
     let watch = lab.watch_kernel()?;
     let urls = format!("http://{SERVER}/ ").repeat(5);
     let report = "%{http_code} %{size_download} %{num_connects}\\n";
@@ -116,7 +80,7 @@ fn requests(lab: &Lab) -> Result<()> {
 }
 
 fn load(lab: &Lab) -> Result<()> {
-    let server = start(lab)?;
+    let server = nginx(lab)?;
     let watch = lab.watch_kernel()?;
     let url = format!("http://{SERVER}/");
     wrk(lab, 50, 2, &url, "")?;
@@ -128,7 +92,7 @@ fn load(lab: &Lab) -> Result<()> {
 
 /// 100 MB down and up, compared by hash.
 fn transfers(lab: &Lab) -> Result<()> {
-    let server = start(lab)?;
+    let server = nginx(lab)?;
     let watch = lab.watch_kernel()?;
     let file = www(lab).join("big");
     write_file(&file, BIG, 2)?;
@@ -156,7 +120,7 @@ fn transfers(lab: &Lab) -> Result<()> {
 
 /// SIGHUP makes new workers with the same listeners; no request fails.
 fn reload(lab: &Lab) -> Result<()> {
-    let mut server = start(lab)?;
+    let mut server = nginx(lab)?;
     let loads = lab
         .cmd(Host::Client, "wrk")
         .args("-t1 -c10 -d4s -H")

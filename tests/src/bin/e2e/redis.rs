@@ -3,16 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use flyover_e2e::cmd::Proc;
 use flyover_e2e::lab::{Host, Lab, SERVER, SERVER6, Side, ensure_equal, wait_until};
 use flyover_e2e::pattern::{sha256, write_file};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
+use flyover_e2e::servers::{REDIS_PORT as PORT, redis};
 use flyover_e2e::tools::{RedisLoad, redis_benchmark};
 
 use crate::{each_side, on_pair, with_options};
 
-const PORT: u16 = 6379;
 const LIMIT: Duration = Duration::from_secs(15);
 
 pub fn cases(cases: &mut Vec<Case>) {
@@ -27,21 +26,6 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(with_options("redis.latency", Side::Server, latency, values).only_flyover());
 }
 
-/// A server that keeps nothing on disk unless it is asked to.
-pub fn start(lab: &Lab) -> Result<Proc> {
-    let mut server = lab
-        .cmd(Host::Server, "redis-server")
-        .args("--bind 0.0.0.0 :: --protected-mode no --appendonly no --daemonize no")
-        .args(&format!("--port {PORT}"))
-        .arg("--save")
-        .arg("")
-        .arg("--dir")
-        .arg(lab.directory())
-        .spawn()?;
-    lab.wait_for_port(Proto::Tcp, PORT, &mut server)?;
-    Ok(server)
-}
-
 fn cli(lab: &Lab, host: &str, words: &str) -> Result<String> {
     let command = lab
         .cmd(Host::Client, "redis-cli")
@@ -51,7 +35,7 @@ fn cli(lab: &Lab, host: &str, words: &str) -> Result<String> {
 
 /// A value of 4 MB there and back, IPv4 and IPv6, and clients on the server's own host.
 fn values(lab: &Lab) -> Result<()> {
-    let server = start(lab)?;
+    let server = redis(lab)?;
     let watch = lab.watch_kernel()?;
     ensure_equal(
         "PING",
@@ -96,7 +80,7 @@ fn values(lab: &Lab) -> Result<()> {
 }
 
 fn benchmark(lab: &Lab) -> Result<()> {
-    let server = start(lab)?;
+    let server = redis(lab)?;
     let watch = lab.watch_kernel()?;
     let load = RedisLoad {
         tests: "set,get",
@@ -121,7 +105,7 @@ fn benchmark(lab: &Lab) -> Result<()> {
 
 /// BGSAVE forks a child that inherits every connection; the parent goes on serving.
 fn background_save(lab: &Lab) -> Result<()> {
-    let server = start(lab)?;
+    let server = redis(lab)?;
     let host = SERVER.to_string();
     let load = RedisLoad {
         tests: "set",

@@ -1,0 +1,143 @@
+//! The benchmarks: one table, medians over several runs with their spread, the kernel (cubic)
+//! beside Flyover, sleeping and spinning, and the raw frame limits of both V-NIC kinds from the same
+//! runs. Every round measures everything once, so that slow changes of the machine hit all columns.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `plan.rs` | what is measured, on which configurations |
+//! | `floor.rs` | raw frames: the `raw_floor` example of `flyover-vnic` |
+//! | `report.rs` | results: the table, the bars, JSON |
+#![forbid(unsafe_code)]
+
+mod floor;
+mod plan;
+mod report;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use flyover_e2e::lab::Setup;
+use flyover_e2e::{cleanup, runner, wiring};
+
+use crate::plan::{Column, Group};
+use crate::report::Results;
+
+#[derive(Parser)]
+#[command(about = "Measures Flyover beside the kernel. Needs root and a quiet machine.")]
+struct Args {
+    /// Only groups whose name contains one of these.
+    filters: Vec<String>,
+    /// Print JSON instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 5)]
+    runs: u32,
+    /// Seconds of one measurement.
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+    /// Only the kernel's stack and the raw frames.
+    #[arg(long)]
+    plain: bool,
+    /// Print the names of the groups and do nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+fn main() -> ExitCode {
+    runner::report(run_all())
+}
+
+fn run_all() -> Result<()> {
+    let args = Args::parse();
+    let wanted = |group: &&Group| {
+        args.filters.is_empty() || args.filters.iter().any(|word| group.name.contains(word))
+    };
+    let groups: Vec<&Group> = plan::GROUPS.iter().filter(wanted).collect();
+    if args.list {
+        plan::GROUPS
+            .iter()
+            .for_each(|group| println!("{}", group.name));
+        return Ok(());
+    }
+    cleanup::prepare()?;
+    let bin = runner::built_programs()?;
+    ensure!(
+        args.plain || wiring::is_built(&bin),
+        "{} holds no flyover, flyoverd and libflyover.so: build the workspace first",
+        bin.display()
+    );
+
+    let mut results = Results::default();
+    let mut failures = Vec::new();
+    for round in 1..=args.runs {
+        for group in &groups {
+            for &column in group.columns {
+                if args.plain && !column.is_plain() {
+                    continue;
+                }
+                eprintln!(
+                    "run {round}/{}: {}, {}",
+                    args.runs,
+                    group.name,
+                    column.name()
+                );
+                match measure(group, column, &bin, args.seconds) {
+                    Ok(values) => results.add(column, values),
+                    Err(error) => {
+                        eprintln!("    failed: {error:#}");
+                        failures.push(format!("{}, {}: {error:#}", group.name, column.name()));
+                    }
+                }
+            }
+        }
+    }
+    cleanup::everything();
+    if args.json {
+        println!("{:#}", results.to_json(args.runs, &failures));
+    } else {
+        println!("{}", results.to_text(args.runs));
+    }
+    ensure!(
+        failures.is_empty(),
+        "{} measurements failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    Ok(())
+}
+
+/// One measurement in a lab of its own.
+fn measure(
+    group: &Group,
+    column: Column,
+    bin: &Path,
+    seconds: f64,
+) -> Result<Vec<(&'static str, f64)>> {
+    let mut options: Vec<String> = column
+        .options()
+        .iter()
+        .map(|&word| word.to_owned())
+        .collect();
+    options.extend(group.options.iter().map(|&word| word.to_owned()));
+    let setup = Setup {
+        bin: bin.to_owned(),
+        programs: runner::scripts(),
+        directory: cleanup::make_directory(0)?,
+        plain: false,
+        options,
+    };
+    let values = match column {
+        Column::RawPacket | Column::RawXdp => floor::measure(&setup, column, group, seconds),
+        _ => {
+            let lab = wiring::pair(&setup, column.side())?;
+            let values = (group.run)(&lab, seconds);
+            let finished = lab.finish();
+            values.and_then(|values| finished.map(|()| values))
+        }
+    };
+    cleanup::remove_directory(&setup.directory);
+    values
+}

@@ -1,0 +1,410 @@
+//! What is measured, and on which configurations.
+
+use anyhow::{Context as _, Result};
+use flyover_e2e::lab::{Lab, Side};
+use flyover_e2e::procfs::Proto;
+use flyover_e2e::workloads::{self, Measured, Waiting};
+
+/// A configuration: a column of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Column {
+    /// The kernel's stack on both hosts.
+    Kernel,
+    /// Flyover on both, V-NIC kind `packet`.
+    Both,
+    /// Flyover on the server, the kernel on the client.
+    Server,
+    /// The other way round.
+    Client,
+    /// Flyover on both, V-NIC kind `xdp`.
+    Xdp,
+    /// Raw frames over packet sockets, without any protocol.
+    RawPacket,
+    /// Raw frames over AF_XDP.
+    RawXdp,
+}
+
+impl Column {
+    /// All, in the order of the table.
+    pub const ALL: [Self; 7] = [
+        Self::Kernel,
+        Self::Both,
+        Self::Server,
+        Self::Client,
+        Self::Xdp,
+        Self::RawPacket,
+        Self::RawXdp,
+    ];
+
+    /// The heading.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Both => "both",
+            Self::Server => "server",
+            Self::Client => "client",
+            Self::Xdp => "both xdp",
+            Self::RawPacket => "raw packet",
+            Self::RawXdp => "raw xdp",
+        }
+    }
+
+    /// Needs nothing of the stack.
+    pub fn is_plain(self) -> bool {
+        matches!(self, Self::Kernel | Self::RawPacket | Self::RawXdp)
+    }
+
+    pub fn side(self) -> Side {
+        match self {
+            Self::Kernel | Self::RawPacket | Self::RawXdp => Side::Neither,
+            Self::Both | Self::Xdp => Side::Both,
+            Self::Server => Side::Server,
+            Self::Client => Side::Client,
+        }
+    }
+
+    /// Options of `flyover run`.
+    pub fn options(self) -> &'static [&'static str] {
+        match self {
+            Self::Both | Self::Server | Self::Client => &["--vnic", "packet"],
+            Self::Xdp => &["--vnic", "xdp"],
+            Self::Kernel | Self::RawPacket | Self::RawXdp => &[],
+        }
+    }
+}
+
+/// Values by the name of their row in [`ROWS`].
+type Values = Vec<(&'static str, f64)>;
+
+/// A program run that gives the values of some rows.
+pub struct Group {
+    pub name: &'static str,
+    pub columns: &'static [Column],
+    /// Options of `flyover run` for all columns.
+    pub options: &'static [&'static str],
+    /// Which rows the raw frame benchmark fills: the round trip, or the stream.
+    pub floor: Option<Floor>,
+    pub run: fn(&Lab, f64) -> Result<Values>,
+}
+
+/// The part of the raw frame benchmark that a group compares with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Floor {
+    /// 64 B frames there and back, spinning.
+    SpinningRoundTrip,
+    /// The same, sleeping in `poll`.
+    SleepingRoundTrip,
+    /// Frames one way, as fast as they go.
+    Bulk,
+}
+
+/// A row of the table.
+pub struct Row {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// Which of two values is the better one.
+    pub better: Better,
+}
+
+/// Whether a large value is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    Higher,
+    Lower,
+}
+
+const fn lower(name: &'static str, unit: &'static str) -> Row {
+    Row {
+        name,
+        unit,
+        better: Better::Lower,
+    }
+}
+
+const fn higher(name: &'static str, unit: &'static str) -> Row {
+    Row {
+        name,
+        unit,
+        better: Better::Higher,
+    }
+}
+
+/// All rows, in the order of the table.
+pub const ROWS: &[Row] = &[
+    lower("TCP 64 B round trip, spinning, p50", "us"),
+    lower("TCP 64 B round trip, spinning, p99", "us"),
+    lower("TCP 64 B round trip, spinning, p99.9", "us"),
+    lower("TCP 64 B round trip, --profile latency, p50", "us"),
+    lower("TCP 64 B round trip, --profile latency, p99", "us"),
+    lower("TCP 64 B round trip, sleeping, p50", "us"),
+    lower("TCP 64 B round trip, sleeping, p99", "us"),
+    lower("TCP 64 B round trip, sleeping, p99.9", "us"),
+    lower("TCP 64 B message, CPU", "us"),
+    lower("UDP 64 B round trip, spinning, p50", "us"),
+    lower("UDP 64 B round trip, spinning, p99", "us"),
+    lower("UDP 64 B round trip, sleeping, p50", "us"),
+    lower("UDP 64 B round trip, sleeping, p99", "us"),
+    higher("stream, 64 B writes", "Gb/s"),
+    higher("stream, 1 KB writes", "Gb/s"),
+    higher("stream, 64 KB writes", "Gb/s"),
+    lower("stream, 64 KB writes, CPU for 1 MB", "us"),
+    higher("connections, 1 thread", "1/s"),
+    higher("connections, 8 threads", "1/s"),
+    higher("redis GET -c 1", "1/s"),
+    lower("redis GET -c 1, p99", "us"),
+    higher("redis GET -c 50", "1/s"),
+    lower("redis GET -c 50, p99", "us"),
+    lower("redis GET -c 50, CPU of a request", "us"),
+    lower("pipe read, 1 B", "ns"),
+    lower("start and end of `true`", "ms"),
+    lower("1000 idle connections, CPU of one core", "%"),
+];
+
+use Column::{Both, Client, Kernel, RawPacket, RawXdp, Server, Xdp};
+
+const LATENCY: &[Column] = &[Kernel, Both, Server, Client, Xdp, RawPacket, RawXdp];
+const STACKS: &[Column] = &[Kernel, Both, Server, Client, Xdp];
+
+/// Everything that is measured.
+pub const GROUPS: &[Group] = &[
+    Group {
+        name: "tcp-spinning",
+        columns: LATENCY,
+        options: &[],
+        floor: Some(Floor::SpinningRoundTrip),
+        run: |lab, seconds| {
+            let measured =
+                workloads::ping_pong(lab, Proto::Tcp, Waiting::Looping, count(seconds, 40_000.0))?;
+            Ok(vec![
+                (
+                    "TCP 64 B round trip, spinning, p50",
+                    value(measured.p50_us)?,
+                ),
+                (
+                    "TCP 64 B round trip, spinning, p99",
+                    value(measured.p99_us)?,
+                ),
+                (
+                    "TCP 64 B round trip, spinning, p99.9",
+                    value(measured.p999_us)?,
+                ),
+            ])
+        },
+    },
+    Group {
+        name: "tcp-latency-profile",
+        columns: &[Both, Server, Client, Xdp],
+        options: &["--profile", "latency"],
+        floor: None,
+        run: |lab, seconds| {
+            let measured =
+                workloads::ping_pong(lab, Proto::Tcp, Waiting::Blocking, count(seconds, 40_000.0))?;
+            Ok(vec![
+                (
+                    "TCP 64 B round trip, --profile latency, p50",
+                    value(measured.p50_us)?,
+                ),
+                (
+                    "TCP 64 B round trip, --profile latency, p99",
+                    value(measured.p99_us)?,
+                ),
+            ])
+        },
+    },
+    Group {
+        name: "tcp-sleeping",
+        columns: LATENCY,
+        options: &[],
+        floor: Some(Floor::SleepingRoundTrip),
+        run: |lab, seconds| {
+            let measured =
+                workloads::ping_pong(lab, Proto::Tcp, Waiting::Blocking, count(seconds, 25_000.0))?;
+            Ok(vec![
+                (
+                    "TCP 64 B round trip, sleeping, p50",
+                    value(measured.p50_us)?,
+                ),
+                (
+                    "TCP 64 B round trip, sleeping, p99",
+                    value(measured.p99_us)?,
+                ),
+                (
+                    "TCP 64 B round trip, sleeping, p99.9",
+                    value(measured.p999_us)?,
+                ),
+                ("TCP 64 B message, CPU", measured.cpu_us),
+            ])
+        },
+    },
+    Group {
+        name: "udp-spinning",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            let measured =
+                workloads::ping_pong(lab, Proto::Udp, Waiting::Looping, count(seconds, 40_000.0))?;
+            Ok(vec![
+                (
+                    "UDP 64 B round trip, spinning, p50",
+                    value(measured.p50_us)?,
+                ),
+                (
+                    "UDP 64 B round trip, spinning, p99",
+                    value(measured.p99_us)?,
+                ),
+            ])
+        },
+    },
+    Group {
+        name: "udp-sleeping",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            let measured =
+                workloads::ping_pong(lab, Proto::Udp, Waiting::Blocking, count(seconds, 25_000.0))?;
+            Ok(vec![
+                (
+                    "UDP 64 B round trip, sleeping, p50",
+                    value(measured.p50_us)?,
+                ),
+                (
+                    "UDP 64 B round trip, sleeping, p99",
+                    value(measured.p99_us)?,
+                ),
+            ])
+        },
+    },
+    Group {
+        name: "stream-64",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            Ok(vec![(
+                "stream, 64 B writes",
+                stream(lab, 64, seconds)?.rate,
+            )])
+        },
+    },
+    Group {
+        name: "stream-1k",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            Ok(vec![(
+                "stream, 1 KB writes",
+                stream(lab, 1_024, seconds)?.rate,
+            )])
+        },
+    },
+    Group {
+        name: "stream-64k",
+        columns: LATENCY,
+        options: &[],
+        floor: Some(Floor::Bulk),
+        run: |lab, seconds| {
+            let measured = stream(lab, 65_536, seconds)?;
+            Ok(vec![
+                ("stream, 64 KB writes", measured.rate),
+                ("stream, 64 KB writes, CPU for 1 MB", measured.cpu_us),
+            ])
+        },
+    },
+    Group {
+        name: "connections",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            Ok(vec![(
+                "connections, 1 thread",
+                workloads::connections(lab, 1, seconds)?.rate,
+            )])
+        },
+    },
+    Group {
+        name: "connections-8",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            Ok(vec![(
+                "connections, 8 threads",
+                workloads::connections(lab, 8, seconds)?.rate,
+            )])
+        },
+    },
+    Group {
+        name: "redis-1",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            let measured = workloads::redis_get(lab, 1, count(seconds, 20_000.0))?;
+            Ok(vec![
+                ("redis GET -c 1", measured.rate),
+                ("redis GET -c 1, p99", value(measured.p99_us)?),
+            ])
+        },
+    },
+    Group {
+        name: "redis-50",
+        columns: STACKS,
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            let measured = workloads::redis_get(lab, 50, count(seconds, 80_000.0))?;
+            Ok(vec![
+                ("redis GET -c 50", measured.rate),
+                ("redis GET -c 50, p99", value(measured.p99_us)?),
+                ("redis GET -c 50, CPU of a request", measured.cpu_us),
+            ])
+        },
+    },
+    Group {
+        name: "call",
+        columns: &[Kernel, Server],
+        options: &[],
+        floor: None,
+        run: |lab, _| Ok(vec![("pipe read, 1 B", workloads::pipe_read(lab)?)]),
+    },
+    Group {
+        name: "run-true",
+        columns: &[Kernel, Server],
+        options: &[],
+        floor: None,
+        run: |lab, _| {
+            Ok(vec![(
+                "start and end of `true`",
+                workloads::run_true(lab, 20)?,
+            )])
+        },
+    },
+    Group {
+        name: "idle",
+        columns: &[Kernel, Server, Client],
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            let percent = workloads::idle_connections(lab, 1_000, (seconds * 4.0).max(2.0))?;
+            Ok(vec![("1000 idle connections, CPU of one core", percent)])
+        },
+    },
+];
+
+/// Operations for about so many seconds on the kind of machine the rate was seen on.
+fn count(seconds: f64, per_second: f64) -> u32 {
+    (seconds * per_second).max(100.0) as u32
+}
+
+fn value(measured: Option<f64>) -> Result<f64> {
+    measured.context("the workload reported no latency")
+}
+
+/// The receiver only counts: comparing would cost every configuration the same.
+fn stream(lab: &Lab, write: usize, seconds: f64) -> Result<Measured> {
+    workloads::stream(lab, write, seconds, false)
+}
