@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use crate::channel::{Deadline, send};
 use crate::codec::messages;
-use crate::{List, MAX_NICS, MAX_REASON, MAX_WORDS, NicDesc, Text};
+use crate::{List, MAX_NICS, MAX_OWNERS, MAX_REASON, MAX_WORDS, NicDesc, Text};
 
 messages! {
     /// What an attached process tells the keeper, over the channel that came with `Attached`.
@@ -45,12 +45,17 @@ messages! {
 messages! {
     /// What `flyoverd` tells a keeper.
     pub enum Control {
-        /// First message. Descriptors: stack memfd, control-plane memfd, then those of each V-NIC.
+        /// First message. Descriptors: stack memfd, control-plane memfd, a netlink socket that hears of the end of
+        /// kernel sockets (`NETLINK_SOCK_DIAG`, groups `SKNLGRP_INET*_DESTROY`), then those of each V-NIC.
         1 Setup {
             /// Number of the stack.
             stack_id: u32,
-            /// The memory is new: initialise it.
+            /// The memory is new: initialise it. Otherwise an earlier keeper died.
             fresh: bool,
+            /// Processes that are attached; an `Owner` follows for each.
+            owners: List<u16, MAX_OWNERS>,
+            /// `OwnerGone` messages that were sent to earlier keepers.
+            epoch: u64,
             /// Bytes of the stack's memory.
             stack_len: u64,
             /// Options of the stack, as words.

@@ -41,3 +41,5 @@ pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Descriptors that belong to Flyover are moved to this number or above, out of the program's way.
 pub const FD_FLOOR: i32 = 700;
+/// Most processes of one stack, whatever its options say.
+pub const MAX_OWNERS: usize = 1024;

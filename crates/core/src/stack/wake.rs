@@ -480,6 +480,14 @@ impl<'m> Locked<'_, '_, 'm> {
         }
     }
 
+    /// The kernel socket behind an endpoint has something to read or to accept: the keeper's epoll set says so.
+    pub fn os_event(&mut self, r: crate::sock::SockRef) {
+        if let Some(s) = self.st.get(r) {
+            s.os_ready.store(1, Release);
+            self.raise(r.id, ev::IN | ev::RDNORM);
+        }
+    }
+
     /// Wakes one sleeper of the set; false when nobody sleeps there.
     fn wake_one(&mut self, set: SetId) -> bool {
         let st = self.st;
