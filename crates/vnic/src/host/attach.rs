@@ -21,13 +21,12 @@ pub(super) fn deny_all(fd: BorrowedFd<'_>) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
 }
 
-/// Makes `program` (a loaded `sock_flow`) decide what the packet socket receives, and locks it: the process
-/// that gets the socket can neither remove nor replace it (`SO_LOCK_FILTER`, socket(7)).
+/// Makes `program` (a loaded `sock_flow`) decide what the packet socket receives, for good: the process that
+/// gets the socket can neither remove nor replace it, and nor can anybody else (`SO_LOCK_FILTER`, socket(7)).
 ///
 /// # Errors
-/// What `setsockopt` says: EINVAL for a program of another type.
+/// EINVAL for a program of another type; EPERM when the socket has its filter already.
 pub fn attach_filter(fd: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    set_int(fd, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 0)?;
     set_int(
         fd,
         libc::SOL_SOCKET,

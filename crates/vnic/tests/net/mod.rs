@@ -211,13 +211,23 @@ pub fn xdp_socket(maps: &mut FlowMaps, stack: u32, config: &XdpConfig) -> XdpSoc
 }
 
 /// Sends one UDP datagram between the ends.
-pub fn send_udp(nic: &mut dyn Vnic, (src, dst): (Endpoint, Endpoint), payload: &mut [u8]) {
+pub fn send_udp(nic: &mut dyn Vnic, ends: (Endpoint, Endpoint), payload: &mut [u8]) {
+    send_udp_tagged(nic, ends, 0, payload);
+}
+
+/// Sends one UDP datagram with a VLAN tag (0: none).
+pub fn send_udp_tagged(
+    nic: &mut dyn Vnic,
+    (src, dst): (Endpoint, Endpoint),
+    vlan: u16,
+    payload: &mut [u8],
+) {
     let mut hdr = HeaderBuf::new();
     let mac = |e: &Endpoint| Mac([2, 0, 0, 0, 0x77, e.ip.0[15]]);
     let spec = UdpSpec {
         smac: mac(&src),
         dmac: mac(&dst),
-        vlan: 0,
+        vlan,
         src,
         dst,
         ttl: 64,
