@@ -14,7 +14,7 @@ use flyover_e2e::servers::nginx;
 use flyover_e2e::wiring;
 use rustix::process::Signal;
 
-use crate::on_pair;
+use crate::{on_pair, with_options};
 
 const PORT: u16 = 7900;
 const SOON: Duration = Duration::from_secs(5);
@@ -29,11 +29,21 @@ pub fn cases(cases: &mut Vec<Case>) {
         exit_after_send,
     ));
     cases.push(on_pair("life.kill-everything", Side::Server, kill_everything).only_flyover());
+    let xdp = &["--vnic", "xdp"];
+    let case = with_options(
+        "life.kill-everything.xdp",
+        Side::Server,
+        xdp,
+        kill_everything,
+    );
+    cases.push(case.only_flyover());
     cases.push(Case::new("life.daemon-killed.server", daemon_killed).only_flyover());
     cases.push(Case::new("life.daemon-absent.neither", daemon_absent).only_flyover());
     cases.push(Case::new("life.daemon-started-by-run.server", autostart).only_flyover());
     cases.push(on_pair("life.unprivileged", Side::Server, unprivileged).only_flyover());
     cases.push(on_pair("life.restart", Side::Server, restart));
+    let small = &["--stack", "private", "--max-sockets", "64"];
+    cases.push(with_options("life.table-full", Side::Client, small, table_full).only_flyover());
 }
 
 /// A plain client connects to a stopped server and sends: the keeper answers. The data waits.
@@ -299,5 +309,32 @@ fn restart(lab: &Lab) -> Result<()> {
         });
         serving.finish(SOON)?;
     }
+    Ok(())
+}
+
+/// More connections than the stack has sockets: the rest is the kernel's, and all work.
+fn table_full(lab: &Lab) -> Result<()> {
+    let address = server(PORT);
+    let mut holding = lab
+        .workload(Host::Server, "hold")
+        .args(&format!("server {address}"))
+        .spawn()?;
+    lab.wait_for_port(Proto::Tcp, PORT, &mut holding)?;
+    let mut opening = lab
+        .workload(Host::Client, "hold")
+        .args(&format!("client {address} --connections 200"))
+        .piped()
+        .spawn()?;
+    wait_until(LIMIT, || {
+        opening.ensure_running()?;
+        Ok(opening.stdout().contains("ready").then_some(()))
+    })?;
+    let lines = lab.ss(Host::Client)?;
+    let accelerated = lines.iter().filter(|line| line.is_accelerated()).count();
+    ensure!(
+        (1..=64).contains(&accelerated),
+        "{accelerated} accelerated sockets of 64"
+    );
+    opening.finish(LIMIT)?.success()?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use flyover_e2e::runner::Case;
 use flyover_e2e::servers::nginx;
 use flyover_e2e::tools::wrk;
 
-use crate::on_pair;
+use crate::{on_pair, with_options};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// A service that Flyover knows nothing of, as sshd would be.
@@ -17,6 +17,9 @@ const PLAIN_PORT: u16 = 22;
 
 pub fn cases(cases: &mut Vec<Case>) {
     cases.push(on_pair("neighbours.undisturbed", Side::Server, undisturbed));
+    let xdp = &["--vnic", "xdp"];
+    let case = with_options("neighbours.undisturbed.xdp", Side::Server, xdp, undisturbed);
+    cases.push(case.only_flyover());
 }
 
 /// nginx is accelerated and under load; beside it a plain TCP and UDP service, ping over both

@@ -2,19 +2,20 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
-use flyover_e2e::lab::{Host, Lab, SERVER, SERVER6, ensure_equal};
+use anyhow::{Context as _, Result};
+use flyover_e2e::lab::{Host, Lab, SERVER, SERVER6, Side, ensure_equal};
 use flyover_e2e::pattern::{sha256, write_file};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 
-use crate::each_side;
+use crate::{each_side, on_pair};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 pub fn cases(cases: &mut Vec<Case>) {
     each_side(cases, "python.http", http);
     each_side(cases, "python.asyncio", asyncio);
+    cases.push(on_pair("python.selectors", Side::Server, selectors));
 }
 
 fn http(lab: &Lab) -> Result<()> {
@@ -65,4 +66,24 @@ fn asyncio(lab: &Lab) -> Result<()> {
     watch.ensure_tcp_bypassed()?;
     server.stop(LIMIT)?;
     Ok(())
+}
+
+/// The same server on select, poll and epoll.
+fn selectors(lab: &Lab) -> Result<()> {
+    let watch = lab.watch_kernel()?;
+    for (port, kind) in [(7011, "select"), (7012, "poll"), (7013, "epoll")] {
+        let mut server = lab
+            .python(Host::Server, "selectors_echo.py")
+            .args(&format!("{kind} {port}"))
+            .spawn()?;
+        lab.wait_for_port(Proto::Tcp, port, &mut server)?;
+        lab.workload(Host::Client, "verify_echo")
+            .args(&format!(
+                "load {SERVER}:{port} --connections 20 --seconds 1 --max 100000"
+            ))
+            .run(LIMIT)
+            .context(kind)?;
+        server.stop(LIMIT)?;
+    }
+    watch.ensure_tcp_bypassed()
 }
