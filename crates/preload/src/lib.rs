@@ -1,1 +1,31 @@
-//! flyover-preload
+//! `libflyover.so`, to be named in `LD_PRELOAD`: every call of libc that can touch a socket, in front of libc's.
+//!
+//! | file | what |
+//! |---|---|
+//! | `export/` | the C functions; three lines each: fast check, decode, call the socket layer |
+//! | `fast.rs` | the fast check: a descriptor that is none of our business goes straight to libc |
+//! | `args.rs` | pointers of the application -> slices |
+//! | `next.rs` | libc's own functions |
+//! | `init.rs`, `environ.rs` | start-up, fork hooks, the environment across `exec` |
+//! | `signal.rs` | handlers of the application, never inside the stack |
+//! | `os_linux.rs`, `sys.rs` | the operating system, by raw system calls |
+//! | `link.rs` | the daemon, the keeper, the mappings |
+//!
+//! This code runs in other people's processes: in signal handlers, before `main`, after `fork` of a threaded program.
+//! So: no I/O of `std`, no threads, no allocation on the paths that carry data, no thread-locals with destructors.
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the exported functions have the contracts of their libc namesakes"
+)]
+
+mod args;
+mod environ;
+mod errno;
+mod export;
+mod fast;
+mod init;
+mod link;
+mod next;
+mod os_linux;
+mod signal;
+mod sys;

@@ -1,0 +1,201 @@
+//! Raw arguments of C calls as typed views. The only place that looks at the application's memory through pointers.
+//!
+//! A view lives no longer than the call that it was an argument of; the application promises, as to the kernel, that
+//! the memory stays there meanwhile.
+
+use core::ffi::{c_int, c_void};
+
+use flyover_sockets::Errno;
+use flyover_sockets::addr::Addr;
+
+/// `MAX_RW_COUNT` of the kernel: no call transfers more, see `read(2)`.
+const MAX_COUNT: usize = 0x7fff_f000;
+
+/// `n` readable bytes at `p`.
+///
+/// # Safety
+/// `p` must be readable for `n` bytes, or null.
+pub unsafe fn bytes<'a>(p: *const c_void, n: usize) -> Result<&'a [u8], Errno> {
+    if n == 0 {
+        return Ok(&[]);
+    }
+    if p.is_null() {
+        return Err(Errno::EFAULT);
+    }
+    // SAFETY: not null, readable by the caller's promise, and cut to less than isize::MAX.
+    Ok(unsafe { core::slice::from_raw_parts(p.cast(), n.min(MAX_COUNT)) })
+}
+
+/// `n` writable bytes at `p`.
+///
+/// # Safety
+/// `p` must be writable for `n` bytes, or null.
+pub unsafe fn bytes_mut<'a>(p: *mut c_void, n: usize) -> Result<&'a mut [u8], Errno> {
+    if n == 0 {
+        return Ok(&mut []);
+    }
+    if p.is_null() {
+        return Err(Errno::EFAULT);
+    }
+    // SAFETY: not null, writable by the caller's promise, and cut to less than isize::MAX.
+    Ok(unsafe { core::slice::from_raw_parts_mut(p.cast(), n.min(MAX_COUNT)) })
+}
+
+/// The socket address at `p`; `None` for a null pointer or no length.
+///
+/// # Safety
+/// `p` must be readable for `len` bytes, or null.
+pub unsafe fn addr(p: *const libc::sockaddr, len: libc::socklen_t) -> Result<Option<Addr>, Errno> {
+    if p.is_null() || len == 0 {
+        return Ok(None);
+    }
+    if len as usize > 128 {
+        return Err(Errno::EINVAL);
+    }
+    // SAFETY: as the caller promised.
+    Addr::from_bytes(unsafe { bytes(p.cast(), len as usize) }?).map(Some)
+}
+
+/// Writes `a` to the buffer of `*len` bytes at `p`, cut if need be, and the full length to `*len`, as the kernel does.
+///
+/// # Safety
+/// `len` must be null or valid; `p` null or writable for `*len` bytes.
+pub unsafe fn put_addr(
+    a: &Addr,
+    p: *mut libc::sockaddr,
+    len: *mut libc::socklen_t,
+) -> Result<(), Errno> {
+    if p.is_null() {
+        return Ok(());
+    }
+    if len.is_null() {
+        return Err(Errno::EFAULT);
+    }
+    // SAFETY: checked for null, valid by the caller's promise.
+    let room = unsafe { *len };
+    if room as c_int > i32::MAX || (room as i32) < 0 {
+        return Err(Errno::EINVAL);
+    }
+    let b = a.as_bytes();
+    let n = b.len().min(room as usize);
+    // SAFETY: `n` is no more than the room that the caller promised.
+    unsafe { core::ptr::copy_nonoverlapping(b.as_ptr(), p.cast(), n) };
+    // SAFETY: as above.
+    unsafe { *len = b.len() as libc::socklen_t };
+    Ok(())
+}
+
+/// Vectors up to this length need no allocation.
+const SMALL: usize = 16;
+/// `UIO_MAXIOV`.
+const MAX_IOV: usize = 1024;
+
+/// Runs `f` with the readable pieces of an iovec array.
+///
+/// # Safety
+/// `iov` must point to `n` iovecs whose memory is readable.
+pub unsafe fn with_pieces<R>(
+    iov: *const libc::iovec,
+    n: usize,
+    f: impl FnOnce(&[&[u8]]) -> Result<R, Errno>,
+) -> Result<R, Errno> {
+    if n > MAX_IOV {
+        return Err(Errno::EINVAL);
+    }
+    if iov.is_null() && n > 0 {
+        return Err(Errno::EFAULT);
+    }
+    let mut small: [&[u8]; SMALL] = [&[]; SMALL];
+    let mut large: Vec<&[u8]> = Vec::new();
+    let list: &mut [&[u8]] = if n <= SMALL {
+        &mut small[..n]
+    } else {
+        large.resize(n, &[]);
+        &mut large
+    };
+    let mut room = MAX_COUNT;
+    for (i, piece) in list.iter_mut().enumerate() {
+        // SAFETY: `i < n`, so this is one of the caller's iovecs.
+        let v = unsafe { &*iov.add(i) };
+        if v.iov_len > isize::MAX as usize {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: as the caller promised.
+        *piece = unsafe { bytes(v.iov_base, v.iov_len.min(room)) }?;
+        room -= piece.len();
+    }
+    f(list)
+}
+
+/// Runs `f` with the writable pieces of an iovec array.
+///
+/// # Safety
+/// `iov` must point to `n` iovecs whose memory is writable and does not overlap.
+pub unsafe fn with_pieces_mut<R>(
+    iov: *const libc::iovec,
+    n: usize,
+    f: impl FnOnce(&mut [&mut [u8]]) -> Result<R, Errno>,
+) -> Result<R, Errno> {
+    if n > MAX_IOV {
+        return Err(Errno::EINVAL);
+    }
+    if iov.is_null() && n > 0 {
+        return Err(Errno::EFAULT);
+    }
+    let mut small: [&mut [u8]; SMALL] = Default::default();
+    let mut large: Vec<&mut [u8]> = Vec::new();
+    let list: &mut [&mut [u8]] = if n <= SMALL {
+        &mut small[..n]
+    } else {
+        large.resize_with(n, Default::default);
+        &mut large
+    };
+    let mut room = MAX_COUNT;
+    for (i, piece) in list.iter_mut().enumerate() {
+        // SAFETY: `i < n`, so this is one of the caller's iovecs.
+        let v = unsafe { &*iov.add(i) };
+        if v.iov_len > isize::MAX as usize {
+            return Err(Errno::EINVAL);
+        }
+        // SAFETY: as the caller promised.
+        *piece = unsafe { bytes_mut(v.iov_base, v.iov_len.min(room)) }?;
+        room -= piece.len();
+    }
+    f(list)
+}
+
+/// Nanoseconds of a `timespec`; `None` for a null pointer.
+///
+/// # Safety
+/// `p` must be null or valid.
+pub unsafe fn timespec(p: *const libc::timespec) -> Result<Option<u64>, Errno> {
+    if p.is_null() {
+        return Ok(None);
+    }
+    // SAFETY: not null, valid by the caller's promise.
+    let t = unsafe { *p };
+    let (Ok(sec), Ok(nsec)) = (u64::try_from(t.tv_sec), u64::try_from(t.tv_nsec)) else {
+        return Err(Errno::EINVAL);
+    };
+    if nsec >= 1_000_000_000 {
+        return Err(Errno::EINVAL);
+    }
+    Ok(Some(sec.saturating_mul(1_000_000_000).saturating_add(nsec)))
+}
+
+/// The first 64 signals of a set, as the kernel has them; `None` for a null pointer.
+///
+/// # Safety
+/// `p` must be null or valid.
+pub unsafe fn mask(p: *const libc::sigset_t) -> Option<u64> {
+    if p.is_null() {
+        return None;
+    }
+    // SAFETY: a sigset_t is at least eight bytes long and aligned for a u64 on all supported targets.
+    Some(unsafe { *p.cast::<u64>() })
+}
+
+/// Milliseconds of `poll(2)` as nanoseconds; negative is for ever.
+pub fn millis(ms: c_int) -> Option<u64> {
+    u64::try_from(ms).ok().map(|m| m.saturating_mul(1_000_000))
+}

@@ -1,0 +1,216 @@
+//! The environment: reading our variables, and keeping them when the program starts another one with an environment
+//! of its own. The part that runs before `exec` allocates nothing: it may run in a `vfork` child.
+
+use core::ffi::{CStr, c_char};
+use std::ffi::CString;
+use std::sync::OnceLock;
+
+unsafe extern "C" {
+    static mut environ: *const *const c_char;
+}
+
+const PRELOAD: &[u8] = b"LD_PRELOAD=";
+
+/// What to put into new environments.
+struct Saved {
+    /// `LD_PRELOAD=` as this process has it.
+    preload: CString,
+    /// The path of this library in it.
+    library: Vec<u8>,
+    /// `FLYOVER_*=`.
+    options: Vec<CString>,
+    inherit: bool,
+}
+
+static SAVED: OnceLock<Saved> = OnceLock::new();
+
+/// Calls `f` with each `NAME=value` of a C environment.
+///
+/// # Safety
+/// `env` must be null or a null-terminated array of C strings.
+unsafe fn each_of(env: *const *const c_char, mut f: impl FnMut(&CStr)) {
+    if env.is_null() {
+        return;
+    }
+    let mut at = env;
+    // SAFETY: the array ends with a null pointer, where the loop ends.
+    while let Some(p) = core::ptr::NonNull::new(unsafe { *at }.cast_mut()) {
+        // SAFETY: every element is a C string.
+        f(unsafe { CStr::from_ptr(p.as_ptr()) });
+        // SAFETY: the element was not the last one.
+        at = unsafe { at.add(1) };
+    }
+}
+
+fn current() -> *const *const c_char {
+    // SAFETY: a plain read of libc's variable; programs that change it from several threads break everything.
+    unsafe { environ }
+}
+
+/// Calls `f` with name and value of every variable.
+pub fn each(mut f: impl FnMut(&[u8], &[u8])) {
+    // SAFETY: `environ` is a C environment.
+    unsafe {
+        each_of(current(), |var| {
+            let b = var.to_bytes();
+            if let Some(eq) = b.iter().position(|c| *c == b'=') {
+                f(&b[..eq], &b[eq + 1..]);
+            }
+        })
+    };
+}
+
+/// True when the variable exists.
+pub fn has(name: &[u8]) -> bool {
+    let mut found = false;
+    each(|n, _| found |= n == name);
+    found
+}
+
+/// Sets a variable. Only from the constructor, when there is one thread.
+pub fn set(name: &CStr, value: &str) {
+    if let Ok(v) = CString::new(value) {
+        // SAFETY: both are C strings, and no other thread exists yet.
+        unsafe { libc::setenv(name.as_ptr(), v.as_ptr(), 1) };
+    }
+}
+
+/// Remembers what new environments must keep.
+pub fn save(inherit: bool) {
+    let mut preload = None;
+    let mut options = Vec::new();
+    // SAFETY: `environ` is a C environment.
+    unsafe {
+        each_of(current(), |var| {
+            let b = var.to_bytes();
+            if let Some(list) = b.strip_prefix(PRELOAD) {
+                preload = Some((var.to_owned(), list.to_vec()));
+            } else if b.starts_with(b"FLYOVER_") {
+                options.push(var.to_owned());
+            }
+        })
+    };
+    let Some((preload, list)) = preload else {
+        return;
+    };
+    let ours = |p: &&[u8]| p.ends_with(b"libflyover.so");
+    let Some(library) = list
+        .split(|c| *c == b':' || *c == b' ')
+        .find(ours)
+        .map(<[u8]>::to_vec)
+    else {
+        return;
+    };
+    let _ = SAVED.get_or_init(|| Saved {
+        preload,
+        library,
+        options,
+        inherit,
+    });
+}
+
+/// Room for variables on the stack; larger environments are passed on as they are.
+const MAX_VARS: usize = 4096;
+/// Room for a merged `LD_PRELOAD`.
+const MAX_PRELOAD: usize = 4096;
+
+/// Calls `exec` with an environment that keeps Flyover, or, when children are not to inherit it, without it.
+///
+/// # Safety
+/// `env` must be null or a C environment.
+pub unsafe fn with_kept<R>(
+    env: *const *const c_char,
+    exec: impl FnOnce(*const *const c_char) -> R,
+) -> R {
+    let Some(saved) = SAVED.get() else {
+        return exec(env);
+    };
+    let mut vars: [*const c_char; MAX_VARS] = [core::ptr::null(); MAX_VARS];
+    let mut merged = [0u8; MAX_PRELOAD];
+    let mut n = 0;
+    let mut fits = true;
+    let mut has_preload = false;
+    let mut push = |p: *const c_char| {
+        if n + 1 < MAX_VARS {
+            vars[n] = p;
+            n += 1;
+        } else {
+            fits = false;
+        }
+    };
+    // SAFETY: passed on from our caller.
+    unsafe {
+        each_of(env, |var| {
+            let Some(list) = var.to_bytes().strip_prefix(PRELOAD) else {
+                return push(var.as_ptr());
+            };
+            has_preload = true;
+            let present = contains(list, &saved.library);
+            if saved.inherit == present {
+                push(var.as_ptr());
+            } else if let Some(p) = merge(list, saved, &mut merged) {
+                push(p);
+            }
+        })
+    };
+    if saved.inherit {
+        if !has_preload {
+            push(saved.preload.as_ptr());
+        }
+        for option in &saved.options {
+            // SAFETY: passed on from our caller.
+            if !unsafe { has_same_name(env, option) } {
+                push(option.as_ptr());
+            }
+        }
+    }
+    if fits { exec(vars.as_ptr()) } else { exec(env) }
+}
+
+fn contains(list: &[u8], library: &[u8]) -> bool {
+    list.split(|c| *c == b':' || *c == b' ')
+        .any(|p| p == library)
+}
+
+/// `LD_PRELOAD` of the program with our library in front, or without it when children are not to inherit it.
+fn merge(list: &[u8], saved: &Saved, into: &mut [u8; MAX_PRELOAD]) -> Option<*const c_char> {
+    let mut n = 0;
+    let mut put = |b: &[u8]| -> Option<()> {
+        into.get_mut(n..n + b.len())?.copy_from_slice(b);
+        n += b.len();
+        Some(())
+    };
+    put(PRELOAD)?;
+    if saved.inherit {
+        put(&saved.library)?;
+    }
+    let mut first = !saved.inherit;
+    for p in list
+        .split(|c| *c == b':' || *c == b' ')
+        .filter(|p| !p.is_empty() && *p != saved.library)
+    {
+        if !first {
+            put(b":")?;
+        }
+        first = false;
+        put(p)?;
+    }
+    put(b"\0")?;
+    Some(into.as_ptr().cast())
+}
+
+/// # Safety
+/// `env` must be null or a C environment.
+unsafe fn has_same_name(env: *const *const c_char, option: &CStr) -> bool {
+    let name = |v: &[u8]| v.iter().position(|c| *c == b'=').unwrap_or(v.len());
+    let o = option.to_bytes();
+    let mut found = false;
+    // SAFETY: passed on from our caller.
+    unsafe {
+        each_of(env, |var| {
+            let v = var.to_bytes();
+            found |= v[..name(v)] == o[..name(o)];
+        })
+    };
+    found
+}

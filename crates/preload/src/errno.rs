@@ -1,0 +1,22 @@
+//! `Result` -> C return value and `errno`.
+
+use core::ffi::c_int;
+
+use flyover_sockets::Errno;
+
+/// Sets the thread's `errno`.
+pub fn set(e: c_int) {
+    // SAFETY: __errno_location always returns the thread's own, valid location.
+    unsafe { *libc::__errno_location() = e };
+}
+
+/// `-1` with `errno` set, or the value.
+pub fn to_c(r: Result<usize, Errno>) -> isize {
+    match r {
+        Ok(v) => v as isize,
+        Err(Errno(e)) => {
+            set(e);
+            -1
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Descriptor numbers: close, dup, fcntl, ioctl.
+
+use core::ffi::{c_int, c_ulong};
+
+use flyover_sockets::Sockets;
+use flyover_sockets::process::Answer;
+
+use super::answer;
+use crate::{args, errno, fast, init, next};
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+    // SAFETY: a plain number.
+    answer(|lib| lib.close(fd), || unsafe { next::close(fd) } as isize) as c_int
+}
+
+/// `CLOSE_RANGE_UNSHARE` and `CLOSE_RANGE_CLOEXEC` close nothing of ours here and now.
+const CLOEXEC: c_int = 4;
+const UNSHARE: c_int = 2;
+
+fn close_gaps(lib: &Sockets, first: u32, last: u32) -> c_int {
+    let mut r = 0;
+    lib.close_range(first, last, |from, to| {
+        // SAFETY: plain numbers.
+        let one = unsafe { next::close_range(from, to, 0) };
+        if one < 0 {
+            r = one;
+        }
+    });
+    r
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn close_range(first: u32, last: u32, flags: c_int) -> c_int {
+    // SAFETY: plain numbers.
+    let kernel = || unsafe { next::close_range(first, last, flags) } as isize;
+    if flags & CLOEXEC != 0 || flags & !(CLOEXEC | UNSHARE) != 0 || first > last {
+        return kernel() as c_int;
+    }
+    answer(
+        |lib| {
+            if close_gaps(lib, first, last) < 0 {
+                Answer::Kernel
+            } else {
+                Answer::Value(0)
+            }
+        },
+        kernel,
+    ) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn closefrom(first: c_int) {
+    let from = first.max(0) as u32;
+    if fast::inside(|lib| close_gaps(lib, from, u32::MAX)).is_none() {
+        // SAFETY: a plain number.
+        unsafe { next::closefrom(first) };
+    }
+}
+
+fn copied(old: c_int, new: c_int) -> c_int {
+    if new >= 0 {
+        let _ = fast::inside(|lib| lib.on_dup(old, new));
+    }
+    new
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
+    // SAFETY: a plain number.
+    copied(fd, unsafe { next::dup(fd) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+    // SAFETY: plain numbers.
+    answer(
+        |lib| lib.dup_onto(old, new, None),
+        || unsafe { next::dup2(old, new) } as isize,
+    ) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
+    if flags & !libc::O_CLOEXEC != 0 || old == new {
+        errno::set(libc::EINVAL);
+        return -1;
+    }
+    // SAFETY: plain numbers.
+    answer(
+        |lib| lib.dup_onto(old, new, Some(flags)),
+        || unsafe { next::dup3(old, new, flags) } as isize,
+    ) as c_int
+}
+
+// A C function with variable arguments cannot be defined in stable Rust. Both calls have one optional argument of the
+// size of a register, which arrives in the third argument register all the same (System V x86-64 ABI 3.5.7; AAPCS64
+// for Linux).
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::fcntl(fd, cmd, arg) };
+    match cmd {
+        libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => copied(fd, kernel()),
+        libc::F_SETFL | libc::F_GETFL if !fast::is_kernel(fd) => {
+            answer(|lib| lib.fcntl(fd, cmd, arg), || kernel() as isize) as c_int
+        }
+        _ => kernel(),
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fcntl64(fd: c_int, cmd: c_int, arg: usize) -> c_int {
+    // SAFETY: passed on unchanged.
+    unsafe { fcntl(fd, cmd, arg) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::ioctl(fd, request, arg) } as isize;
+    if fast::is_kernel(fd) || !flyover_sockets::io::ioctl::is_ours(request) || arg == 0 {
+        return kernel() as c_int;
+    }
+    answer(
+        |lib| {
+            // SAFETY: all the requests that are ours take a pointer to an int.
+            match unsafe { args::bytes_mut(arg as *mut core::ffi::c_void, 4) } {
+                Ok(b) => lib.ioctl(fd, request, b),
+                Err(e) => lib.fault(fd, e),
+            }
+        },
+        kernel,
+    ) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn _exit(status: c_int) -> ! {
+    if let Some(lib) = init::lib() {
+        lib.at_exit();
+    }
+    loop {
+        // SAFETY: ends the process, all threads of it.
+        unsafe { crate::sys::raw(libc::SYS_exit_group, [status as usize, 0, 0, 0, 0, 0]) };
+    }
+}

@@ -1,0 +1,307 @@
+//! Messages with addresses and control data: recvfrom, sendto, recvmsg, sendmsg and the plural forms.
+
+use core::ffi::{c_int, c_void};
+
+use flyover_sockets::{Errno, Sockets};
+use libc::{mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
+
+use super::stream::check;
+use super::{answer, result};
+use crate::{args, errno, fast, init, next};
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvfrom(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    flags: c_int,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::recvfrom(fd, buf, n, flags, addr, len) };
+    if fast::is_kernel(fd) {
+        return kernel();
+    }
+    result(
+        |lib| {
+            // SAFETY: the application's buffer of the length it says.
+            let b = match unsafe { args::bytes_mut(buf, n) } {
+                Ok(b) => b,
+                Err(e) => return lib.fault_if_ours(fd, e),
+            };
+            let got = lib.recv_msg(fd, &mut [b], &mut [], flags)?;
+            Some(got.and_then(|r| {
+                // SAFETY: the application's address buffer.
+                unsafe { args::put_addr(&r.from, addr, len) }?;
+                Ok(r.n)
+            }))
+        },
+        kernel,
+    )
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __recvfrom_chk(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    room: size_t,
+    flags: c_int,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+) -> ssize_t {
+    check(n, room);
+    // SAFETY: passed on unchanged.
+    unsafe { recvfrom(fd, buf, n, flags, addr, len) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendto(
+    fd: c_int,
+    buf: *const c_void,
+    n: size_t,
+    flags: c_int,
+    addr: *const sockaddr,
+    len: socklen_t,
+) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::sendto(fd, buf, n, flags, addr, len) };
+    if fast::is_kernel(fd) {
+        return kernel();
+    }
+    answer(
+        |lib| {
+            // SAFETY: the application's buffer of the length it says.
+            let bytes = unsafe { args::bytes(buf, n) };
+            // SAFETY: the application's address of the length it says.
+            let to = unsafe { args::addr(addr, len) };
+            match (bytes, to) {
+                (Ok(b), Ok(to)) => lib.send_msg(fd, &[b], to.as_ref(), &[], flags),
+                (Err(e), _) | (_, Err(e)) => lib.fault(fd, e),
+            }
+        },
+        kernel,
+    )
+}
+
+/// Receives one message into the application's `msghdr`; `None`: the kernel's.
+///
+/// # Safety
+/// `msg` must be a valid msghdr.
+unsafe fn receive(
+    lib: &'static Sockets,
+    fd: c_int,
+    msg: *mut msghdr,
+    flags: c_int,
+) -> Option<Result<usize, Errno>> {
+    // SAFETY: valid by the caller's promise.
+    let m = unsafe { &mut *msg };
+    // SAFETY: the application's control buffer of the length it says.
+    let control = unsafe { args::bytes_mut(m.msg_control, m.msg_controllen as usize) };
+    let got = control.and_then(|control| {
+        // SAFETY: the application's vector.
+        unsafe {
+            args::with_pieces_mut(m.msg_iov, m.msg_iovlen as usize, |b| {
+                Ok(lib.recv_msg(fd, b, control, flags))
+            })
+        }
+    });
+    match got {
+        Err(e) => lib.fault_if_ours(fd, e),
+        Ok(None) => None,
+        Ok(Some(Err(e))) => Some(Err(e)),
+        Ok(Some(Ok(r))) => {
+            // SAFETY: the application's name buffer of the length it says.
+            let named =
+                unsafe { args::put_addr(&r.from, m.msg_name.cast(), &raw mut m.msg_namelen) };
+            m.msg_controllen = r.control as _;
+            m.msg_flags = r.flags;
+            Some(named.map(|()| r.n))
+        }
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> ssize_t {
+    let kernel = || {
+        // SAFETY: passed on unchanged.
+        let n = unsafe { next::recvmsg(fd, msg, flags) };
+        if n >= 0 {
+            // SAFETY: the call succeeded, so the header and its control data are valid.
+            unsafe { note_received(msg) };
+        }
+        n
+    };
+    if fast::is_kernel(fd) || msg.is_null() {
+        return kernel();
+    }
+    // SAFETY: not null, the application's header.
+    result(|lib| unsafe { receive(lib, fd, msg, flags) }, kernel)
+}
+
+/// Descriptors that came with a message are unknown numbers now.
+///
+/// # Safety
+/// `msg` must be a valid msghdr whose control data the kernel has written.
+unsafe fn note_received(msg: *const msghdr) {
+    // SAFETY: valid by the caller's promise.
+    unsafe { each_passed(msg, |lib, fd| lib.on_unknown(fd)) };
+}
+
+/// Calls `f` with every descriptor in the control data.
+///
+/// # Safety
+/// `msg` must be null or a valid msghdr.
+unsafe fn each_passed(msg: *const msghdr, f: impl Fn(&'static Sockets, c_int)) {
+    let Some(lib) = init::lib() else { return };
+    if msg.is_null() {
+        return;
+    }
+    // SAFETY: valid by the caller's promise.
+    let m = unsafe { &*msg };
+    if m.msg_control.is_null() || m.msg_controllen == 0 {
+        return;
+    }
+    // SAFETY: the header is valid; the macros stay within its control data.
+    let mut c = unsafe { libc::CMSG_FIRSTHDR(msg) };
+    while !c.is_null() {
+        // SAFETY: not null, so it points into the control data.
+        let h = unsafe { &*c };
+        if h.cmsg_level == libc::SOL_SOCKET && h.cmsg_type == libc::SCM_RIGHTS {
+            // SAFETY: computes a constant.
+            let head = unsafe { libc::CMSG_LEN(0) } as usize;
+            let n = (h.cmsg_len as usize).saturating_sub(head) / 4;
+            for i in 0..n {
+                // SAFETY: the message holds `n` descriptors after its header; they may be misaligned.
+                f(lib, unsafe {
+                    libc::CMSG_DATA(c).cast::<c_int>().add(i).read_unaligned()
+                });
+            }
+        }
+        // SAFETY: as for the first one.
+        c = unsafe { libc::CMSG_NXTHDR(msg, c) };
+    }
+}
+
+/// Sends one message; `None`: the kernel's.
+///
+/// # Safety
+/// `msg` must be a valid msghdr.
+unsafe fn transmit(
+    lib: &'static Sockets,
+    fd: c_int,
+    msg: *const msghdr,
+    flags: c_int,
+) -> flyover_sockets::process::Answer {
+    // SAFETY: valid by the caller's promise.
+    let m = unsafe { &*msg };
+    // SAFETY: the application's name of the length it says.
+    let to = match unsafe { args::addr(m.msg_name.cast(), m.msg_namelen) } {
+        Ok(a) => a,
+        Err(e) => return lib.fault(fd, e),
+    };
+    // SAFETY: the application's control data of the length it says.
+    let control = match unsafe { args::bytes(m.msg_control, m.msg_controllen as usize) } {
+        Ok(c) => c,
+        Err(e) => return lib.fault(fd, e),
+    };
+    // SAFETY: the application's vector.
+    let sent = unsafe {
+        args::with_pieces(m.msg_iov, m.msg_iovlen as usize, |b| {
+            Ok(lib.send_msg(fd, b, to.as_ref(), control, flags))
+        })
+    };
+    sent.unwrap_or_else(|e| lib.fault(fd, e))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
+    let kernel = || {
+        // Whatever is passed on has another holder from now on.
+        // SAFETY: null, or the application's header.
+        unsafe { each_passed(msg, |lib, fd| lib.mark_shared(fd)) };
+        // SAFETY: passed on unchanged.
+        unsafe { next::sendmsg(fd, msg, flags) }
+    };
+    if fast::is_kernel(fd) || msg.is_null() {
+        return kernel();
+    }
+    // SAFETY: not null, the application's header.
+    answer(|lib| unsafe { transmit(lib, fd, msg, flags) }, kernel)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recvmmsg(
+    fd: c_int,
+    msgs: *mut mmsghdr,
+    n: u32,
+    flags: c_int,
+    timeout: *mut timespec,
+) -> c_int {
+    let kernel = || {
+        // SAFETY: passed on unchanged.
+        let got = unsafe { next::recvmmsg(fd, msgs, n, flags, timeout) };
+        for i in 0..usize::try_from(got).unwrap_or(0) {
+            // SAFETY: the kernel has filled in `got` headers.
+            unsafe { note_received(&raw const (*msgs.add(i)).msg_hdr) };
+        }
+        got as isize
+    };
+    if fast::is_kernel(fd) || msgs.is_null() {
+        return kernel() as c_int;
+    }
+    // SAFETY: null, or the application's timeout.
+    let span = match unsafe { args::timespec(timeout) } {
+        Ok(s) => s,
+        Err(e) => return errno::to_c(Err(e)) as c_int,
+    };
+    result(
+        |lib| {
+            lib.recv_many(fd, n.min(1024), flags, span, |i, flags| {
+                // SAFETY: `i < n`, one of the application's headers.
+                let m = unsafe { &mut *msgs.add(i) };
+                // SAFETY: the application's header.
+                let r = unsafe { receive(lib, fd, &raw mut m.msg_hdr, flags) }?;
+                Some(r.map(|n| m.msg_len = n as u32))
+            })
+        },
+        kernel,
+    ) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: c_int) -> c_int {
+    let kernel = || {
+        for i in 0..n.min(1024) as usize {
+            if !msgs.is_null() {
+                // SAFETY: one of the application's headers.
+                unsafe {
+                    each_passed(&raw const (*msgs.add(i)).msg_hdr, |lib, fd| {
+                        lib.mark_shared(fd)
+                    })
+                };
+            }
+        }
+        // SAFETY: passed on unchanged.
+        unsafe { next::sendmmsg(fd, msgs, n, flags) as isize }
+    };
+    if fast::is_kernel(fd) || msgs.is_null() {
+        return kernel() as c_int;
+    }
+    answer(
+        |lib| {
+            lib.send_many(fd, n.min(1024), |i| {
+                // SAFETY: `i < n`, one of the application's headers.
+                let m = unsafe { &mut *msgs.add(i) };
+                // SAFETY: the application's header.
+                let a = unsafe { transmit(lib, fd, &raw const m.msg_hdr, flags) };
+                if let flyover_sockets::process::Answer::Value(n) = a {
+                    m.msg_len = n as u32;
+                }
+                a
+            })
+        },
+        kernel,
+    ) as c_int
+}

@@ -1,0 +1,255 @@
+//! The life of a socket: socket, bind, listen, accept, connect, shutdown, names and options.
+
+use core::ffi::{c_int, c_void};
+
+use flyover_sockets::Errno;
+use flyover_sockets::entry::Entry;
+use flyover_sockets::process::Answer;
+use libc::{sockaddr, socklen_t};
+
+use super::{answer, result};
+use crate::{args, errno, fast, init, next};
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    // SAFETY: plain numbers.
+    let fd = unsafe { next::socket(domain, kind, protocol) };
+    if fd >= 0
+        && let Some(lib) = init::lib()
+    {
+        lib.on_socket(fd, domain, kind, protocol);
+    }
+    fd
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn socketpair(
+    domain: c_int,
+    kind: c_int,
+    protocol: c_int,
+    sv: *mut c_int,
+) -> c_int {
+    // SAFETY: passed on unchanged.
+    let r = unsafe { next::socketpair(domain, kind, protocol, sv) };
+    if r == 0
+        && let Some(lib) = init::lib()
+    {
+        for i in 0..2 {
+            // SAFETY: the call succeeded, so there are two descriptors.
+            let _ = lib.table.store(unsafe { *sv.add(i) }, Entry::Kernel(0));
+        }
+    }
+    r
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bind(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::bind(fd, addr, len) } as isize;
+    if fast::is_kernel(fd) {
+        return kernel() as c_int;
+    }
+    // SAFETY: the application's address of the length it says.
+    let Ok(Some(a)) = (unsafe { args::addr(addr, len) }) else {
+        return kernel() as c_int;
+    };
+    answer(|lib| lib.bind(fd, &a), kernel) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn listen(fd: c_int, backlog: c_int) -> c_int {
+    // SAFETY: plain numbers.
+    let kernel = || unsafe { next::listen(fd, backlog) } as isize;
+    if fast::is_kernel(fd) {
+        return kernel() as c_int;
+    }
+    answer(|lib| lib.listen(fd, backlog), kernel) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::connect(fd, addr, len) } as isize;
+    if fast::is_kernel(fd) {
+        return kernel() as c_int;
+    }
+    // SAFETY: the application's address of the length it says.
+    let Ok(Some(a)) = (unsafe { args::addr(addr, len) }) else {
+        return kernel() as c_int;
+    };
+    answer(|lib| lib.connect(fd, &a), kernel) as c_int
+}
+
+/// `accept` and `accept4`.
+///
+/// # Safety
+/// As the C functions.
+unsafe fn accept_any(
+    fd: c_int,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+    flags: c_int,
+    kernel: impl FnOnce() -> isize,
+) -> c_int {
+    let through_libc = || {
+        let new = kernel();
+        if new >= 0
+            && let Some(lib) = init::lib()
+        {
+            lib.on_kernel_accept(new as c_int);
+        }
+        new
+    };
+    if fast::is_kernel(fd) {
+        return through_libc() as c_int;
+    }
+    result(
+        |lib| {
+            let got = lib.accept(fd, flags)?;
+            Some(got.map(|a| {
+                // SAFETY: the application's buffer of the length it says. A bad one is the program's fault after the
+                // fact, as in the kernel, which then has accepted and lost the connection.
+                let _ = unsafe { args::put_addr(&a.peer, addr, len) };
+                a.fd as usize
+            }))
+        },
+        through_libc,
+    ) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    // SAFETY: passed on unchanged.
+    unsafe { accept_any(fd, addr, len, 0, || next::accept(fd, addr, len) as isize) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn accept4(
+    fd: c_int,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+    flags: c_int,
+) -> c_int {
+    // SAFETY: passed on unchanged.
+    unsafe {
+        accept_any(fd, addr, len, flags, || {
+            next::accept4(fd, addr, len, flags) as isize
+        })
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn shutdown(fd: c_int, how: c_int) -> c_int {
+    // SAFETY: plain numbers.
+    let kernel = || unsafe { next::shutdown(fd, how) } as isize;
+    if fast::is_kernel(fd) {
+        return kernel() as c_int;
+    }
+    answer(|lib| lib.shutdown(fd, how), kernel) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::getsockname(fd, addr, len) } as isize;
+    if fast::is_kernel(fd) {
+        return kernel() as c_int;
+    }
+    // SAFETY: the application's buffer of the length it says.
+    result(
+        |lib| lib.getsockname(fd).map(|a| unsafe { put(&a, addr, len) }),
+        kernel,
+    ) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::getpeername(fd, addr, len) } as isize;
+    if fast::is_kernel(fd) {
+        return kernel() as c_int;
+    }
+    // SAFETY: the application's buffer of the length it says.
+    result(
+        |lib| {
+            lib.getpeername(fd)
+                .map(|r| r.and_then(|a| unsafe { put(&a, addr, len) }))
+        },
+        kernel,
+    ) as c_int
+}
+
+/// # Safety
+/// As [`args::put_addr`].
+unsafe fn put(
+    a: &flyover_sockets::Addr,
+    addr: *mut sockaddr,
+    len: *mut socklen_t,
+) -> Result<usize, Errno> {
+    if addr.is_null() {
+        return Err(Errno::EFAULT);
+    }
+    // SAFETY: passed on.
+    unsafe { args::put_addr(a, addr, len) }.map(|()| 0)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn getsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *mut c_void,
+    len: *mut socklen_t,
+) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::getsockopt(fd, level, name, value, len) } as isize;
+    if fast::is_kernel(fd) || value.is_null() || len.is_null() {
+        return kernel() as c_int;
+    }
+    // SAFETY: not null; the application's length.
+    let room = unsafe { *len };
+    if (room as i32) < 0 {
+        errno::set(libc::EINVAL);
+        return -1;
+    }
+    answer(
+        |lib| {
+            // SAFETY: the application's buffer of the length it says.
+            let Ok(into) = (unsafe { args::bytes_mut(value, room as usize) }) else {
+                return Answer::Kernel;
+            };
+            match lib.getsockopt(fd, level, name, into) {
+                Answer::Value(n) => {
+                    // SAFETY: checked for null above.
+                    unsafe { *len = n as socklen_t };
+                    Answer::Value(0)
+                }
+                a => a,
+            }
+        },
+        kernel,
+    ) as c_int
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn setsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    len: socklen_t,
+) -> c_int {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::setsockopt(fd, level, name, value, len) } as isize;
+    if fast::is_kernel(fd) || value.is_null() || len as i32 <= 0 {
+        return kernel() as c_int;
+    }
+    answer(
+        // SAFETY: the application's buffer of the length it says.
+        |lib| match unsafe { args::bytes(value, len as usize) } {
+            Ok(v) => lib.setsockopt(fd, level, name, v),
+            Err(e) => Answer::Error(e),
+        },
+        kernel,
+    ) as c_int
+}

@@ -1,0 +1,211 @@
+//! Bytes in, bytes out: read, write, recv, send and their vectors, sendfile, splice.
+
+use core::ffi::{c_int, c_void};
+
+use flyover_sockets::process::Answer;
+use libc::{iovec, size_t, ssize_t};
+
+use super::answer;
+use crate::{args, fast, next};
+
+/// Receives into one buffer.
+///
+/// # Safety
+/// `buf` must be writable for `n` bytes.
+#[inline]
+unsafe fn into_one(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    flags: c_int,
+    kernel: impl FnOnce() -> isize,
+) -> isize {
+    answer(
+        // SAFETY: passed on from our caller.
+        |lib| match unsafe { args::bytes_mut(buf, n) } {
+            Ok(b) => lib.recv(fd, &mut [b], flags),
+            Err(e) => lib.fault(fd, e),
+        },
+        kernel,
+    )
+}
+
+/// Sends from one buffer.
+///
+/// # Safety
+/// `buf` must be readable for `n` bytes.
+#[inline]
+unsafe fn from_one(
+    fd: c_int,
+    buf: *const c_void,
+    n: size_t,
+    flags: c_int,
+    kernel: impl FnOnce() -> isize,
+) -> isize {
+    answer(
+        // SAFETY: passed on from our caller.
+        |lib| match unsafe { args::bytes(buf, n) } {
+            Ok(b) => lib.send(fd, &[b], flags),
+            Err(e) => lib.fault(fd, e),
+        },
+        kernel,
+    )
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
+    if fast::is_kernel(fd) {
+        // SAFETY: passed on unchanged.
+        return unsafe { next::read(fd, buf, n) };
+    }
+    // SAFETY: passed on unchanged.
+    unsafe { into_one(fd, buf, n, 0, || next::read(fd, buf, n)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __read_chk(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    room: size_t,
+) -> ssize_t {
+    check(n, room);
+    // SAFETY: passed on unchanged.
+    unsafe { read(fd, buf, n) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
+    if fast::is_kernel(fd) {
+        // SAFETY: passed on unchanged.
+        return unsafe { next::recv(fd, buf, n, flags) };
+    }
+    // SAFETY: passed on unchanged.
+    unsafe { into_one(fd, buf, n, flags, || next::recv(fd, buf, n, flags)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn __recv_chk(
+    fd: c_int,
+    buf: *mut c_void,
+    n: size_t,
+    room: size_t,
+    flags: c_int,
+) -> ssize_t {
+    check(n, room);
+    // SAFETY: passed on unchanged.
+    unsafe { recv(fd, buf, n, flags) }
+}
+
+/// What glibc's fortified functions check: the buffer is as long as the call says.
+pub(super) fn check(n: size_t, room: size_t) {
+    if n > room {
+        std::process::abort();
+    }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t {
+    if fast::is_kernel(fd) {
+        // SAFETY: passed on unchanged.
+        return unsafe { next::write(fd, buf, n) };
+    }
+    // SAFETY: passed on unchanged.
+    unsafe { from_one(fd, buf, n, 0, || next::write(fd, buf, n)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+    if fast::is_kernel(fd) {
+        // SAFETY: passed on unchanged.
+        return unsafe { next::send(fd, buf, n, flags) };
+    }
+    // SAFETY: passed on unchanged.
+    unsafe { from_one(fd, buf, n, flags, || next::send(fd, buf, n, flags)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::readv(fd, iov, n) };
+    if fast::is_kernel(fd) || n < 0 {
+        return kernel();
+    }
+    // SAFETY: the application's vector.
+    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
+        args::with_pieces_mut(iov, n as usize, |b| Ok(lib.recv(fd, b, 0)))
+    };
+    answer(|lib| with(lib).unwrap_or_else(|e| lib.fault(fd, e)), kernel)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::writev(fd, iov, n) };
+    if fast::is_kernel(fd) || n < 0 {
+        return kernel();
+    }
+    // SAFETY: the application's vector.
+    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
+        args::with_pieces(iov, n as usize, |b| Ok(lib.send(fd, b, 0)))
+    };
+    answer(|lib| with(lib).unwrap_or_else(|e| lib.fault(fd, e)), kernel)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile(
+    out: c_int,
+    input: c_int,
+    offset: *mut i64,
+    n: size_t,
+) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::sendfile(out, input, offset, n) };
+    if fast::is_kernel(out) {
+        return kernel();
+    }
+    answer(
+        |lib| {
+            // SAFETY: null, or the application's offset.
+            let at = unsafe { offset.as_mut() };
+            lib.sendfile(out, input, at, n)
+        },
+        kernel,
+    )
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile64(
+    out: c_int,
+    input: c_int,
+    offset: *mut i64,
+    n: size_t,
+) -> ssize_t {
+    // SAFETY: passed on unchanged; off_t has 64 bits here.
+    unsafe { sendfile(out, input, offset, n) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn splice(
+    from: c_int,
+    off_in: *mut i64,
+    to: c_int,
+    off_out: *mut i64,
+    n: size_t,
+    flags: u32,
+) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::splice(from, off_in, to, off_out, n, flags) };
+    if fast::is_kernel(from) && fast::is_kernel(to) {
+        return kernel();
+    }
+    answer(
+        |lib| {
+            if !off_in.is_null() || !off_out.is_null() {
+                return Answer::Kernel;
+            }
+            lib.splice(from, to, n, flags)
+        },
+        kernel,
+    )
+}

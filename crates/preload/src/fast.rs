@@ -1,0 +1,42 @@
+//! The look-up that every intercepted call begins with: is this descriptor none of our business? One load, one
+//! compare.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use flyover_sockets::entry::word_is_kernel;
+use flyover_sockets::{FdTable, Sockets, enter};
+
+use crate::{init, signal};
+
+/// Descriptor numbers that the table covers: the usual hard limit of `RLIMIT_NOFILE`. Untouched pages cost nothing.
+const NUMBERS: usize = 1 << 20;
+
+static WORDS: [AtomicU64; NUMBERS] = [const { AtomicU64::new(0) }; NUMBERS];
+static MADE: [AtomicU32; NUMBERS] = [const { AtomicU32::new(0) }; NUMBERS];
+
+/// The table.
+pub const fn table() -> FdTable {
+    FdTable::new(&WORDS, &MADE)
+}
+
+/// True when calls on `fd` go straight to libc.
+#[inline(always)]
+pub fn is_kernel(fd: i32) -> bool {
+    match WORDS.get(fd as usize) {
+        Some(w) => word_is_kernel(w.load(Ordering::Relaxed)),
+        None => true,
+    }
+}
+
+/// Runs `f` inside the library; `None` when the library is not up yet, or switched off.
+#[inline]
+pub fn inside<R>(f: impl FnOnce(&'static Sockets) -> R) -> Option<R> {
+    let lib = init::lib()?;
+    let guard = enter::enter();
+    let r = f(lib);
+    drop(guard);
+    if enter::has_signal() && !enter::is_inside() {
+        let _ = signal::run_deferred();
+    }
+    Some(r)
+}

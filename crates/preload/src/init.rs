@@ -1,0 +1,117 @@
+//! Start-up. The constructor reads the options and installs the fork hooks; it makes no socket and talks to nobody.
+//! Calls that arrive earlier (constructors of other libraries) find no [`Sockets`] and go to libc.
+
+use core::ffi::CStr;
+use std::sync::OnceLock;
+
+use flyover_config::{LogLevel, Options as _, ProcessOpts, StackOpts, StackSelect, Text};
+use flyover_sockets::os::Os as _;
+use flyover_sockets::process::Settings;
+use flyover_sockets::wait::spin::Budget;
+use flyover_sockets::{Sockets, enter};
+
+use crate::os_linux::Linux;
+use crate::{environ, fast, link, next};
+
+static OS: Linux = Linux;
+static LIB: OnceLock<Sockets> = OnceLock::new();
+
+/// Set in the environment of everything that runs under the library: a program that finds it may have inherited
+/// accelerated descriptors.
+const CHILD: &CStr = c"_FLYOVER_CHILD";
+
+/// The socket layer, once the constructor has run.
+#[inline]
+pub fn lib() -> Option<&'static Sockets> {
+    LIB.get()
+}
+
+/// True in a child that shares our memory (`vfork`).
+pub fn is_foreign_child() -> bool {
+    lib().is_some_and(Sockets::is_foreign_child)
+}
+
+/// Writes a line to stderr if the options want lines of this importance.
+pub fn say(opts: &ProcessOpts, level: LogLevel, parts: &[&str]) {
+    if (level as u32) > (opts.log as u32) {
+        return;
+    }
+    let mut line = Vec::with_capacity(128);
+    line.extend_from_slice(b"flyover: ");
+    parts
+        .iter()
+        .for_each(|p| line.extend_from_slice(p.as_bytes()));
+    line.push(b'\n');
+    let _ = OS.write(2, &line);
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn() = start;
+
+extern "C" fn start() {
+    let mut opts = ProcessOpts::DEFAULT;
+    let mut stack = StackOpts::DEFAULT;
+    let mut complaints: Vec<String> = Vec::new();
+    environ::each(|name, value| {
+        let results = [
+            flyover_config::vars::apply(&mut opts, name, value),
+            flyover_config::vars::apply(&mut stack, name, value),
+        ];
+        complaints.extend(
+            results
+                .into_iter()
+                .flatten()
+                .filter_map(Result::err)
+                .map(|e| e.to_string()),
+        );
+    });
+    complaints
+        .iter()
+        .for_each(|c| say(&opts, LogLevel::Error, &[c]));
+    if opts.stack == StackSelect::Private {
+        // A name of its own, so that children find the same stack.
+        let name = format!("private-{}-{:x}", OS.getpid(), OS.entropy());
+        if let Some(text) = Text::new(&name) {
+            opts.stack = StackSelect::Named(text);
+            environ::set(c"FLYOVER_STACK", &name);
+        }
+    }
+    let spin = match (opts.spin_usec, opts.profile) {
+        (None, flyover_config::Profile::Balanced) => Budget::Adaptive,
+        _ => Budget::Fixed(u64::from(opts.spin()) * 1_000),
+    };
+    let inherited = environ::has(CHILD.to_bytes());
+    environ::save(opts.inherit);
+    environ::set(CHILD, "1");
+    let _ = next::resolve_vfork();
+    let settings = Settings {
+        accelerate: opts.accelerate,
+        spin,
+        inherited,
+    };
+    let connector = Box::leak(Box::new(link::FlyoverDaemon::new(opts, stack)));
+    let _ = LIB.get_or_init(|| Sockets::new(&OS, connector, fast::table(), settings));
+    // SAFETY: the three functions have the type that pthread_atfork(3) asks for and stay loaded.
+    let _ = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+}
+
+unsafe extern "C" fn before_fork() {
+    if let Some(lib) = lib() {
+        let _inside = enter::enter();
+        lib.before_fork();
+    }
+}
+
+unsafe extern "C" fn in_parent() {
+    if let Some(lib) = lib() {
+        let _inside = enter::enter();
+        lib.after_fork_in_parent();
+    }
+}
+
+unsafe extern "C" fn in_child() {
+    if let Some(lib) = lib() {
+        lib.after_fork_in_child();
+    }
+}

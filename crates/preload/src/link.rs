@@ -1,0 +1,237 @@
+//! The ways out of the process: `flyoverd`, the keeper, and the mappings that come with attaching.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::sync::Mutex;
+
+use flyover_config::{LogLevel, ProcessOpts, StackOpts, StackSelect, VnicChoice};
+use flyover_core::{LAYOUT_HASH, SockRef, Stack};
+use flyover_cplane::{Dims, Reader};
+use flyover_proto::{
+    Attach, Attached, AttachedFds, Client, ClientError, FilterSpec, KeeperLink, List, NicDesc,
+    NicFds, StackName, Text, VnicPref,
+};
+use flyover_shm::host::Map;
+use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, NicMaker, Parts};
+use flyover_vnic::{NicState, PacketGeometry, PacketNic, Vnic, XdpGeometry, XdpNic};
+use flyover_wire::Ip;
+
+use crate::init::say;
+
+/// Attaches through the daemon's socket.
+pub struct FlyoverDaemon {
+    opts: ProcessOpts,
+    stack: StackOpts,
+}
+
+/// What went wrong, in words for the log.
+enum Failure {
+    Client(ClientError),
+    Text(&'static str),
+    Io(&'static str, std::io::Error),
+}
+
+impl From<ClientError> for Failure {
+    fn from(e: ClientError) -> Self {
+        Self::Client(e)
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Client(e) => e.fmt(f),
+            Self::Text(t) => f.write_str(t),
+            Self::Io(what, e) => write!(f, "{what}: {e}"),
+        }
+    }
+}
+
+impl FlyoverDaemon {
+    /// Will attach as the options say.
+    pub fn new(opts: ProcessOpts, stack: StackOpts) -> Self {
+        Self { opts, stack }
+    }
+
+    fn request(&self) -> Attach {
+        let name = match self.opts.stack {
+            StackSelect::Default => StackName::Default,
+            StackSelect::Private => StackName::Private,
+            StackSelect::Named(n) => StackName::Named(Text::new(n.as_str())),
+        };
+        Attach {
+            stack: name,
+            opts: List::new(self.stack.to_words()),
+            interfaces: List::new(self.opts.interfaces.iter().map(Text::new)),
+            vnic: match self.opts.vnic {
+                VnicChoice::Auto => VnicPref::Auto,
+                VnicChoice::Packet => VnicPref::Packet,
+                VnicChoice::Xdp => VnicPref::Xdp,
+            },
+        }
+    }
+
+    fn try_attach(&self) -> Result<Parts, Failure> {
+        let mut client = Client::connect(self.opts.socket.as_str().as_bytes(), LAYOUT_HASH)?;
+        let (attached, fds) = client.attach(self.request())?;
+        assemble(client, attached, fds)
+    }
+}
+
+impl Connector for FlyoverDaemon {
+    fn attach(&self) -> Result<Parts, DaemonError> {
+        self.try_attach().map_err(|e| {
+            let level = match &e {
+                // No daemon is an ordinary state of affairs.
+                Failure::Client(ClientError::Absent(_)) => LogLevel::Info,
+                _ => LogLevel::Error,
+            };
+            say(
+                &self.opts,
+                level,
+                &[&e.to_string(), "; sockets stay with the kernel"],
+            );
+            match e {
+                Failure::Client(ClientError::Refused(..)) => DaemonError::Refused,
+                _ => DaemonError::Absent,
+            }
+        })
+    }
+}
+
+fn assemble(client: Client, attached: Attached, fds: AttachedFds) -> Result<Parts, Failure> {
+    let opts = StackOpts::from_words(&attached.opts)
+        .map_err(|_| Failure::Text("bad stack options from flyoverd"))?;
+    let dims =
+        Dims::from_words(&attached.dims).ok_or(Failure::Text("bad table sizes from flyoverd"))?;
+    let map = Map::rw(&fds.stack, attached.stack_len as usize)
+        .map_err(|e| Failure::Io("cannot map the stack", e.into()))?;
+    let stack = Stack::new(map.leak(), &opts)
+        .map_err(|_| Failure::Text("the stack is smaller than its options say"))?;
+    if !stack.is_ready() {
+        return Err(Failure::Text(
+            "the stack is not initialised, or of another version",
+        ));
+    }
+    let tables = Map::ro(&fds.cplane, attached.cplane_len as usize)
+        .map_err(|e| Failure::Io("cannot map the tables", e.into()))?;
+    let cplane = Reader::new(tables.leak(), &dims)
+        .map_err(|_| Failure::Text("the tables are smaller than they say"))?;
+    let mut own_fds = vec![fds.keeper.as_fd().as_raw_fd()];
+    own_fds.extend(client.as_fd().map(|f| f.as_raw_fd()));
+    let mut nic_fds = Vec::new();
+    let mut nic_ifindex = Vec::new();
+    let mut nics: Vec<Option<Box<dyn Vnic + Send>>> = Vec::new();
+    for (desc, nic) in attached.nics.iter().zip(fds.nics) {
+        let slot = usize::from(desc.slot);
+        let state = stack
+            .nic_state(u32::from(desc.slot))
+            .ok_or(Failure::Text("a V-NIC beyond the table"))?;
+        let raw = nic.sock.as_raw_fd();
+        let made = make_nic(desc, nic, state).map_err(|e| Failure::Io("cannot use a V-NIC", e))?;
+        if nics.len() <= slot {
+            nics.resize_with(slot + 1, || None);
+            nic_ifindex.resize(slot + 1, 0);
+        }
+        nics[slot] = Some(made);
+        nic_ifindex[slot] = desc.ifindex;
+        nic_fds.push(raw);
+    }
+    let nic_count = nics.len();
+    let waiting = Mutex::new(nics);
+    let take: Box<NicMaker> = Box::new(move |i| {
+        waiting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .get_mut(i)
+            .and_then(Option::take)
+    });
+    Ok(Parts {
+        stack_id: attached.stack_id,
+        owner: attached.owner,
+        stack,
+        cplane,
+        daemon: Box::new(DaemonLink(client)),
+        keeper: Box::new(Link(fds.keeper)),
+        nic_count,
+        nics: take,
+        nic_ifindex,
+        nic_fds,
+        own_fds,
+    })
+}
+
+fn make_nic(
+    desc: &NicDesc,
+    fds: NicFds,
+    state: &'static NicState,
+) -> std::io::Result<Box<dyn Vnic + Send>> {
+    let bad = || std::io::Error::from(std::io::ErrorKind::InvalidData);
+    if u32::from(desc.kind) == flyover_vnic::VnicKind::Xdp as u32 {
+        let geometry = XdpGeometry::from_words(&desc.geometry).ok_or_else(bad)?;
+        let umem = fds.umem.ok_or_else(bad)?;
+        return Ok(Box::new(XdpNic::attach(
+            fds.sock,
+            umem.as_fd(),
+            geometry,
+            state,
+        )?));
+    }
+    let geometry = PacketGeometry::from_words(&desc.geometry).ok_or_else(bad)?;
+    Ok(Box::new(PacketNic::attach(fds.sock, geometry, state)?))
+}
+
+struct DaemonLink(Client);
+
+/// The application's descriptor for the length of one call.
+fn borrowed<'a>(fd: i32) -> BorrowedFd<'a> {
+    // SAFETY: the application holds `fd` open during the call that passes it; if another thread closes it meanwhile,
+    // the number means something else or nothing, and the receiver checks what it got.
+    unsafe { BorrowedFd::borrow_raw(fd) }
+}
+
+impl Daemon for DaemonLink {
+    fn add_filter(&mut self, flow: Flow, proof: i32) -> Result<u32, DaemonError> {
+        let spec = FilterSpec {
+            proto: flow.proto,
+            local: flow.local,
+            remote: flow.remote,
+            dual: flow.dual,
+        };
+        self.0
+            .add_filter(spec, borrowed(proof))
+            .map_err(|e| match e {
+                ClientError::Refused(..) => DaemonError::Refused,
+                _ => DaemonError::Absent,
+            })
+    }
+
+    fn del_filter(&mut self, id: u32) {
+        let _ = self.0.del_filter(id);
+    }
+
+    fn resolve(&mut self, ifindex: u32, ip: Ip) {
+        self.0.resolve(ifindex, ip);
+    }
+}
+
+struct Link(KeeperLink);
+
+impl Keeper for Link {
+    fn reg_os(&self, sock: SockRef, listen: bool, fd: i32) {
+        let _ = self
+            .0
+            .reg_os(sock.id.raw(), sock.generation, listen, borrowed(fd));
+    }
+
+    fn park(&self, sock: SockRef, fd: i32) {
+        let _ = self.0.park(sock.id.raw(), sock.generation, borrowed(fd));
+    }
+
+    fn unpark(&self, sock: SockRef) {
+        let _ = self.0.unpark(sock.id.raw(), sock.generation);
+    }
+
+    fn poke(&self) {
+        self.0.poke();
+    }
+}

@@ -1,0 +1,440 @@
+//! One stack, as this process uses it: the shared memory, the V-NICs, and the ways to the daemon and the keeper.
+//! Here the stack lock is taken and the stack's wishes ([`Effect`]) are carried out.
+
+use core::cell::Cell;
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+
+use flyover_core::effects::{Effect, Effects};
+use flyover_core::stack::Stack;
+use flyover_core::stack::locked::{Env, Locked, NicSet};
+use flyover_core::stack::wake::WaiterId;
+use flyover_core::time::Instant;
+use flyover_core::{SockId, SockRef};
+use flyover_cplane::Reader;
+use flyover_shm::Idx;
+use flyover_vnic::Vnic;
+use flyover_wire::{Endpoint, Ip};
+
+use crate::addr::Addr;
+use crate::errno::Errno;
+use crate::os::Os;
+use crate::wait::sleep::Sleepers;
+
+/// Why the daemon did not do what it was asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DaemonError {
+    /// Nobody there, or the connection broke.
+    Absent,
+    /// It said no.
+    Refused,
+}
+
+/// A flow that the V-NICs are to deliver to the stack.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// IP protocol number.
+    pub proto: u8,
+    /// Local address and port.
+    pub local: Endpoint,
+    /// Peer, for a connection.
+    pub remote: Option<Endpoint>,
+    /// IPv4 as well as IPv6.
+    pub dual: bool,
+}
+
+/// The connection to `flyoverd`.
+pub trait Daemon: Send {
+    /// Steers a flow to the stack; `proof` is the kernel socket that holds the port. Returns the filter's number.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    fn add_filter(&mut self, flow: Flow, proof: i32) -> Result<u32, DaemonError>;
+    /// Steers it no longer.
+    fn del_filter(&mut self, id: u32);
+    /// Has the kernel resolve a neighbour.
+    fn resolve(&mut self, ifindex: u32, ip: Ip);
+}
+
+/// The channel to the stack's keeper.
+pub trait Keeper: Send + Sync {
+    /// Have the keeper watch the kernel socket behind an endpoint.
+    fn reg_os(&self, sock: SockRef, listen: bool, fd: i32);
+    /// Have it hold the kernel socket until the endpoint is gone.
+    fn park(&self, sock: SockRef, fd: i32);
+    /// The endpoint is gone.
+    fn unpark(&self, sock: SockRef);
+    /// Wake it: an earlier deadline was armed.
+    fn poke(&self);
+}
+
+/// Makes the V-NIC at an index of the stack's table; called once per lock context.
+pub type NicMaker = dyn Fn(usize) -> Option<Box<dyn Vnic + Send>> + Send + Sync;
+
+/// What attaching brought.
+pub struct Parts {
+    /// Number of the stack, part of the names of wake sockets.
+    pub stack_id: u32,
+    /// Owner slot of this process.
+    pub owner: u16,
+    /// The shared memory.
+    pub stack: Stack<'static>,
+    /// The control plane.
+    pub cplane: Reader<'static>,
+    /// The way to the daemon.
+    pub daemon: Box<dyn Daemon>,
+    /// The way to the keeper.
+    pub keeper: Box<dyn Keeper>,
+    /// How many V-NICs there are.
+    pub nic_count: usize,
+    /// Makes them.
+    pub nics: Box<NicMaker>,
+    /// Interface of each V-NIC.
+    pub nic_ifindex: Vec<u32>,
+    /// Descriptors that become readable when a frame arrives.
+    pub nic_fds: Vec<i32>,
+    /// Further descriptors of the library's own.
+    pub own_fds: Vec<i32>,
+}
+
+impl core::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Parts")
+            .field("stack_id", &self.stack_id)
+            .field("owner", &self.owner)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a process gets at a stack: the daemon's client in the preload, a heap stack in tests.
+pub trait Connector: Send + Sync {
+    /// Attaches; called at the first socket that could be accelerated, and again after `fork`.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`]; the socket then stays with the kernel.
+    fn attach(&self) -> Result<Parts, DaemonError>;
+}
+
+/// What a thread needs besides the V-NICs to hold the lock. Threads take any free one, so as many are in use as
+/// threads that hold or want the lock at the same time, and nothing has to be freed when a thread ends.
+struct Context {
+    fx: Effects,
+    rng: u64,
+}
+
+/// The V-NICs, made on first use.
+#[derive(Default)]
+struct Nics(Option<Vec<Option<Box<dyn Vnic + Send>>>>);
+
+/// Only the holder of the stack lock touches a V-NIC, so one set per process is enough. Its mutex is taken under the
+/// stack lock and released just after it: there is nobody to wait for but a thread in between.
+struct HeldNics<'a> {
+    att: &'a Attachment,
+    guard: Option<MutexGuard<'a, Nics>>,
+}
+
+impl NicSet for HeldNics<'_> {
+    fn count(&self) -> usize {
+        self.att.nic_count
+    }
+
+    fn nic(&mut self, i: usize) -> Option<&mut dyn Vnic> {
+        let att = self.att;
+        let guard = self
+            .guard
+            .get_or_insert_with(|| att.nics.lock().unwrap_or_else(PoisonError::into_inner));
+        let list = guard
+            .0
+            .get_or_insert_with(|| (0..att.nic_count).map(|i| (att.make_nic)(i)).collect());
+        match list.get_mut(i)? {
+            Some(b) => Some(b.as_mut()),
+            None => None,
+        }
+    }
+}
+
+thread_local! {
+    /// The context that this thread tries first.
+    static HINT: Cell<usize> = const { Cell::new(usize::MAX) };
+}
+
+/// More threads than this that want the lock in the same instant wait for one another.
+const CONTEXTS: usize = 64;
+
+/// A stack in use. Lives as long as the process (it is leaked), because any thread may be inside.
+pub struct Attachment {
+    /// The shared memory.
+    pub stack: Stack<'static>,
+    /// The control plane.
+    pub cplane: Reader<'static>,
+    /// Owner slot.
+    pub me: u16,
+    /// Number of the stack.
+    pub stack_id: u32,
+    /// The operating system.
+    pub os: &'static dyn Os,
+    /// Interface of each V-NIC.
+    pub nic_ifindex: Vec<u32>,
+    /// Descriptors of the V-NICs.
+    pub nic_fds: Vec<i32>,
+    /// The keeper.
+    pub keeper: Box<dyn Keeper>,
+    /// Threads that sleep, and what they sleep with.
+    pub sleepers: Sleepers,
+    daemon: Mutex<Box<dyn Daemon>>,
+    contexts: Box<[Mutex<Context>]>,
+    hint: AtomicU32,
+    nics: Mutex<Nics>,
+    make_nic: Box<NicMaker>,
+    nic_count: usize,
+    /// Socket from which wakes are sent.
+    pub wake_tx: i32,
+}
+
+impl core::fmt::Debug for Attachment {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Attachment")
+            .field("stack_id", &self.stack_id)
+            .field("me", &self.me)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Attachment {
+    /// Puts the parts together.
+    ///
+    /// # Errors
+    /// What `socket(2)` says for the wake socket.
+    pub fn new(os: &'static dyn Os, parts: Parts) -> Result<Self, Errno> {
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let wake_tx = crate::os::move_high(os, os.socket(libc::AF_UNIX, kind, 0)?)?;
+        let context = || {
+            Mutex::new(Context {
+                fx: Effects::new(),
+                rng: os.entropy() | 1,
+            })
+        };
+        Ok(Self {
+            stack: parts.stack,
+            cplane: parts.cplane,
+            me: parts.owner,
+            stack_id: parts.stack_id,
+            os,
+            nic_ifindex: parts.nic_ifindex,
+            nic_fds: parts.nic_fds,
+            keeper: parts.keeper,
+            sleepers: Sleepers::new(),
+            daemon: Mutex::new(parts.daemon),
+            contexts: (0..CONTEXTS).map(|_| context()).collect(),
+            hint: AtomicU32::new(0),
+            nics: Mutex::new(Nics::default()),
+            make_nic: parts.nics,
+            nic_count: parts.nic_count,
+            wake_tx,
+        })
+    }
+
+    /// The daemon, one caller at a time.
+    pub fn daemon<R>(&self, f: impl FnOnce(&mut dyn Daemon) -> R) -> R {
+        let mut guard = self.daemon.lock().unwrap_or_else(PoisonError::into_inner);
+        f(guard.as_mut())
+    }
+
+    fn context(&self) -> MutexGuard<'_, Context> {
+        let start = HINT.with(|h| {
+            if h.get() == usize::MAX {
+                h.set(self.hint.fetch_add(1, Ordering::Relaxed) as usize % CONTEXTS);
+            }
+            h.get()
+        });
+        loop {
+            let free = (0..CONTEXTS).find_map(|i| {
+                match self.contexts.get((start + i) % CONTEXTS)?.try_lock() {
+                    Ok(g) => Some(g),
+                    Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),
+                    Err(TryLockError::WouldBlock) => None,
+                }
+            });
+            match free {
+                Some(g) => return g,
+                None => core::hint::spin_loop(),
+            }
+        }
+    }
+
+    /// Runs `f` with the stack lock, waiting for it as long as it takes.
+    pub fn locked<R>(&self, f: impl FnOnce(&mut Locked<'_, '_, 'static>) -> R) -> R {
+        let mut guard = self.context();
+        let c = &mut *guard;
+        let mut f = Some(f);
+        let out = loop {
+            self.acquire();
+            let mut nics = HeldNics {
+                att: self,
+                guard: None,
+            };
+            let mut env = self.environment(&mut nics, c);
+            let locked = self.stack.assume_locked(&mut env);
+            if let (Some(mut l), Some(f)) = (locked, f.take()) {
+                break f(&mut l);
+            }
+        };
+        self.perform(&mut c.fx);
+        out
+    }
+
+    /// Runs `f` with the stack lock if nobody holds it.
+    pub fn try_locked<R>(&self, f: impl FnOnce(&mut Locked<'_, '_, 'static>) -> R) -> Option<R> {
+        if self.stack.lock().owner().is_some() {
+            return None;
+        }
+        let mut guard = self.context();
+        let c = &mut *guard;
+        let out = {
+            let mut nics = HeldNics {
+                att: self,
+                guard: None,
+            };
+            let mut env = self.environment(&mut nics, c);
+            self.stack.try_lock(&mut env).map(|mut l| f(&mut l))
+        };
+        self.perform(&mut c.fx);
+        out
+    }
+
+    /// Does `work` for `id`, or leaves it to whoever holds the lock.
+    pub fn work(&self, id: SockId, work: u32) {
+        let mut guard = self.context();
+        let c = &mut *guard;
+        {
+            let mut nics = HeldNics {
+                att: self,
+                guard: None,
+            };
+            let mut env = self.environment(&mut nics, c);
+            drop(self.stack.lock_or_defer(&mut env, id, work));
+        }
+        self.perform(&mut c.fx);
+    }
+
+    fn environment<'e>(&'e self, nics: &'e mut HeldNics<'_>, c: &'e mut Context) -> Env<'e> {
+        // xorshift64: spreads the entropy that was taken once from the kernel.
+        c.rng ^= c.rng << 13;
+        c.rng ^= c.rng >> 7;
+        c.rng ^= c.rng << 17;
+        let now = Instant(self.os.now());
+        Env {
+            now,
+            nics,
+            cp: self.cplane,
+            fx: &mut c.fx,
+            me: self.me,
+            rng: c.rng,
+        }
+    }
+
+    /// Handles what the V-NICs received, unless somebody else is at it. True when it was done.
+    pub fn poll(&self, budget: u32) -> bool {
+        self.try_locked(|l| l.poll(budget)).is_some()
+    }
+
+    /// The endpoint whose kernel socket has this cookie.
+    pub fn find_cookie(&self, cookie: u64) -> Option<SockRef> {
+        self.stack.sock_by_cookie(cookie)
+    }
+
+    fn acquire(&self) {
+        let lock = self.stack.lock();
+        let mut spins = 0u32;
+        while !lock.try_lock(self.me) {
+            if spins < LOCK_SPINS {
+                spins += 1;
+                core::hint::spin_loop();
+                continue;
+            }
+            // Announce, look again, sleep: whoever unlocks after the announcement moves the word and wakes.
+            if let Some(seen) = lock.note_waiter() {
+                self.os.futex_wait(lock.seq.as_atomic(), seen, LOCK_NAP);
+            }
+        }
+    }
+
+    /// Carries out the stack's wishes; no lock of the stack is held.
+    fn perform(&self, fx: &mut Effects) {
+        if fx.is_empty() {
+            return;
+        }
+        while let Some(e) = fx.pop() {
+            match e {
+                Effect::Wake(w) => self.wake(w),
+                Effect::FutexWakeLock => self
+                    .os
+                    .futex_wake(self.stack.lock().seq.as_atomic(), i32::MAX as u32),
+                Effect::PokeKeeper => self.keeper.poke(),
+                Effect::ResolveNeigh { ifindex, ip } => self.daemon(|d| d.resolve(ifindex, ip)),
+                Effect::DelFilter(id) => self.daemon(|d| d.del_filter(id)),
+                Effect::CloseParked(sock) => self.keeper.unpark(sock),
+            }
+        }
+        if core::mem::take(&mut fx.overflow) {
+            for w in 0..self.stack.limits().waiters {
+                self.wake(Idx::new(w));
+            }
+        }
+    }
+
+    fn wake(&self, w: WaiterId) {
+        let byte = [std::io::IoSlice::new(&[0])];
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        let to = wake_name(self.stack_id, w);
+        let _: Result<usize, Errno> = self.os.sendmsg(self.wake_tx, &byte, Some(&to), &[], flags);
+    }
+}
+
+/// How often a thread looks at the taken lock before it sleeps: about 2 us, longer than most holders need.
+const LOCK_SPINS: u32 = 400;
+/// A sleeper looks at the lock again after this time, ns, in case its owner died.
+const LOCK_NAP: u64 = 50_000_000;
+
+/// The abstract name on which waiter `w` is woken.
+pub fn wake_name(stack_id: u32, w: WaiterId) -> Addr {
+    let mut buf = [0u8; 48];
+    let mut n = 0;
+    let mut put = |b: &[u8]| {
+        if let Some(s) = buf.get_mut(n..n + b.len()) {
+            s.copy_from_slice(b);
+            n += b.len();
+        }
+    };
+    put(b"flyover-w/");
+    let mut digits = [0u8; 10];
+    put(decimal(stack_id, &mut digits));
+    put(b"/");
+    put(decimal(w.raw(), &mut digits));
+    Addr::unix_abstract(buf.get(..n).unwrap_or_default())
+}
+
+fn decimal(mut v: u32, buf: &mut [u8; 10]) -> &[u8] {
+    let mut at = buf.len();
+    for slot in buf.iter_mut().rev() {
+        *slot = b'0' + (v % 10) as u8;
+        at -= 1;
+        v /= 10;
+        if v == 0 {
+            break;
+        }
+    }
+    buf.get(at..).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_decimal() {
+        let a = wake_name(12, Idx::new(4_000_000_000));
+        assert_eq!(&a.as_bytes()[2..], b"\0flyover-w/12/4000000000");
+        assert_eq!(&wake_name(0, Idx::new(0)).as_bytes()[3..], b"flyover-w/0/0");
+    }
+}

@@ -1,0 +1,41 @@
+//! `fcntl(2)`: the status flags. All other commands are the kernel's alone.
+
+use flyover_core::TcpState;
+
+use crate::process::{Answer, Fd, Sockets};
+
+impl Sockets {
+    /// `F_GETFL` and `F_SETFL`.
+    pub fn fcntl(&self, fd: i32, cmd: i32, arg: usize) -> Answer {
+        let (Fd::Tcp(ep) | Fd::Udp(ep)) = self.look(fd) else {
+            return Answer::Kernel;
+        };
+        let nonblock = libc::O_NONBLOCK;
+        match cmd {
+            libc::F_GETFL => {
+                let status = match self.os.fcntl(fd, cmd, 0) {
+                    Ok(s) => s & !nonblock,
+                    Err(e) => return Answer::Error(e),
+                };
+                let ours = if ep.nonblocking() { nonblock } else { 0 };
+                Answer::Value((status | ours) as usize)
+            }
+            libc::F_SETFL => {
+                let on = arg as i32 & nonblock != 0;
+                let listens = ep.shared().tcp_state() == TcpState::Listen;
+                // A listener's kernel half stays non-blocking.
+                let kernels = if listens {
+                    arg | nonblock as usize
+                } else {
+                    arg
+                };
+                if let Err(e) = self.os.fcntl(fd, cmd, kernels) {
+                    return Answer::Error(e);
+                }
+                ep.shared().put_flag(flyover_core::sock::flag::NONBLOCK, on);
+                Answer::Value(0)
+            }
+            _ => Answer::Kernel,
+        }
+    }
+}

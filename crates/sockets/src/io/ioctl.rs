@@ -1,0 +1,179 @@
+//! `ioctl(2)` requests that concern an endpoint, and the layout of `TCP_INFO`.
+
+use flyover_core::TcpInfo;
+use flyover_core::TcpState;
+use flyover_core::sock::flag;
+
+use crate::errno::Errno;
+use crate::process::{Answer, Fd, Sockets};
+
+/// `SIOCOUTQNSD` of linux/sockios.h.
+const SIOCOUTQNSD: u64 = 0x894B;
+/// `SIOCATMARK` of asm-generic/sockios.h.
+const SIOCATMARK: u64 = 0x8905;
+
+/// True for requests that an endpoint may have to answer; all take a pointer to an `int`.
+pub fn is_ours(request: u64) -> bool {
+    matches!(
+        request,
+        libc::FIONBIO | libc::FIONREAD | libc::TIOCOUTQ | SIOCOUTQNSD | SIOCATMARK
+    )
+}
+
+impl Sockets {
+    /// `ioctl(2)`; `arg` is the application's `int`.
+    pub fn ioctl(&self, fd: i32, request: u64, arg: &mut [u8]) -> Answer {
+        let (ep, tcp) = match self.look(fd) {
+            Fd::Tcp(ep) => (ep, true),
+            Fd::Udp(ep) => (ep, false),
+            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
+        };
+        let s = ep.shared();
+        if request == libc::FIONBIO {
+            let on = arg.iter().any(|b| *b != 0);
+            return self.set_nonblocking(fd, &ep, on);
+        }
+        if !tcp {
+            // The next datagram's length is known only to whoever queued it; the kernel's half is asked when ours is
+            // empty.
+            return match (request, ep.att.stack.udp_next_len(ep.sock.id)) {
+                (libc::FIONREAD, n) if n > 0 => put(arg, n),
+                _ => Answer::Kernel,
+            };
+        }
+        let state = s.tcp_state();
+        match request {
+            _ if state == TcpState::Listen => Answer::Error(Errno::EINVAL),
+            libc::FIONREAD => put(arg, ep.att.stack.inq(ep.sock.id)),
+            libc::TIOCOUTQ => put(arg, ep.att.stack.outq(ep.sock.id)),
+            SIOCOUTQNSD => {
+                let info = ep
+                    .att
+                    .stack
+                    .tcp_info(ep.sock.id, flyover_core::time::Instant(self.os.now()));
+                put(arg, info.notsent_bytes)
+            }
+            SIOCATMARK => put(arg, u32::from(ep.att.stack.at_mark(ep.sock.id))),
+            _ => Answer::Kernel,
+        }
+    }
+
+    /// Sets `O_NONBLOCK` where it counts: in the endpoint, and on the kernel socket for whoever reads it there. A
+    /// listener's kernel half stays non-blocking always.
+    pub(crate) fn set_nonblocking(&self, fd: i32, ep: &crate::process::Ep, on: bool) -> Answer {
+        let s = ep.shared();
+        s.put_flag(flag::NONBLOCK, on);
+        if s.tcp_state() == TcpState::Listen {
+            return Answer::Value(0);
+        }
+        let done = self.os.fcntl(fd, libc::F_GETFL, 0).and_then(|status| {
+            let new = if on {
+                status | libc::O_NONBLOCK
+            } else {
+                status & !libc::O_NONBLOCK
+            };
+            self.os.fcntl(fd, libc::F_SETFL, new as usize)
+        });
+        done.map(|_| 0).into()
+    }
+}
+
+fn put(arg: &mut [u8], v: u32) -> Answer {
+    for (to, from) in arg.iter_mut().zip(v.to_ne_bytes()) {
+        *to = from;
+    }
+    Answer::Value(0)
+}
+
+/// Bytes of `struct tcp_info` (linux/tcp.h, as of Linux 6.1) that are filled in.
+const INFO_LEN: usize = 232;
+
+/// `struct tcp_info` as the kernel lays it out.
+pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN] {
+    let mut b = [0u8; INFO_LEN];
+    let mut put = |at: usize, v: &[u8]| {
+        if let Some(to) = b.get_mut(at..at + v.len()) {
+            to.copy_from_slice(v);
+        }
+    };
+    let wscale = (i.snd_wscale & 0xf) | (i.rcv_wscale << 4);
+    put(
+        0,
+        &[
+            i.state,
+            i.ca_state,
+            i.retransmits,
+            i.probes,
+            i.backoff,
+            i.options,
+            wscale,
+            0,
+        ],
+    );
+    let words = [
+        i.rto,
+        i.ato,
+        i.snd_mss,
+        i.rcv_mss,
+        i.unacked,
+        i.sacked,
+        i.lost,
+        i.retrans,
+        0,
+        i.last_data_sent_ms,
+        0,
+        i.last_data_recv_ms,
+        i.last_data_recv_ms,
+        i.pmtu,
+        i.rcv_ssthresh,
+        i.rtt,
+        i.rttvar,
+        i.snd_ssthresh,
+        i.snd_cwnd,
+        i.advmss,
+        3,
+        0,
+        i.rcv_space,
+        i.total_retrans,
+    ];
+    for (n, w) in words.iter().enumerate() {
+        put(8 + 4 * n, &w.to_ne_bytes());
+    }
+    // pacing_rate, max_pacing_rate at 104, 112: unlimited.
+    put(104, &u64::MAX.to_ne_bytes());
+    put(112, &u64::MAX.to_ne_bytes());
+    put(120, &i.bytes_acked.to_ne_bytes());
+    put(128, &i.bytes_received.to_ne_bytes());
+    put(136, &i.segs_out.to_ne_bytes());
+    put(140, &i.segs_in.to_ne_bytes());
+    put(144, &i.notsent_bytes.to_ne_bytes());
+    put(148, &i.min_rtt.to_ne_bytes());
+    put(200, &i.bytes_sent.to_ne_bytes());
+    put(208, &i.bytes_retrans.to_ne_bytes());
+    put(228, &i.snd_wnd.to_ne_bytes());
+    b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_info_has_the_kernels_layout() {
+        let i = TcpInfo {
+            state: 1,
+            rto: 7,
+            rtt: 9,
+            total_retrans: 5,
+            snd_wnd: 3,
+            bytes_acked: 8,
+            ..TcpInfo::default()
+        };
+        let b = tcp_info(&i);
+        let word = |at: usize| u32::from_ne_bytes(b[at..at + 4].try_into().unwrap());
+        assert_eq!(
+            (b[0], word(8), word(68), word(100), word(120), word(228)),
+            (1, 7, 9, 5, 8, 3)
+        );
+    }
+}

@@ -1,0 +1,55 @@
+//! `recvmmsg(2)` and `sendmmsg(2)`: the singular call repeated, with the plural's own rules about errors and time.
+
+use crate::errno::Errno;
+use crate::process::{Answer, Fd, Sockets};
+use crate::wait::Deadline;
+
+impl Sockets {
+    /// `recvmmsg(2)`: `one` receives message `i` with the flags given. `None`: the kernel's business. The time limit is
+    /// looked at after each message, as Linux does.
+    pub fn recv_many(
+        &self,
+        fd: i32,
+        count: u32,
+        flags: i32,
+        limit: Option<u64>,
+        mut one: impl FnMut(usize, i32) -> Option<Result<(), Errno>>,
+    ) -> Option<Result<usize, Errno>> {
+        if matches!(self.look(fd), Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_)) {
+            return None;
+        }
+        let deadline = Deadline(limit.map(|l| self.os.now().saturating_add(l)));
+        let mut single = flags & !libc::MSG_WAITFORONE;
+        let mut got = 0;
+        while got < count as usize {
+            match one(got, single)? {
+                Ok(()) => got += 1,
+                Err(_) if got > 0 => break,
+                Err(e) => return Some(Err(e)),
+            }
+            if flags & libc::MSG_WAITFORONE != 0 {
+                single |= libc::MSG_DONTWAIT;
+            }
+            if deadline.is_past(self.os.now()) {
+                break;
+            }
+        }
+        Some(Ok(got))
+    }
+
+    /// `sendmmsg(2)`: `one` sends message `i`.
+    pub fn send_many(&self, fd: i32, count: u32, mut one: impl FnMut(usize) -> Answer) -> Answer {
+        if matches!(self.look(fd), Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_)) {
+            return Answer::Kernel;
+        }
+        let mut sent = 0;
+        while sent < count as usize {
+            match one(sent) {
+                Answer::Value(_) => sent += 1,
+                _ if sent > 0 => break,
+                a => return a,
+            }
+        }
+        Answer::Value(sent)
+    }
+}

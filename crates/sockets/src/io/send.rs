@@ -1,0 +1,139 @@
+//! Sending.
+
+use core::sync::atomic::Ordering;
+
+use flyover_core::Error;
+use flyover_core::SendFlags;
+use flyover_core::ev;
+
+use crate::addr::Addr;
+use crate::errno::Errno;
+use crate::process::{Answer, Ep, Fd, Sockets};
+use crate::wait::Deadline;
+
+/// Flags of a stream's `send` that the stack honours or may ignore; others go their own ways.
+const UNUSUAL: i32 = libc::MSG_ZEROCOPY | libc::MSG_FASTOPEN;
+
+impl Sockets {
+    /// `write`, `writev`, `send`.
+    #[inline]
+    pub fn send(&self, fd: i32, from: &[&[u8]], flags: i32) -> Answer {
+        match self.look(fd) {
+            Fd::Tcp(ep) => self.tcp_send(&ep, from, flags).into(),
+            Fd::Udp(ep) => self.udp_send(&ep, fd, from, None, &[], flags),
+            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
+        }
+    }
+
+    /// `sendto` and `sendmsg`.
+    pub fn send_msg(
+        &self,
+        fd: i32,
+        from: &[&[u8]],
+        to: Option<&Addr>,
+        control: &[u8],
+        flags: i32,
+    ) -> Answer {
+        match self.look(fd) {
+            // Linux ignores an address on a connected stream, unless MSG_FASTOPEN asks for a connection.
+            Fd::Tcp(ep) => self.tcp_send(&ep, from, flags).into(),
+            Fd::Udp(ep) => self.udp_send(&ep, fd, from, to, control, flags),
+            Fd::Fresh(f) if f.dgram => self.udp_first_send(fd, f, from, to, control, flags),
+            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
+        }
+    }
+
+    /// Sends on a stream.
+    pub(crate) fn tcp_send(&self, ep: &Ep, from: &[&[u8]], flags: i32) -> Result<usize, Errno> {
+        let want: usize = from.iter().map(|b| b.len()).sum();
+        let how = SendFlags {
+            more: flags & libc::MSG_MORE != 0,
+            oob: flags & libc::MSG_OOB != 0,
+        };
+        // MSG_ZEROCOPY without SO_ZEROCOPY is an ordinary send, and the option is not set on an endpoint.
+        let _unused: i32 = flags & UNUSUAL;
+        let id = ep.sock.id;
+        let mut done = 0;
+        let mut deadline = None;
+        let mut polled = false;
+        loop {
+            let sent = if done == 0 {
+                ep.att.locked(|l| l.tcp_send(id, from, how))
+            } else {
+                with_rest(from, done, |rest| {
+                    ep.att.locked(|l| l.tcp_send(id, rest, how))
+                })
+            };
+            let dontwait = flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking();
+            match sent {
+                Ok(n) => {
+                    done += n;
+                    if done >= want || dontwait {
+                        return Ok(done);
+                    }
+                }
+                Err(Error::WouldBlock) => {
+                    if dontwait {
+                        if done > 0 {
+                            return Ok(done);
+                        }
+                        if polled || !ep.att.poll(64) {
+                            return Err(Errno::EAGAIN);
+                        }
+                        polled = true;
+                        continue;
+                    }
+                    let span = ep.shared().sndtimeo.load(Ordering::Relaxed);
+                    let until = *deadline
+                        .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
+                    if let Err(e) = ep.att.block_on(id, ev::OUT, -1, until, self.settings.spin) {
+                        return if done > 0 { Ok(done) } else { Err(e) };
+                    }
+                }
+                Err(_) if done > 0 => return Ok(done),
+                Err(Error::BrokenPipe) => {
+                    if flags & libc::MSG_NOSIGNAL == 0 {
+                        self.os.raise_sigpipe();
+                    }
+                    return Err(Errno::EPIPE);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+}
+
+/// Pieces of a vector that a blocking send may have to continue with at a time.
+const REST: usize = 16;
+
+/// Calls `f` with what is left of the buffers after `done` bytes.
+pub(crate) fn with_rest<R>(from: &[&[u8]], done: usize, f: impl FnOnce(&[&[u8]]) -> R) -> R {
+    let mut rest: [&[u8]; REST] = [&[]; REST];
+    let mut n = 0;
+    let mut skip = done;
+    for piece in from {
+        if skip >= piece.len() {
+            skip -= piece.len();
+            continue;
+        }
+        let Some(slot) = rest.get_mut(n) else { break };
+        *slot = piece.get(skip..).unwrap_or_default();
+        skip = 0;
+        n += 1;
+    }
+    f(rest.get(..n).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_skips_what_was_sent() {
+        let from: [&[u8]; 3] = [b"abc", b"", b"defg"];
+        let join = |d| with_rest(&from, d, |r| r.concat());
+        assert_eq!(join(0), b"abcdefg");
+        assert_eq!(join(4), b"efg");
+        assert_eq!(join(7), b"");
+    }
+}

@@ -1,0 +1,186 @@
+//! `sendfile(2)` and `splice(2)` with an accelerated socket at one end: read and send, with the kernel's rules about
+//! offsets: what was not sent was not read.
+
+use crate::errno::Errno;
+use crate::process::{Answer, Ep, Fd, Sockets};
+
+/// Bytes read at a time. On the thread's stack, which may be small (musl: 128 KiB; signal stacks less).
+const CHUNK: usize = 32 * 1024;
+
+impl Sockets {
+    /// `sendfile(2)`; `at` is the application's offset, or none: the file's own.
+    pub fn sendfile(&self, out: i32, input: i32, at: Option<&mut i64>, count: usize) -> Answer {
+        let ep = match self.look(out) {
+            Fd::Tcp(ep) => ep,
+            Fd::Udp(ep) => ep,
+            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
+        };
+        if !matches!(self.look(input), Fd::Kernel) {
+            return Answer::Error(Errno::EINVAL);
+        }
+        let own = at.is_none();
+        let mut pos = match &at {
+            Some(p) if **p < 0 => return Answer::Error(Errno::EINVAL),
+            Some(p) => **p,
+            // The kernel's sendfile refuses pipes and sockets as input.
+            None => match self.os.seek_by(input, 0) {
+                Ok(p) => p,
+                Err(Errno::ESPIPE) => return Answer::Error(Errno::EINVAL),
+                Err(e) => return Answer::Error(e),
+            },
+        };
+        let start = pos;
+        let r = self.pump_file(&ep, out, input, &mut pos, count);
+        let sent = pos - start;
+        if let Some(p) = at {
+            *p = pos;
+        }
+        if own && sent > 0 {
+            let _: Result<i64, Errno> = self.os.seek_by(input, sent);
+        }
+        match r {
+            Err(e) if sent == 0 => Answer::Error(e),
+            _ => Answer::Value(sent as usize),
+        }
+    }
+
+    fn pump_file(
+        &self,
+        ep: &Ep,
+        out: i32,
+        input: i32,
+        pos: &mut i64,
+        count: usize,
+    ) -> Result<(), Errno> {
+        let mut buf = [0u8; CHUNK];
+        let mut left = count.min(0x7fff_f000);
+        while left > 0 {
+            let part = left.min(CHUNK);
+            let Some(into) = buf.get_mut(..part) else {
+                return Ok(());
+            };
+            let n = self.os.pread(input, into, *pos)?;
+            let Some(data) = into.get(..n).filter(|d| !d.is_empty()) else {
+                return Ok(());
+            };
+            // More follows: full segments first, as the kernel's sendfile does.
+            let more = if left > n { libc::MSG_MORE } else { 0 };
+            let sent = self.send_chunk(ep, out, data, more)?;
+            *pos += sent as i64;
+            left -= sent;
+            if sent < n {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn send_chunk(&self, ep: &Ep, out: i32, data: &[u8], flags: i32) -> Result<usize, Errno> {
+        if ep.shared().kind() == flyover_core::sock::Kind::Tcp {
+            return self.tcp_send(ep, &[data], flags);
+        }
+        match self.udp_send(ep, out, &[data], None, &[], 0) {
+            Answer::Value(n) => Ok(n),
+            Answer::Error(e) => Err(e),
+            Answer::Kernel => Err(Errno::EINVAL),
+        }
+    }
+
+    /// `splice(2)` between a pipe and an accelerated socket, no offsets.
+    pub fn splice(&self, from: i32, to: i32, count: usize, flags: u32) -> Answer {
+        let mut buf = [0u8; CHUNK];
+        let count = count.min(CHUNK);
+        let nonblock = if flags & libc::SPLICE_F_NONBLOCK != 0 {
+            libc::MSG_DONTWAIT
+        } else {
+            0
+        };
+        match (self.look(from), self.look(to)) {
+            (Fd::Tcp(ep), Fd::Kernel) => {
+                // Only what fits into the pipe may be taken from the stream.
+                let room = self.pipe_room(to).min(count);
+                let Some(into) = buf.get_mut(..room) else {
+                    return Answer::Error(Errno::EINVAL);
+                };
+                if into.is_empty() {
+                    return Answer::Error(Errno::EAGAIN);
+                }
+                match self.tcp_recv(&ep, &mut [&mut *into], nonblock) {
+                    Ok(n) => self
+                        .write_all(to, into.get(..n).unwrap_or_default())
+                        .map(|()| n)
+                        .into(),
+                    Err(e) => Answer::Error(e),
+                }
+            }
+            (Fd::Kernel, Fd::Tcp(ep)) => {
+                // Only what the socket takes may be taken from the pipe: a byte read is a byte that must be sent.
+                let Some(into) = buf.get_mut(..count) else {
+                    return Answer::Error(Errno::EINVAL);
+                };
+                match self.os.read(from, into) {
+                    Ok(n) => self
+                        .send_whole(&ep, into.get(..n).unwrap_or_default(), flags)
+                        .into(),
+                    Err(e) => Answer::Error(e),
+                }
+            }
+            (Fd::Kernel, Fd::Kernel) => Answer::Kernel,
+            _ => Answer::Error(Errno::EINVAL),
+        }
+    }
+
+    fn pipe_room(&self, pipe: i32) -> usize {
+        let size = self
+            .os
+            .fcntl(pipe, libc::F_GETPIPE_SZ, 0)
+            .unwrap_or(0)
+            .max(0) as usize;
+        // A page per write may be lost to fragmentation of the pipe's buffers.
+        size / 2
+    }
+
+    fn write_all(&self, fd: i32, data: &[u8]) -> Result<(), Errno> {
+        let mut rest = data;
+        while !rest.is_empty() {
+            match self.os.write(fd, rest) {
+                Ok(n) => rest = rest.get(n..).unwrap_or_default(),
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let mut p = [crate::os::PollFd {
+                        fd,
+                        events: libc::POLLOUT,
+                        revents: 0,
+                    }];
+                    let _: usize = self.os.ppoll(&mut p, None, None)?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn send_whole(&self, ep: &Ep, data: &[u8], flags: u32) -> Result<usize, Errno> {
+        let more = if flags & libc::SPLICE_F_MORE != 0 {
+            libc::MSG_MORE
+        } else {
+            0
+        };
+        let mut done = 0;
+        while let Some(rest) = data.get(done..).filter(|r| !r.is_empty()) {
+            match self.tcp_send(ep, &[rest], more | libc::MSG_NOSIGNAL) {
+                Ok(n) => done += n,
+                Err(Errno::EAGAIN | Errno::EINTR) => {
+                    let never = crate::wait::Deadline::NEVER;
+                    let out = flyover_core::ev::OUT;
+                    let _: Result<(), Errno> =
+                        ep.att
+                            .block_on(ep.sock.id, out, -1, never, self.settings.spin);
+                }
+                Err(_) if done > 0 => return Ok(done),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(done)
+    }
+}

@@ -1,0 +1,302 @@
+//! Datagrams. The kernel socket behind the endpoint receives what no V-NIC brings and sends what no V-NIC takes; both
+//! sources are read in turns, so that neither starves.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::io::{IoSlice, IoSliceMut};
+
+use flyover_core::Error;
+use flyover_core::UdpMsg;
+use flyover_core::ev;
+use flyover_core::sock::flag;
+use flyover_core::stack::deferred::work;
+use flyover_wire::Endpoint;
+
+use crate::addr::Addr;
+use crate::entry::Fresh;
+use crate::errno::Errno;
+use crate::io::cmsg::CmsgWriter;
+use crate::life::way;
+use crate::os::Received;
+use crate::policy::Reason;
+use crate::process::{Answer, Ep, Fd, Sockets};
+use crate::wait::Deadline;
+
+/// Turns between the two sources: one in so many receives looks at the kernel's first.
+const TURN: u32 = 4;
+static TURNS: AtomicU32 = AtomicU32::new(0);
+
+/// Pieces of a vector that go to the kernel in one call without allocation.
+const PIECES: usize = 16;
+
+impl Sockets {
+    /// Receives a datagram; `None`: the kernel's business.
+    pub(crate) fn udp_recv(
+        &self,
+        ep: &Ep,
+        fd: i32,
+        into: &mut [&mut [u8]],
+        control: &mut [u8],
+        flags: i32,
+    ) -> Option<Result<Received, Errno>> {
+        if flags & (libc::MSG_ERRQUEUE | libc::MSG_OOB) != 0 {
+            return None;
+        }
+        let s = ep.shared();
+        let mut polled = false;
+        let mut deadline = None;
+        loop {
+            let kernel_has = s.os_ready.load(Ordering::Acquire) != 0;
+            let kernel_first = kernel_has && TURNS.fetch_add(1, Ordering::Relaxed) % TURN == 0;
+            if kernel_first && let Some(r) = self.recv_kernels(ep, fd, into, control, flags) {
+                return Some(r);
+            }
+            match ep
+                .att
+                .stack
+                .udp_recv(ep.sock.id, into, flags & libc::MSG_PEEK != 0, ep.att.me)
+            {
+                Ok(m) => {
+                    if m.want_update {
+                        ep.att.work(ep.sock.id, work::WINDOW);
+                    }
+                    return Some(Ok(self.received(ep, &m, control, flags)));
+                }
+                Err(Error::WouldBlock) => {}
+                // Shut down for reading, and nothing left.
+                Err(Error::BrokenPipe) => return Some(Ok(Received::default())),
+                Err(e) => return Some(Err(e.into())),
+            }
+            if kernel_has && let Some(r) = self.recv_kernels(ep, fd, into, control, flags) {
+                return Some(r);
+            }
+            if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() {
+                if polled || !ep.att.poll(64) {
+                    return Some(Err(Errno::EAGAIN));
+                }
+                polled = true;
+                continue;
+            }
+            let span = s.rcvtimeo.load(Ordering::Relaxed);
+            let until =
+                *deadline.get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
+            if let Err(e) = ep
+                .att
+                .block_on(ep.sock.id, ev::IN, fd, until, self.settings.spin)
+            {
+                return Some(Err(e));
+            }
+            if s.rq_available() == 0 {
+                // Woken by the kernel's half, perhaps before the keeper could say so.
+                s.os_ready.store(1, Ordering::Release);
+            }
+        }
+    }
+
+    /// A datagram of the kernel socket, if it has one. The flag is cleared before the look, so that a datagram that
+    /// comes meanwhile sets it again.
+    fn recv_kernels(
+        &self,
+        ep: &Ep,
+        fd: i32,
+        into: &mut [&mut [u8]],
+        control: &mut [u8],
+        flags: i32,
+    ) -> Option<Result<Received, Errno>> {
+        let ready = &ep.shared().os_ready;
+        ready.store(0, Ordering::Release);
+        let flags = flags | libc::MSG_DONTWAIT;
+        let got = if into.len() <= PIECES {
+            let mut list: [IoSliceMut<'_>; PIECES] =
+                core::array::from_fn(|_| IoSliceMut::new(&mut []));
+            let n = into.len();
+            for (slot, piece) in list.iter_mut().zip(into.iter_mut()) {
+                *slot = IoSliceMut::new(piece);
+            }
+            self.os
+                .recvmsg(fd, list.get_mut(..n).unwrap_or_default(), control, flags)
+        } else {
+            let mut list: Vec<IoSliceMut<'_>> =
+                into.iter_mut().map(|p| IoSliceMut::new(p)).collect();
+            self.os.recvmsg(fd, &mut list, control, flags)
+        };
+        match got {
+            Err(Errno::EAGAIN | Errno::EINTR) => None,
+            r => {
+                ready.store(1, Ordering::Release);
+                Some(r)
+            }
+        }
+    }
+
+    fn received(&self, ep: &Ep, m: &UdpMsg, control: &mut [u8], flags: i32) -> Received {
+        let full = flags & libc::MSG_TRUNC != 0;
+        let mut out = if m.full_len > m.n { libc::MSG_TRUNC } else { 0 };
+        let mut w = CmsgWriter::new(control);
+        if ep.shared().flags.load(Ordering::Relaxed) & crate::io::options::CMSGS != 0 {
+            crate::io::cmsg::describe(self.os, ep, m, &mut w);
+            if w.is_cut() && w.is_asked() {
+                out |= libc::MSG_CTRUNC;
+            }
+        }
+        Received {
+            n: if full { m.full_len } else { m.n },
+            from: Addr::inet_scoped(
+                m.from,
+                ep.v6,
+                if m.from.ip.is_v6_link_local() {
+                    m.ifindex
+                } else {
+                    0
+                },
+            ),
+            control: w.len(),
+            flags: out,
+        }
+    }
+
+    /// Sends a datagram.
+    pub(crate) fn udp_send(
+        &self,
+        ep: &Ep,
+        fd: i32,
+        from: &[&[u8]],
+        to: Option<&Addr>,
+        control: &[u8],
+        flags: i32,
+    ) -> Answer {
+        let Some(src) = crate::io::cmsg::source(control) else {
+            return self.send_kernels(fd, from, to, control, flags);
+        };
+        let through_kernel = flags & (libc::MSG_MORE | libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0
+            || ep.shared().has(crate::io::options::UDP_BY_KERNEL);
+        if through_kernel {
+            return self.send_kernels(fd, from, to, control, flags);
+        }
+        let to_ep = match to {
+            Some(a) => match a.endpoint().filter(|e| fits(ep, a, e)) {
+                Some(e) => Some(e),
+                None => return self.send_kernels(fd, from, to, control, flags),
+            },
+            None => None,
+        };
+        let mut deadline = None;
+        loop {
+            match ep.att.locked(|l| l.udp_send(ep.sock.id, to_ep, src, from)) {
+                Ok(n) => return Answer::Value(n),
+                // No V-NIC takes it now: no route, neighbour not known, broadcast, longer than the MTU.
+                Err(
+                    Error::HostUnreachable
+                    | Error::NetUnreachable
+                    | Error::MessageSize
+                    | Error::NotSupported
+                    | Error::NoBuffers,
+                ) => return self.send_kernels(fd, from, to, control, flags),
+                Err(Error::WouldBlock) if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() => {
+                    return Answer::Error(Errno::EAGAIN);
+                }
+                Err(Error::WouldBlock) => {
+                    let span = ep.shared().sndtimeo.load(Ordering::Relaxed);
+                    let until = *deadline
+                        .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
+                    if let Err(e) =
+                        ep.att
+                            .block_on(ep.sock.id, ev::OUT, -1, until, self.settings.spin)
+                    {
+                        return Answer::Error(e);
+                    }
+                }
+                Err(Error::BrokenPipe) => {
+                    if flags & libc::MSG_NOSIGNAL == 0 {
+                        self.os.raise_sigpipe();
+                    }
+                    return Answer::Error(Errno::EPIPE);
+                }
+                Err(e) => return Answer::Error(e.into()),
+            }
+        }
+    }
+
+    /// Sends through the kernel socket.
+    fn send_kernels(
+        &self,
+        fd: i32,
+        from: &[&[u8]],
+        to: Option<&Addr>,
+        control: &[u8],
+        flags: i32,
+    ) -> Answer {
+        let r = if from.len() <= PIECES {
+            let mut list: [IoSlice<'_>; PIECES] = core::array::from_fn(|_| IoSlice::new(&[]));
+            for (slot, piece) in list.iter_mut().zip(from) {
+                *slot = IoSlice::new(piece);
+            }
+            self.os.sendmsg(
+                fd,
+                list.get(..from.len()).unwrap_or_default(),
+                to,
+                control,
+                flags,
+            )
+        } else {
+            let list: Vec<IoSlice<'_>> = from.iter().map(|p| IoSlice::new(p)).collect();
+            self.os.sendmsg(fd, &list, to, control, flags)
+        };
+        r.into()
+    }
+
+    /// The first `sendto` of an unbound UDP socket: with a destination that a V-NIC serves it gets an endpoint.
+    pub(crate) fn udp_first_send(
+        &self,
+        fd: i32,
+        fresh: Fresh,
+        from: &[&[u8]],
+        to: Option<&Addr>,
+        control: &[u8],
+        flags: i32,
+    ) -> Answer {
+        let Some(a) = to else { return Answer::Kernel };
+        let Some(dest) = a.endpoint() else {
+            return Answer::Kernel;
+        };
+        if crate::enter::in_resolver() || dest.port == 0 {
+            return Answer::Kernel;
+        }
+        let started = self.attach().and_then(|att| {
+            let _ = way(att, dest.ip, None, a.scope())?;
+            let bound = self.kernel_local(fd).map_err(|_| Reason::Option)?;
+            if bound.port == 0 {
+                self.bind_any(fd, fresh.v6).map_err(|_| Reason::Option)?;
+            }
+            self.udp_bound(fd, fresh)
+        });
+        match started {
+            Ok(()) => match self.look(fd) {
+                Fd::Udp(ep) => self.udp_send(&ep, fd, from, to, control, flags),
+                Fd::Kernel | Fd::Fresh(_) | Fd::Tcp(_) | Fd::Epoll(_) => Answer::Kernel,
+            },
+            // Another destination may do better.
+            Err(
+                Reason::Loopback
+                | Reason::Local
+                | Reason::Multicast
+                | Reason::NoRoute
+                | Reason::NoVnic,
+            ) => Answer::Kernel,
+            Err(reason) => {
+                self.leave_to_kernel(fd, reason);
+                Answer::Kernel
+            }
+        }
+    }
+}
+
+/// An address that the stack may send to: of the socket's family, with a port, and one host.
+fn fits(ep: &Ep, a: &Addr, e: &Endpoint) -> bool {
+    let family = if ep.v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let host = !(e.ip.is_loopback()
+        || e.ip.is_unspecified()
+        || e.ip.is_multicast()
+        || e.ip.is_broadcast());
+    let v6only = e.ip.is_v4() && ep.v6 && ep.shared().has(flag::V6ONLY);
+    a.family() == family && e.port != 0 && host && !v6only
+}

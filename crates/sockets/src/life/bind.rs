@@ -1,0 +1,77 @@
+//! `bind(2)`: always the kernel's decision. A bound UDP socket gets its endpoint here; TCP waits for `connect` or
+//! `listen`.
+
+use flyover_core::sock::Kind as SockKind;
+
+use crate::addr::Addr;
+use crate::entry::Fresh;
+use crate::errno::Errno;
+use crate::policy::Reason;
+use crate::process::{Answer, Fd, Sockets};
+
+impl Sockets {
+    /// `bind(2)`.
+    pub fn bind(&self, fd: i32, addr: &Addr) -> Answer {
+        let fresh = match self.look(fd) {
+            Fd::Fresh(f) if f.dgram => f,
+            Fd::Fresh(_) | Fd::Kernel | Fd::Epoll(_) | Fd::Tcp(_) | Fd::Udp(_) => {
+                return Answer::Kernel;
+            }
+        };
+        if let Err(e) = self.os.bind(fd, addr) {
+            return Answer::Error(e);
+        }
+        if let Err(reason) = self.udp_bound(fd, fresh) {
+            self.leave_to_kernel(fd, reason);
+        }
+        Answer::Value(0)
+    }
+
+    /// The kernel socket of a UDP descriptor is bound: attach an endpoint.
+    pub(crate) fn udp_bound(&self, fd: i32, fresh: Fresh) -> Result<(), Reason> {
+        let local = self.kernel_local(fd).map_err(|_| Reason::Option)?;
+        if local.ip.is_loopback() {
+            return Err(Reason::Loopback);
+        }
+        if local.ip.is_multicast() || local.ip.is_broadcast() {
+            return Err(Reason::Multicast);
+        }
+        if self.is_device_bound(fd, fresh) {
+            return Err(Reason::Option);
+        }
+        if fresh.opts && self.int_option(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT) == Ok(1) {
+            return Err(Reason::AddressShared);
+        }
+        let att = self.attach()?;
+        if att.nic_ifindex.is_empty() {
+            return Err(Reason::NoVnic);
+        }
+        let dual = self.is_dual(fd, fresh, local.ip);
+        let ep = self.make_endpoint(att, fd, fresh, SockKind::Udp)?;
+        let bound = att
+            .locked(|l| l.udp_bind(ep.sock.id, local, dual))
+            .map_err(|_| Reason::AddressShared);
+        let done = bound
+            .and_then(|()| self.add_filter(&ep, fd, local, None, dual))
+            .and_then(|()| self.commit(fd, fresh, &ep));
+        if done.is_err() {
+            self.discard(&ep);
+            return done;
+        }
+        att.keeper.reg_os(ep.sock, false, fd);
+        Ok(())
+    }
+
+    /// Binds the kernel socket to any port of any address, as the kernel does on the first `sendto`.
+    pub(crate) fn bind_any(&self, fd: i32, v6: bool) -> Result<(), Errno> {
+        let any = flyover_wire::Endpoint {
+            ip: if v6 {
+                flyover_wire::Ip::UNSPECIFIED_V6
+            } else {
+                flyover_wire::Ip::UNSPECIFIED_V4
+            },
+            port: 0,
+        };
+        self.os.bind(fd, &Addr::inet(any, v6))
+    }
+}

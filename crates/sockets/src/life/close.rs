@@ -1,0 +1,126 @@
+//! `close(2)` and its relatives. A close that certainly is the last one ends the connection at once; for all others
+//! the keeper waits for the kernel's word that the socket is gone.
+
+use core::sync::atomic::Ordering;
+
+use flyover_core::ev;
+use flyover_core::sock::flag;
+
+use crate::entry::Entry;
+use crate::errno::Errno;
+use crate::process::{Answer, Ep, Fd, Sockets};
+use crate::wait::Deadline;
+
+impl Sockets {
+    /// `close(2)`. For kernel descriptors the table forgets the number, and libc closes.
+    pub fn close(&self, fd: i32) -> Answer {
+        match self.table.load(fd) {
+            Entry::Ours => return Answer::Error(Errno::EBADF),
+            Entry::Unknown | Entry::Closing => return Answer::Kernel,
+            Entry::Kernel(_) => {
+                let _: bool = self.table.store(fd, Entry::Unknown);
+                return Answer::Kernel;
+            }
+            Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {}
+        }
+        if self.is_foreign_child() {
+            // A vfork child: the table is the parent's.
+            return Answer::Kernel;
+        }
+        self.release(fd);
+        let r = self.os.close(fd);
+        self.table.end_close(fd);
+        Answer::from(r)
+    }
+
+    /// Everything that has to happen before the kernel closes (or replaces) `fd`. The entry is `Closing` afterwards;
+    /// call [`FdTable::end_close`](crate::FdTable::end_close) when the kernel is done.
+    pub(crate) fn release(&self, fd: i32) {
+        let looked = self.look(fd);
+        match self.table.begin_close(fd) {
+            Entry::Tcp(_) | Entry::Udp(_) => match looked {
+                Fd::Tcp(ep) => self.close_endpoint(fd, &ep, true),
+                Fd::Udp(ep) => self.close_endpoint(fd, &ep, false),
+                Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => {}
+            },
+            Entry::Epoll(index) => self.epolls.close(self, index, fd),
+            Entry::Fresh(f) if f.in_epoll => self.epolls.forget_fd(self, fd),
+            Entry::Fresh(_) | Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
+        }
+    }
+
+    fn close_endpoint(&self, fd: i32, ep: &Ep, tcp: bool) {
+        if !self.is_sole_holder(fd) {
+            // Memberships of this descriptor number go; those of other numbers of the same socket stay.
+            self.epolls.forget_closed(self, fd, ep, false);
+            return;
+        }
+        self.epolls.forget_closed(self, fd, ep, true);
+        let s = ep.shared();
+        let linger = tcp && s.has(flag::LINGER) && s.linger.get() != 0;
+        if linger {
+            // The socket must outlive the call: close it, then wait until the FIN is acknowledged.
+            let span = u64::from(s.linger.get()).saturating_mul(1_000_000_000);
+            ep.att.locked(|l| l.close(ep.sock.id));
+            let deadline = Deadline::after(self.os.now(), span);
+            while ep.att.stack.get(ep.sock).is_some() && s.sq_len.load(Ordering::Acquire) != 0 {
+                if ep
+                    .att
+                    .block_on(ep.sock.id, ev::HUP, -1, deadline, self.settings.spin)
+                    .is_err()
+                {
+                    break;
+                }
+            }
+            return;
+        }
+        ep.att.locked(|l| l.close(ep.sock.id));
+    }
+
+    /// The numbers in `first..=last` that are the library's own, ascending: `close_range` and `closefrom` leave them
+    /// open. Everything else in the range that the table knows is released first. Calls `gap` with each closed
+    /// interval that the kernel is to close.
+    pub fn close_range(&self, first: u32, last: u32, mut gap: impl FnMut(u32, u32)) {
+        let end = (last as usize).saturating_add(1).min(self.table.len());
+        let mut from = first;
+        let mut open = true;
+        let foreign = self.is_foreign_child();
+        self.table.for_each(end, |fd, entry| {
+            let n = fd as u32;
+            if n < first {
+                return;
+            }
+            if entry == Entry::Ours {
+                if n > from {
+                    gap(from, n - 1);
+                }
+                match n.checked_add(1) {
+                    Some(next) => from = next,
+                    None => open = false,
+                }
+            } else if !foreign {
+                self.release(fd);
+            }
+        });
+        if open && from <= last {
+            gap(from, last);
+        }
+        if !foreign {
+            self.table.forget_range(first as usize, end);
+        }
+    }
+
+    /// `dup2`, `dup3`: `fd` is about to become something else. The library's own descriptors move away first.
+    pub(crate) fn vacate(&self, fd: i32) -> Result<(), Errno> {
+        match self.table.load(fd) {
+            Entry::Ours => Err(Errno::EBUSY),
+            Entry::Unknown | Entry::Kernel(_) | Entry::Closing => Ok(()),
+            Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {
+                if !self.is_foreign_child() {
+                    self.release(fd);
+                }
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! `connect(2)`. TCP: the route decides; then the kernel socket is bound (source address, ephemeral port), the flow
+//! steered to the stack, and the SYN sent. UDP: the kernel socket is connected as well, so that it keeps reporting
+//! errors and filtering what it receives.
+
+use flyover_core::TcpState;
+use flyover_core::ev;
+use flyover_core::sock::{Kind as SockKind, flag};
+use flyover_wire::Endpoint;
+
+use crate::addr::Addr;
+use crate::entry::{Entry, Fresh};
+use crate::errno::Errno;
+use crate::life::way;
+use crate::policy::Reason;
+use crate::process::{Answer, Ep, Fd, Sockets};
+use crate::wait::Deadline;
+
+impl Sockets {
+    /// `connect(2)`.
+    pub fn connect(&self, fd: i32, addr: &Addr) -> Answer {
+        match self.look(fd) {
+            Fd::Kernel | Fd::Epoll(_) => Answer::Kernel,
+            Fd::Fresh(f) => self.connect_fresh(fd, f, addr),
+            Fd::Tcp(ep) => self.connect_again(fd, &ep, addr),
+            Fd::Udp(ep) => self.udp_reconnect(fd, &ep, addr),
+        }
+    }
+
+    fn connect_fresh(&self, fd: i32, fresh: Fresh, addr: &Addr) -> Answer {
+        let Some(remote) = destination(addr, fresh.v6) else {
+            return Answer::Kernel;
+        };
+        if fresh.dgram {
+            return self.udp_connect_fresh(fd, fresh, addr, remote);
+        }
+        match self.start_tcp(fd, fresh, addr, remote) {
+            Ok(ep) => self.await_established(&ep),
+            Err(reason) => {
+                self.leave_to_kernel(fd, reason);
+                Answer::Kernel
+            }
+        }
+    }
+
+    /// Everything up to the SYN. On an error the kernel socket is as good as before.
+    fn start_tcp(
+        &self,
+        fd: i32,
+        fresh: Fresh,
+        addr: &Addr,
+        remote: Endpoint,
+    ) -> Result<Ep, Reason> {
+        if remote.ip.is_loopback() || remote.ip.is_unspecified() {
+            return Err(Reason::Loopback);
+        }
+        let att = self.attach()?;
+        if self.is_device_bound(fd, fresh) {
+            return Err(Reason::Option);
+        }
+        let bound = self.kernel_local(fd).map_err(|_| Reason::Option)?;
+        let src = (!bound.ip.is_unspecified()).then_some(bound.ip);
+        let src = way(att, remote.ip, src, addr.scope())?.src;
+        if bound.port == 0 {
+            if fresh.opts {
+                let no_port = self.int_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
+                if no_port == Ok(1) {
+                    let off = 0i32.to_ne_bytes();
+                    let _: Result<(), Errno> = self.os.setsockopt(
+                        fd,
+                        libc::IPPROTO_IP,
+                        libc::IP_BIND_ADDRESS_NO_PORT,
+                        &off,
+                    );
+                }
+            }
+            let any_port = Endpoint { ip: src, port: 0 };
+            let to = Addr::inet_scoped(any_port, fresh.v6, addr.scope());
+            self.os.bind(fd, &to).map_err(|_| Reason::Option)?;
+        }
+        let port = self.kernel_local(fd).map_err(|_| Reason::Option)?.port;
+        let local = Endpoint { ip: src, port };
+        let ep = self.make_endpoint(att, fd, fresh, SockKind::Tcp)?;
+        let started = self
+            .add_filter(&ep, fd, local, Some(remote), false)
+            .and_then(|()| {
+                self.commit(fd, fresh, &ep)?;
+                att.locked(|l| l.tcp_connect(ep.sock.id, local, remote))
+                    .map_err(|_| Reason::AddressShared)
+            });
+        if let Err(reason) = started {
+            let _: bool = self.table.store(fd, Entry::Fresh(fresh));
+            self.discard(&ep);
+            return Err(reason);
+        }
+        Ok(ep)
+    }
+
+    /// Waits for the handshake, or answers `EINPROGRESS`.
+    fn await_established(&self, ep: &Ep) -> Answer {
+        let s = ep.shared();
+        if !ep.nonblocking() {
+            let span = s.sndtimeo.load(core::sync::atomic::Ordering::Relaxed);
+            let deadline = Deadline::after_or_never(self.os.now(), span);
+            while is_opening(s.tcp_state()) {
+                match ep
+                    .att
+                    .block_on(ep.sock.id, ev::OUT, -1, deadline, self.settings.spin)
+                {
+                    Ok(()) => {}
+                    Err(Errno::EAGAIN) => return Answer::Error(Errno::EINPROGRESS),
+                    Err(e) => return Answer::Error(e),
+                }
+            }
+        }
+        self.connect_outcome(ep)
+    }
+
+    fn connect_outcome(&self, ep: &Ep) -> Answer {
+        let s = ep.shared();
+        let state = s.tcp_state();
+        if is_opening(state) {
+            return Answer::Error(Errno::EINPROGRESS);
+        }
+        match ep.att.stack.take_error(ep.sock.id) {
+            0 if state == TcpState::Closed => Answer::Error(Errno::ECONNABORTED),
+            0 => {
+                s.set_flag(flag::CONNECTED_SEEN);
+                Answer::Value(0)
+            }
+            e => Answer::Error(Errno(e)),
+        }
+    }
+
+    /// `connect` on a socket that has an endpoint already.
+    fn connect_again(&self, fd: i32, ep: &Ep, addr: &Addr) -> Answer {
+        let s = ep.shared();
+        let state = s.tcp_state();
+        if addr.family() == libc::AF_UNSPEC {
+            ep.att.locked(|l| l.abort(ep.sock.id));
+            self.back_to_fresh(fd, ep);
+            return Answer::Kernel;
+        }
+        if state == TcpState::Listen {
+            return Answer::Error(Errno::EISCONN);
+        }
+        if is_opening(state) {
+            if ep.nonblocking() {
+                let _: bool = ep.att.poll(64);
+                let state = s.tcp_state();
+                return if is_opening(state) {
+                    Answer::Error(Errno::EALREADY)
+                } else {
+                    self.connect_outcome(ep)
+                };
+            }
+            return self.await_established(ep);
+        }
+        if state != TcpState::Closed {
+            if s.has(flag::CONNECTED_SEEN) {
+                return Answer::Error(Errno::EISCONN);
+            }
+            return self.connect_outcome(ep);
+        }
+        match ep.att.stack.take_error(ep.sock.id) {
+            0 => {
+                // Refused or reset before, and told so: the socket may try again, from the same port.
+                let fresh = self.back_to_fresh(fd, ep);
+                self.connect_fresh(fd, fresh, addr)
+            }
+            e => Answer::Error(Errno(e)),
+        }
+    }
+
+    fn back_to_fresh(&self, fd: i32, ep: &Ep) -> Fresh {
+        let in_epoll = self.epolls.endpoint_is_leaving(self, fd, ep);
+        let fresh = Fresh {
+            v6: ep.v6,
+            dgram: false,
+            opts: true,
+            in_epoll,
+        };
+        let _: bool = self.table.store(fd, Entry::Fresh(fresh));
+        ep.att.locked(|l| l.close(ep.sock.id));
+        fresh
+    }
+
+    fn udp_connect_fresh(&self, fd: i32, fresh: Fresh, addr: &Addr, remote: Endpoint) -> Answer {
+        if let Err(e) = self.os.connect(fd, addr) {
+            return Answer::Error(e);
+        }
+        let done = self.attach().and_then(|att| {
+            let _ = way(att, remote.ip, None, addr.scope())?;
+            if self.is_device_bound(fd, fresh) {
+                return Err(Reason::Option);
+            }
+            let local = self.kernel_local(fd).map_err(|_| Reason::Option)?;
+            let ep = self.make_endpoint(att, fd, fresh, SockKind::Udp)?;
+            let done = att
+                .locked(|l| {
+                    l.udp_bind(ep.sock.id, local, false)?;
+                    l.udp_connect(ep.sock.id, local, Some(remote))
+                })
+                .map_err(|_| Reason::AddressShared)
+                .and_then(|()| self.add_filter(&ep, fd, local, Some(remote), false))
+                .and_then(|()| self.commit(fd, fresh, &ep));
+            match done {
+                Ok(()) => att.keeper.reg_os(ep.sock, false, fd),
+                Err(_) => self.discard(&ep),
+            }
+            done
+        });
+        if let Err(reason) = done {
+            self.leave_to_kernel(fd, reason);
+        }
+        Answer::Value(0)
+    }
+
+    /// A UDP endpoint gets another peer, or none. The kernel socket first: it checks the address and may change the
+    /// local one.
+    fn udp_reconnect(&self, fd: i32, ep: &Ep, addr: &Addr) -> Answer {
+        if let Err(e) = self.os.connect(fd, addr) {
+            return Answer::Error(e);
+        }
+        let remote = destination(addr, ep.v6);
+        let Ok(local) = self.kernel_local(fd) else {
+            return Answer::Value(0);
+        };
+        let moved = ep.shared().local() != local;
+        let done = ep
+            .att
+            .locked(|l| l.udp_connect(ep.sock.id, local, remote))
+            .map_err(Errno::from);
+        if moved || remote.is_some() {
+            let _: Result<(), Reason> = self.add_filter(ep, fd, local, remote, false);
+        }
+        Answer::from(done)
+    }
+}
+
+/// The endpoint in `addr`, if the address fits a socket of the family; what does not fit is the kernel's to refuse.
+fn destination(addr: &Addr, v6: bool) -> Option<Endpoint> {
+    let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let remote = addr.endpoint().filter(|_| addr.family() == family)?;
+    (remote.port != 0).then_some(remote)
+}
+
+fn is_opening(state: TcpState) -> bool {
+    matches!(state, TcpState::SynSent | TcpState::SynRcvd)
+}

@@ -1,0 +1,64 @@
+//! `dup(2)` and relatives: the kernel's operation first; then the new number has the same entry, and both numbers are
+//! marked as shared, so that closing one of them does not end the connection.
+
+use crate::entry::Entry;
+use crate::errno::Errno;
+use crate::process::{Answer, Sockets};
+
+impl Sockets {
+    /// The kernel made `new` a copy of `old`.
+    pub fn on_dup(&self, old: i32, new: i32) {
+        if self.is_foreign_child() {
+            return;
+        }
+        let entry = self.table.load(old);
+        match entry {
+            Entry::Tcp(_) | Entry::Udp(_) | Entry::Fresh(_) => {
+                self.mark_shared(old);
+                let _: bool = self.table.store(new, entry);
+                self.mark_shared(new);
+            }
+            Entry::Epoll(_) => {
+                self.mark_shared(old);
+                let _: bool = self.table.store(new, entry);
+                self.mark_shared(new);
+            }
+            Entry::Kernel(_) => {
+                let _: bool = self.table.store(new, entry);
+            }
+            Entry::Unknown | Entry::Closing | Entry::Ours => {
+                let _: bool = self.table.store(new, Entry::Unknown);
+            }
+        }
+    }
+
+    /// `dup2(2)` and `dup3(2)`; `None` for `flags`: `dup2`.
+    pub fn dup_onto(&self, old: i32, new: i32, flags: Option<i32>) -> Answer {
+        if old == new || new < 0 {
+            return Answer::Kernel;
+        }
+        // A bad source must leave the target alone.
+        if let Err(e) = self.os.fcntl(old, libc::F_GETFD, 0) {
+            return Answer::Error(e);
+        }
+        if let Err(e) = self.vacate(new) {
+            return Answer::Error(e);
+        }
+        match self.os.dup3(old, new, flags.unwrap_or(0)) {
+            Ok(fd) => {
+                self.on_dup(old, fd);
+                Answer::Value(fd as usize)
+            }
+            Err(e) => {
+                self.table.end_close(new);
+                Answer::Error(if e == Errno::EINTR { Errno::EBUSY } else { e })
+            }
+        }
+    }
+
+    /// Descriptors were received through a Unix socket, or made by a call that we do not follow.
+    pub fn on_unknown(&self, fd: i32) {
+        let _: bool = self.table.store(fd, Entry::Unknown);
+        self.mark_shared(fd);
+    }
+}

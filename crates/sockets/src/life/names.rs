@@ -1,0 +1,64 @@
+//! `getsockname(2)`, `getpeername(2)`, `shutdown(2)`.
+
+use flyover_core::TcpState;
+use flyover_core::sock::Kind as SockKind;
+
+use crate::addr::Addr;
+use crate::errno::Errno;
+use crate::process::{Answer, Ep, Fd, Sockets};
+
+impl Sockets {
+    /// `getsockname(2)`; `None`: ask the kernel. A UDP endpoint has its kernel socket's name.
+    pub fn getsockname(&self, fd: i32) -> Option<Addr> {
+        let Fd::Tcp(ep) = self.look(fd) else {
+            return None;
+        };
+        let state = ep.shared().tcp_state();
+        if matches!(state, TcpState::Closed | TcpState::Listen) {
+            return None;
+        }
+        Some(self.shown(&ep, ep.shared().local()))
+    }
+
+    /// `getpeername(2)`; `None`: ask the kernel.
+    pub fn getpeername(&self, fd: i32) -> Option<Result<Addr, Errno>> {
+        let Fd::Tcp(ep) = self.look(fd) else {
+            return None;
+        };
+        let state = ep.shared().tcp_state();
+        Some(match state {
+            TcpState::Closed | TcpState::Listen | TcpState::SynSent => Err(Errno::ENOTCONN),
+            _ => Ok(self.shown(&ep, ep.shared().remote())),
+        })
+    }
+
+    fn shown(&self, ep: &Ep, e: flyover_wire::Endpoint) -> Addr {
+        let scope = if ep.v6 && e.ip.is_v6_link_local() {
+            let nic = (ep.shared().nic.get() as usize).wrapping_sub(1);
+            ep.att.nic_ifindex.get(nic).copied().unwrap_or(0)
+        } else {
+            0
+        };
+        Addr::inet_scoped(e, ep.v6, scope)
+    }
+
+    /// `shutdown(2)`; `how` is `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
+    pub fn shutdown(&self, fd: i32, how: i32) -> Answer {
+        let (Fd::Tcp(ep) | Fd::Udp(ep)) = self.look(fd) else {
+            return Answer::Kernel;
+        };
+        if !matches!(how, libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR) {
+            return Answer::Error(Errno::EINVAL);
+        }
+        let listening = ep.shared().tcp_state() == TcpState::Listen;
+        let ours = ep
+            .att
+            .locked(|l| l.shutdown(ep.sock.id, how as u32))
+            .map_err(Errno::from);
+        if listening || ep.shared().kind() == SockKind::Udp {
+            let kernels = self.os.shutdown(fd, how);
+            return Answer::from(kernels.or(ours));
+        }
+        Answer::from(ours)
+    }
+}

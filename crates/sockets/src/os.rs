@@ -1,0 +1,156 @@
+//! The operating system as this crate uses it. Everything that leaves the process goes through [`Os`], so that the
+//! whole socket layer runs in tests on `testing::FakeOs`. The real one (raw system calls) is in the preload, because
+//! turning an `i32` of the application into a descriptor is `unsafe` everywhere else.
+
+use core::sync::atomic::AtomicU32;
+use std::io::{IoSlice, IoSliceMut};
+
+use crate::addr::Addr;
+use crate::errno::Errno;
+
+/// One member of a `poll(2)` set, in the kernel's layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct PollFd {
+    /// The descriptor; negative members are skipped.
+    pub fd: i32,
+    /// What is asked for (`POLLIN` ..).
+    pub events: i16,
+    /// What came.
+    pub revents: i16,
+}
+
+impl PollFd {
+    /// A member that waits for input.
+    pub const fn input(fd: i32) -> Self {
+        Self {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        }
+    }
+}
+
+/// One event of an epoll set, without the kernel's packed layout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EpollEvent {
+    /// `EPOLLIN` ..
+    pub events: u32,
+    /// The application's word, untouched.
+    pub data: u64,
+}
+
+/// What `recvmsg(2)` told besides the bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Received {
+    /// Bytes received (with `MSG_TRUNC` the full length of the datagram).
+    pub n: usize,
+    /// Sender.
+    pub from: Addr,
+    /// Bytes of control data.
+    pub control: usize,
+    /// `msg_flags`.
+    pub flags: i32,
+}
+
+/// What the handlers that ran meanwhile mean for a blocking call (`signal(7)`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ran {
+    /// No handler ran.
+    None,
+    /// Handlers ran, all of them with `SA_RESTART`.
+    Restart,
+    /// A handler without `SA_RESTART` ran.
+    Interrupt,
+}
+
+/// The calls. Semantics and errors are those of the system calls of the same name; none of them touches `errno`,
+/// none is a cancellation point, and none restarts after `EINTR`.
+#[allow(missing_docs, reason = "named after the system calls")]
+pub trait Os: Sync + Send {
+    /// `CLOCK_MONOTONIC` in nanoseconds.
+    fn now(&self) -> u64;
+    /// `CLOCK_REALTIME` in nanoseconds.
+    fn realtime(&self) -> u64;
+    /// 64 random bits.
+    fn entropy(&self) -> u64;
+    fn getpid(&self) -> i32;
+    fn socket(&self, domain: i32, kind: i32, protocol: i32) -> Result<i32, Errno>;
+    fn close(&self, fd: i32) -> Result<(), Errno>;
+    fn bind(&self, fd: i32, addr: &Addr) -> Result<(), Errno>;
+    fn connect(&self, fd: i32, addr: &Addr) -> Result<(), Errno>;
+    fn listen(&self, fd: i32, backlog: i32) -> Result<(), Errno>;
+    fn accept(&self, fd: i32, flags: i32) -> Result<(i32, Addr), Errno>;
+    fn shutdown(&self, fd: i32, how: i32) -> Result<(), Errno>;
+    fn getsockname(&self, fd: i32) -> Result<Addr, Errno>;
+    fn getpeername(&self, fd: i32) -> Result<Addr, Errno>;
+    fn getsockopt(&self, fd: i32, level: i32, name: i32, into: &mut [u8]) -> Result<usize, Errno>;
+    fn setsockopt(&self, fd: i32, level: i32, name: i32, value: &[u8]) -> Result<(), Errno>;
+    fn fcntl(&self, fd: i32, cmd: i32, arg: usize) -> Result<i32, Errno>;
+    fn dup3(&self, old: i32, new: i32, flags: i32) -> Result<i32, Errno>;
+    fn read(&self, fd: i32, into: &mut [u8]) -> Result<usize, Errno>;
+    fn pread(&self, fd: i32, into: &mut [u8], at: i64) -> Result<usize, Errno>;
+    /// `lseek(fd, by, SEEK_CUR)`.
+    fn seek_by(&self, fd: i32, by: i64) -> Result<i64, Errno>;
+    fn write(&self, fd: i32, from: &[u8]) -> Result<usize, Errno>;
+    fn recvmsg(
+        &self,
+        fd: i32,
+        into: &mut [IoSliceMut<'_>],
+        control: &mut [u8],
+        flags: i32,
+    ) -> Result<Received, Errno>;
+    fn sendmsg(
+        &self,
+        fd: i32,
+        from: &[IoSlice<'_>],
+        to: Option<&Addr>,
+        control: &[u8],
+        flags: i32,
+    ) -> Result<usize, Errno>;
+    /// `timeout` in nanoseconds, `None` for ever; `mask` is the signal mask during the sleep.
+    fn ppoll(
+        &self,
+        fds: &mut [PollFd],
+        timeout: Option<u64>,
+        mask: Option<u64>,
+    ) -> Result<usize, Errno>;
+    fn epoll_create(&self, flags: i32) -> Result<i32, Errno>;
+    fn epoll_ctl(
+        &self,
+        epfd: i32,
+        op: i32,
+        fd: i32,
+        event: Option<EpollEvent>,
+    ) -> Result<(), Errno>;
+    /// Never waits.
+    fn epoll_collect(&self, epfd: i32, into: &mut [EpollEvent]) -> Result<usize, Errno>;
+    fn eventfd(&self) -> Result<i32, Errno>;
+    /// Waits while the word is `value`, at most `timeout` nanoseconds. Returns on any wake or signal.
+    fn futex_wait(&self, word: &AtomicU32, value: u32, timeout: u64);
+    fn futex_wake(&self, word: &AtomicU32, count: u32);
+    /// Sends `SIGPIPE` to this thread.
+    fn raise_sigpipe(&self);
+    /// Runs the handlers that were put off ([`crate::enter::note_signal`]), as if outside the library.
+    fn run_signals(&self) -> Ran;
+    /// Sets the thread's signal mask and returns the old one.
+    fn set_mask(&self, mask: u64) -> u64;
+    /// A cancellation point of the thread (`pthread_testcancel(3)`).
+    fn test_cancel(&self);
+}
+
+/// Moves a descriptor to a high number, where programs that use or close "all" descriptors hardly meet it, and makes
+/// it close-on-exec. The old number is closed.
+pub fn move_high(os: &dyn Os, fd: i32) -> Result<i32, Errno> {
+    for base in HIGH_BASES {
+        if let Ok(high) = os.fcntl(fd, libc::F_DUPFD_CLOEXEC, base) {
+            let _: Result<(), Errno> = os.close(fd);
+            return Ok(high);
+        }
+    }
+    let _: i32 = os.fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC as usize)?;
+    Ok(fd)
+}
+
+/// Where the library's own descriptors go: as high as the soft limit allows.
+const HIGH_BASES: [usize; 4] = [60_000, 10_000, 900, 200];

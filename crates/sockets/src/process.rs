@@ -1,0 +1,458 @@
+//! What the library is in one process: the fd table, the attached stack, and what a fork changes. Nothing happens
+//! before the first socket that could be accelerated: no daemon, no stack, no memory.
+
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use flyover_core::SockRef;
+use flyover_core::sock::{Kind as SockKind, Sock, flag};
+
+use crate::attach::{Attachment, Connector};
+use crate::entry::{Entry, Fresh, Handle};
+use crate::errno::Errno;
+use crate::fdtable::{FdTable, SHARED};
+use crate::os::Os;
+use crate::policy::{Reason, Wanted, wanted};
+use crate::wait::epoll::EpollTable;
+use crate::wait::spin::Budget;
+
+/// How a call is to be answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Answer {
+    /// With this value.
+    Value(usize),
+    /// With `-1` and this error.
+    Error(Errno),
+    /// By libc: the caller makes the call that the application wanted, outside the library.
+    Kernel,
+}
+
+impl From<Result<usize, Errno>> for Answer {
+    fn from(r: Result<usize, Errno>) -> Self {
+        match r {
+            Ok(v) => Self::Value(v),
+            Err(e) => Self::Error(e),
+        }
+    }
+}
+
+impl From<Result<(), Errno>> for Answer {
+    fn from(r: Result<(), Errno>) -> Self {
+        r.map(|()| 0).into()
+    }
+}
+
+/// An accelerated socket, looked up.
+#[derive(Clone, Copy, Debug)]
+pub struct Ep {
+    /// Its stack.
+    pub att: &'static Attachment,
+    /// Slot and generation.
+    pub sock: SockRef,
+    /// `AF_INET6`.
+    pub v6: bool,
+}
+
+impl Ep {
+    /// The slot's shared fields.
+    #[inline]
+    pub fn shared(&self) -> &'static Sock {
+        self.att.stack.sock(self.sock.id)
+    }
+
+    /// `O_NONBLOCK` is set.
+    #[inline]
+    pub fn nonblocking(&self) -> bool {
+        self.shared().has(flag::NONBLOCK)
+    }
+}
+
+/// What a descriptor is, after a look at the table and, if need be, at the kernel.
+#[derive(Clone, Copy, Debug)]
+pub enum Fd {
+    /// The kernel's.
+    Kernel,
+    /// An inet socket without endpoint.
+    Fresh(Fresh),
+    /// Accelerated TCP.
+    Tcp(Ep),
+    /// Accelerated UDP.
+    Udp(Ep),
+    /// An epoll set.
+    Epoll(u32),
+}
+
+/// How many times a process line may fork and still use stacks: each child that touches a socket takes one.
+const GENERATIONS: usize = 256;
+/// How long an absent daemon is not asked again, ns.
+const RETRY_NS: u64 = 5_000_000_000;
+
+/// One generation of forks.
+#[derive(Default)]
+struct Generation {
+    attachment: OnceLock<&'static Attachment>,
+    attaching: Mutex<()>,
+    retry_at: AtomicU64,
+}
+
+/// How this process wants to be served.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// Accelerate at all.
+    pub accelerate: bool,
+    /// How long to spin before a sleep.
+    pub spin: Budget,
+    /// The parent had accelerated sockets: unknown inet descriptors may be some.
+    pub inherited: bool,
+}
+
+/// The socket layer of one process. Lives for ever.
+pub struct Sockets {
+    /// The operating system.
+    pub os: &'static dyn Os,
+    /// fd -> entry.
+    pub table: FdTable,
+    /// Epoll sets.
+    pub epolls: EpollTable,
+    /// As configured.
+    pub settings: Settings,
+    connector: &'static dyn Connector,
+    generations: Box<[Generation]>,
+    current: AtomicU32,
+    fork_generation: AtomicU32,
+    pid: AtomicI32,
+    /// Set once a stack was ever attached, in this process or an ancestor that forked it.
+    ever_attached: AtomicBool,
+    kernel_path: [AtomicU32; Reason::ALL.len()],
+}
+
+impl core::fmt::Debug for Sockets {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Sockets")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Sockets {
+    /// The layer over `os`, attaching through `connector` when the time comes.
+    pub fn new(
+        os: &'static dyn Os,
+        connector: &'static dyn Connector,
+        table: FdTable,
+        settings: Settings,
+    ) -> Self {
+        Self {
+            os,
+            table,
+            epolls: EpollTable::new(),
+            settings,
+            connector,
+            generations: (0..GENERATIONS).map(|_| Generation::default()).collect(),
+            current: AtomicU32::new(0),
+            fork_generation: AtomicU32::new(0),
+            pid: AtomicI32::new(os.getpid()),
+            ever_attached: AtomicBool::new(settings.inherited),
+            kernel_path: [const { AtomicU32::new(0) }; Reason::ALL.len()],
+        }
+    }
+
+    /// The stack, if one is attached.
+    #[inline]
+    pub fn attached(&self) -> Option<&'static Attachment> {
+        self.generations
+            .get(self.current.load(Ordering::Acquire) as usize)?
+            .attachment
+            .get()
+            .copied()
+    }
+
+    /// True when this process or its ancestors ever had a stack: an exec'd program must look for its sockets.
+    pub fn ever_attached(&self) -> bool {
+        self.ever_attached.load(Ordering::Relaxed)
+    }
+
+    /// The stack, attached now if it was not.
+    pub fn attach(&self) -> Result<&'static Attachment, Reason> {
+        if !self.settings.accelerate {
+            return Err(Reason::Disabled);
+        }
+        let index = self.current.load(Ordering::Acquire) as usize;
+        let generation = self.generations.get(index).ok_or(Reason::NoDaemon)?;
+        if let Some(a) = generation.attachment.get() {
+            return Ok(a);
+        }
+        let _one = generation
+            .attaching
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(a) = generation.attachment.get() {
+            return Ok(a);
+        }
+        let now = self.os.now();
+        if now < generation.retry_at.load(Ordering::Relaxed) {
+            return Err(Reason::NoDaemon);
+        }
+        let Ok(parts) = self.connector.attach() else {
+            generation
+                .retry_at
+                .store(now.saturating_add(RETRY_NS), Ordering::Relaxed);
+            return Err(Reason::NoDaemon);
+        };
+        for fd in parts.own_fds.iter().chain(&parts.nic_fds) {
+            let _: bool = self.table.store(*fd, Entry::Ours);
+        }
+        let Ok(attachment) = Attachment::new(self.os, parts) else {
+            return Err(Reason::NoDaemon);
+        };
+        let _: bool = self.table.store(attachment.wake_tx, Entry::Ours);
+        self.ever_attached.store(true, Ordering::Relaxed);
+        // Leaked on purpose: threads use it without a reference count until the process ends.
+        Ok(generation
+            .attachment
+            .get_or_init(|| Box::leak(Box::new(attachment))))
+    }
+
+    /// Counts forks; a descriptor made in an earlier generation may have other holders.
+    pub fn fork_generation(&self) -> u32 {
+        self.fork_generation.load(Ordering::Acquire)
+    }
+
+    /// Another process may hold copies of our descriptors from now on (`fork`, `vfork`, `posix_spawn`, ..).
+    pub fn note_fork(&self) {
+        let _: u32 = self.fork_generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Runs before `fork`: no private table may be half changed when the child gets its copy.
+    pub fn before_fork(&self) {
+        self.epolls.before_fork(self.os);
+    }
+
+    /// Runs in the parent after `fork`.
+    pub fn after_fork_in_parent(&self) {
+        self.epolls.after_fork();
+        self.note_fork();
+    }
+
+    /// Runs in the child after `fork`: private state starts anew, the shared memory stays in use. The stack lock is
+    /// left alone: if it is held, then by a live thread of the parent.
+    pub fn after_fork_in_child(&self) {
+        crate::enter::reset();
+        self.epolls.after_fork();
+        self.note_fork();
+        let _: u32 = self.current.fetch_add(1, Ordering::AcqRel);
+        self.pid.store(self.os.getpid(), Ordering::Release);
+    }
+
+    /// True in a child that shares our memory but not our identity (`vfork`, a raw `clone`): it must not change what
+    /// the table says.
+    pub fn is_foreign_child(&self) -> bool {
+        self.os.getpid() != self.pid.load(Ordering::Acquire)
+    }
+
+    /// True when closing `fd` here certainly is the last close of the socket.
+    pub fn is_sole_holder(&self, fd: i32) -> bool {
+        let made = self.table.made(fd);
+        made != SHARED && made == self.fork_generation() && !self.is_foreign_child()
+    }
+
+    /// `socket(2)` succeeded with `fd`.
+    pub fn on_socket(&self, fd: i32, domain: i32, kind: i32, protocol: i32) {
+        let entry = match wanted(domain, kind, protocol) {
+            _ if !self.settings.accelerate => Entry::Kernel(0),
+            Wanted::Other => Entry::Kernel(0),
+            _ if crate::enter::in_resolver() => Entry::Kernel(Reason::Internal.code()),
+            w => Entry::Fresh(Fresh {
+                v6: domain == libc::AF_INET6,
+                dgram: w == Wanted::Udp,
+                opts: false,
+                in_epoll: false,
+            }),
+        };
+        let _: bool = self.table.store(fd, entry);
+        self.table.set_made(fd, self.fork_generation());
+    }
+
+    /// The kernel accepted `fd` for a listener that is not ours.
+    pub fn on_kernel_accept(&self, fd: i32) {
+        let _: bool = self.table.store(fd, Entry::Kernel(0));
+        self.table.set_made(fd, self.fork_generation());
+    }
+
+    /// The process ends. Nothing has to be done: sockets close by their cookies, and the daemon sees us go.
+    pub fn at_exit(&self) {}
+
+    /// `fd` stays with the kernel from now on.
+    pub fn leave_to_kernel(&self, fd: i32, reason: Reason) {
+        if let Some(n) = self.kernel_path.get(usize::from(reason.code())) {
+            let _: u32 = n.fetch_add(1, Ordering::Relaxed);
+        }
+        let _: bool = self.table.store(fd, Entry::Kernel(reason.code()));
+        self.tell_ss(fd, reason);
+    }
+
+    /// How many sockets stayed with the kernel for this reason.
+    pub fn kernel_path_count(&self, reason: Reason) -> u32 {
+        self.kernel_path
+            .get(usize::from(reason.code()))
+            .map_or(0, |n| n.load(Ordering::Relaxed))
+    }
+
+    /// What `fd` is.
+    #[inline]
+    pub fn look(&self, fd: i32) -> Fd {
+        match self.table.load(fd) {
+            Entry::Kernel(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
+            Entry::Fresh(f) => self.fresh(fd, f),
+            Entry::Epoll(i) => Fd::Epoll(i),
+            Entry::Unknown => self.probe(fd),
+            e @ Entry::Tcp(h) => self.endpoint(fd, e, h, SockKind::Tcp),
+            e @ Entry::Udp(h) => self.endpoint(fd, e, h, SockKind::Udp),
+        }
+    }
+
+    #[inline]
+    fn endpoint(&self, fd: i32, entry: Entry, h: Handle, kind: SockKind) -> Fd {
+        let att = match self.attached() {
+            Some(a) => a,
+            None => match self.attach() {
+                Ok(a) => a,
+                Err(_) => return Fd::Kernel,
+            },
+        };
+        let sock = att.stack.sock_ref(h.id);
+        let shared = att.stack.sock(h.id);
+        if h.is_life(sock.generation) && shared.kind() == kind && !shared.has(flag::HANDED_OVER) {
+            let ep = Ep {
+                att,
+                sock,
+                v6: h.v6,
+            };
+            return if kind == SockKind::Tcp {
+                Fd::Tcp(ep)
+            } else {
+                Fd::Udp(ep)
+            };
+        }
+        // Closed behind our back (inside libc, or by another process): the number may mean something else now.
+        let _: bool = self.table.replace(fd, entry, Entry::Unknown);
+        self.probe(fd)
+    }
+
+    /// A fresh socket with another holder may have got an endpoint under another number, or in another process.
+    fn fresh(&self, fd: i32, f: Fresh) -> Fd {
+        if self.table.made(fd) == self.fork_generation() {
+            return Fd::Fresh(f);
+        }
+        let Some((att, cookie)) = self.attached().zip(self.cookie(fd).ok()) else {
+            return Fd::Fresh(f);
+        };
+        let Some(sock) = att.find_cookie(cookie) else {
+            return Fd::Fresh(f);
+        };
+        let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Unknown);
+        let h = Handle::new(sock, f.v6);
+        match att.stack.sock(sock.id).kind() {
+            SockKind::Tcp => self.settle(fd, Entry::Tcp(h)),
+            SockKind::Udp => self.settle(fd, Entry::Udp(h)),
+            SockKind::Free | SockKind::Kernel => self.settle(fd, Entry::Kernel(0)),
+        }
+    }
+
+    /// Asks the kernel what `fd` is, and the stack whether it has an endpoint for it.
+    #[cold]
+    fn probe(&self, fd: i32) -> Fd {
+        let domain = match self.int_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) {
+            Ok(d) => d,
+            Err(Errno::EBADF) => return Fd::Kernel,
+            Err(_) => return self.settle(fd, Entry::Kernel(0)),
+        };
+        let kind = self
+            .int_option(fd, libc::SOL_SOCKET, libc::SO_TYPE)
+            .unwrap_or(0);
+        let protocol = self
+            .int_option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)
+            .unwrap_or(0);
+        let w = wanted(domain, kind, protocol);
+        if w == Wanted::Other || !self.settings.accelerate {
+            return self.settle(fd, Entry::Kernel(0));
+        }
+        self.table.set_made(fd, SHARED);
+        let v6 = domain == libc::AF_INET6;
+        let att = match self.attached() {
+            None if self.ever_attached() => self.attach().ok(),
+            a => a,
+        };
+        if let Some((att, cookie)) = att.zip(self.cookie(fd).ok())
+            && let Some(sock) = att.find_cookie(cookie)
+        {
+            let h = Handle::new(sock, v6);
+            return match att.stack.sock(sock.id).kind() {
+                SockKind::Tcp => self.settle(fd, Entry::Tcp(h)),
+                SockKind::Udp => self.settle(fd, Entry::Udp(h)),
+                SockKind::Free | SockKind::Kernel => self.settle(fd, Entry::Kernel(0)),
+            };
+        }
+        let dgram = w == Wanted::Udp;
+        let used = self.os.getpeername(fd).is_ok()
+            || self.int_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1)
+            || dgram && self.kernel_local(fd).map_or(true, |l| l.port != 0);
+        if used {
+            return self.settle(fd, Entry::Kernel(0));
+        }
+        self.settle(
+            fd,
+            Entry::Fresh(Fresh {
+                v6,
+                dgram,
+                opts: true,
+                in_epoll: false,
+            }),
+        )
+    }
+
+    fn settle(&self, fd: i32, entry: Entry) -> Fd {
+        let _: bool = self.table.replace(fd, Entry::Unknown, entry);
+        match entry {
+            Entry::Fresh(f) => Fd::Fresh(f),
+            Entry::Tcp(h) | Entry::Udp(h) => match self.attached() {
+                Some(att) => {
+                    let ep = Ep {
+                        att,
+                        sock: att.stack.sock_ref(h.id),
+                        v6: h.v6,
+                    };
+                    if matches!(entry, Entry::Tcp(_)) {
+                        Fd::Tcp(ep)
+                    } else {
+                        Fd::Udp(ep)
+                    }
+                }
+                None => Fd::Kernel,
+            },
+            Entry::Epoll(i) => Fd::Epoll(i),
+            Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
+        }
+    }
+
+    /// An `int` option of the kernel socket.
+    pub fn int_option(&self, fd: i32, level: i32, name: i32) -> Result<i32, Errno> {
+        let mut b = [0u8; 4];
+        let n = self.os.getsockopt(fd, level, name, &mut b)?;
+        Ok(if n == 1 {
+            i32::from(b[0])
+        } else {
+            i32::from_ne_bytes(b)
+        })
+    }
+
+    /// `SO_COOKIE`: the kernel's name of the socket, the same in every process.
+    pub fn cookie(&self, fd: i32) -> Result<u64, Errno> {
+        let mut b = [0u8; 8];
+        let _: usize = self
+            .os
+            .getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut b)?;
+        Ok(u64::from_ne_bytes(b))
+    }
+}

@@ -1,0 +1,107 @@
+//! Waiting: first spin, then sleep. Here the wait for one socket; `poll`, `select` and `epoll` build on [`sleep`].
+
+pub mod epoll;
+pub mod poll;
+pub mod select;
+pub mod sleep;
+pub mod spin;
+
+use flyover_core::SockId;
+use flyover_core::ev;
+
+use crate::attach::Attachment;
+use crate::errno::Errno;
+use crate::os::{PollFd, Ran};
+use crate::wait::sleep::{On, Slept, Want};
+
+/// A point of `CLOCK_MONOTONIC` in nanoseconds, or never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadline(pub Option<u64>);
+
+impl Deadline {
+    /// Never.
+    pub const NEVER: Self = Self(None);
+
+    /// `span` nanoseconds after `now`; 0 means never, as in `SO_RCVTIMEO`.
+    pub fn after_or_never(now: u64, span: u64) -> Self {
+        Self((span != 0).then(|| now.saturating_add(span)))
+    }
+
+    /// `span` nanoseconds after `now`.
+    pub fn after(now: u64, span: u64) -> Self {
+        Self(Some(now.saturating_add(span)))
+    }
+
+    /// True when it has come.
+    pub fn is_past(self, now: u64) -> bool {
+        self.0.is_some_and(|d| d <= now)
+    }
+
+    /// Nanoseconds left, `None` for ever.
+    pub fn left(self, now: u64) -> Option<u64> {
+        self.0.map(|d| d.saturating_sub(now))
+    }
+}
+
+impl Attachment {
+    /// Blocks until one of `events`, an error or a hang-up shows on `sock`, or input on the kernel descriptor
+    /// `beside` (-1: none).
+    ///
+    /// # Errors
+    /// `EAGAIN` at the deadline; `EINTR` when a handler ran that does not restart the call (`signal(7)`: with a
+    /// deadline no call is restarted).
+    pub fn block_on(
+        &self,
+        sock: SockId,
+        events: u32,
+        beside: i32,
+        deadline: Deadline,
+        spin: spin::Budget,
+    ) -> Result<(), Errno> {
+        let wanted = events | ev::ERR | ev::HUP;
+        let ready = || self.stack.readiness(sock) & wanted != 0;
+        if self.spin(spin, deadline, ready) {
+            return Ok(());
+        }
+        self.os.test_cancel();
+        loop {
+            if ready() {
+                return Ok(());
+            }
+            if deadline.is_past(self.os.now()) {
+                return Err(Errno::EAGAIN);
+            }
+            let mut kernel = [PollFd::input(beside)];
+            let slept = self.sleep(
+                On::Socks(&[Want { sock, events }]),
+                &mut kernel,
+                deadline,
+                None,
+            )?;
+            if kernel.iter().any(|k| k.revents != 0) {
+                return Ok(());
+            }
+            match slept {
+                Slept::Woken => {}
+                Slept::Signal(_) if ready() => return Ok(()),
+                Slept::Signal(Ran::Restart) if deadline.0.is_none() => {}
+                Slept::Signal(Ran::None) => {}
+                Slept::Signal(_) => return Err(Errno::EINTR),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_means_never_only_for_socket_timeouts() {
+        assert_eq!(Deadline::after_or_never(5, 0), Deadline::NEVER);
+        assert!(Deadline::after(5, 0).is_past(5));
+        assert!(!Deadline::NEVER.is_past(u64::MAX));
+        assert_eq!(Deadline::after(5, 10).left(7), Some(8));
+        assert_eq!(Deadline::after(5, 10).left(70), Some(0));
+    }
+}

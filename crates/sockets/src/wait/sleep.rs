@@ -1,0 +1,254 @@
+//! Sleeping, race-free: announce under the lock that we sleep, and whoever raises an event after that sends a byte to
+//! our wake socket; whatever was raised before made the announcement answer "ready". A leader also watches the
+//! V-NICs' descriptors and handles the packets itself.
+//!
+//! Nothing is held across the sleep or while an application's signal handler runs: a handler may `siglongjmp` away.
+
+use core::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+
+use flyover_core::SockId;
+use flyover_core::stack::wake::{ItemId, ItemMode, SetId, Wait, WaiterId};
+use flyover_shm::Idx;
+
+use crate::attach::{Attachment, wake_name};
+use crate::enter;
+use crate::errno::Errno;
+use crate::os::{PollFd, Ran, move_high};
+use crate::wait::Deadline;
+
+/// A socket and the poll bits that it is watched for.
+#[derive(Clone, Copy, Debug)]
+pub struct Want {
+    /// The socket.
+    pub sock: SockId,
+    /// `POLLIN` ..; errors and hang-ups always count.
+    pub events: u32,
+}
+
+/// What a sleep is on.
+#[derive(Clone, Copy, Debug)]
+pub enum On<'a> {
+    /// These sockets, watched for this sleep only.
+    Socks(&'a [Want]),
+    /// A standing set.
+    Set(SetId),
+}
+
+/// Why a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slept {
+    /// An event, a time-out, or no reason at all: look.
+    Woken,
+    /// Handlers of the application ran.
+    Signal(Ran),
+}
+
+/// What a thread needs to sleep. As many exist as threads have ever slept at the same time.
+#[derive(Debug)]
+struct Sleeper {
+    waiter: WaiterId,
+    set: SetId,
+    /// Wake socket.
+    rx: i32,
+    /// Written by the signal handler.
+    bell: i32,
+    items: Vec<ItemId>,
+    fds: Vec<PollFd>,
+}
+
+/// The sleepers that are not asleep.
+#[derive(Debug)]
+pub struct Sleepers(Mutex<Vec<Sleeper>>);
+
+impl Default for Sleepers {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Sleepers {
+    /// None yet.
+    pub const fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    fn take(&self) -> Option<Sleeper> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    fn put(&self, s: Sleeper) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(s);
+    }
+}
+
+/// Longest sleep of one system call, ns: a lost wake costs no more than this.
+const NAP: u64 = 1_000_000_000;
+
+impl Attachment {
+    fn sleeper(&self) -> Result<Sleeper, Errno> {
+        if let Some(s) = self.sleepers.take() {
+            return Ok(s);
+        }
+        let (waiter, set) = self.locked(|l| {
+            let waiter = l.waiter_alloc()?;
+            match l.set_alloc() {
+                Ok(set) => Ok((waiter, set)),
+                Err(e) => {
+                    l.waiter_free(waiter);
+                    Err(e)
+                }
+            }
+        })?;
+        let os = self.os;
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let rx = os
+            .socket(libc::AF_UNIX, kind, 0)
+            .and_then(|fd| move_high(os, fd));
+        let bell = os.eventfd().and_then(|fd| move_high(os, fd));
+        match (rx, bell) {
+            (Ok(rx), Ok(bell)) if os.bind(rx, &wake_name(self.stack_id, waiter)).is_ok() => {
+                Ok(Sleeper {
+                    waiter,
+                    set,
+                    rx,
+                    bell,
+                    items: Vec::new(),
+                    fds: Vec::new(),
+                })
+            }
+            (rx, bell) => {
+                for fd in [rx, bell].into_iter().flatten() {
+                    let _: Result<(), Errno> = os.close(fd);
+                }
+                self.locked(|l| {
+                    l.waiter_free(waiter);
+                    l.set_free(set);
+                });
+                Err(rx.and(bell).err().unwrap_or(Errno::EADDRINUSE))
+            }
+        }
+    }
+
+    /// Sleeps once. `kernel` descriptors are watched as well, and their `revents` filled in. `mask` is the signal
+    /// mask during the sleep. The caller looks at the sockets afterwards, and loops.
+    ///
+    /// # Errors
+    /// `ENOBUFS` or `EMFILE` when the means to sleep are missing.
+    pub fn sleep(
+        &self,
+        on: On<'_>,
+        kernel: &mut [PollFd],
+        deadline: Deadline,
+        mask: Option<u64>,
+    ) -> Result<Slept, Errno> {
+        let mut s = self.sleeper()?;
+        let wait = self.locked(|l| {
+            let set = match on {
+                On::Set(set) => set,
+                On::Socks(list) => {
+                    for w in list {
+                        let added = l.item_add(s.set, w.sock, w.events, 0, ItemMode::default());
+                        match added {
+                            Ok(item) => s.items.push(item),
+                            Err(e) => {
+                                s.items.drain(..).for_each(|i| l.item_del(i));
+                                return Err(e);
+                            }
+                        }
+                    }
+                    s.set
+                }
+            };
+            Ok(l.wait_begin(set, s.waiter))
+        });
+        let wait = match wait {
+            Ok(w) => w,
+            Err(e) => {
+                self.sleepers.put(s);
+                return Err(e.into());
+            }
+        };
+        if let Wait::Sleep { leader } = wait {
+            self.doze(&mut s, leader, kernel, deadline, mask);
+        }
+        self.locked(|l| {
+            if matches!(wait, Wait::Sleep { leader: true }) {
+                let _: u32 = l.poll(64);
+            }
+            l.wait_end(s.waiter);
+            s.items.drain(..).for_each(|i| l.item_del(i));
+        });
+        self.sleepers.put(s);
+        if enter::has_signal() {
+            return Ok(Slept::Signal(self.os.run_signals()));
+        }
+        Ok(Slept::Woken)
+    }
+
+    /// The system call itself.
+    fn doze(
+        &self,
+        s: &mut Sleeper,
+        leader: bool,
+        kernel: &mut [PollFd],
+        deadline: Deadline,
+        mask: Option<u64>,
+    ) {
+        let now = self.os.now();
+        let mut until = deadline.0.unwrap_or(u64::MAX).min(now.saturating_add(NAP));
+        if leader {
+            let timer = self.stack.next_deadline().map_or(u64::MAX, |t| t.0);
+            until = until.min(timer);
+        }
+        s.fds.clear();
+        s.fds.push(PollFd::input(s.rx));
+        s.fds.push(PollFd::input(s.bell));
+        s.fds
+            .extend(kernel.iter().map(|k| PollFd { revents: 0, ..*k }));
+        if leader {
+            s.fds
+                .extend(self.nic_fds.iter().map(|fd| PollFd::input(*fd)));
+        }
+        // From here on a signal rings the bell, so that it cannot slip in between the look and the sleep.
+        let signalled = enter::arm_doorbell(s.bell);
+        if !signalled && self.stack.still_asleep(s.waiter) {
+            let _: Result<usize, Errno> =
+                self.os
+                    .ppoll(&mut s.fds, Some(until.saturating_sub(now)), mask);
+        }
+        enter::disarm_doorbell();
+        for (to, from) in kernel.iter_mut().zip(s.fds.iter().skip(2)) {
+            to.revents = from.revents;
+        }
+        self.drain(s);
+    }
+
+    /// Takes the bytes out of the wake socket and the bell, so that they do not end the next sleep.
+    fn drain(&self, s: &Sleeper) {
+        let mut buf = [0u8; 8];
+        if s.fds.first().is_some_and(|p| p.revents != 0) {
+            while self.os.read(s.rx, &mut buf).is_ok_and(|n| n > 0) {}
+        }
+        if enter::has_signal() || s.fds.get(1).is_some_and(|p| p.revents != 0) {
+            let _: Result<usize, Errno> = self.os.read(s.bell, &mut buf);
+        }
+        core::sync::atomic::fence(Ordering::Acquire);
+    }
+
+    /// Frees what this process's sleepers hold, at an orderly end.
+    pub fn free_sleepers(&self) {
+        while let Some(s) = self.sleepers.take() {
+            self.locked(|l| {
+                l.waiter_free(Idx::new(s.waiter.raw()));
+                l.set_free(s.set);
+            });
+            for fd in [s.rx, s.bell] {
+                let _: Result<(), Errno> = self.os.close(fd);
+            }
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! Spinning before a sleep: worth it only when what is waited for comes soon.
+
+use core::cell::Cell;
+
+use crate::attach::Attachment;
+use crate::enter;
+use crate::wait::Deadline;
+
+/// How long to spin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    /// As the recent past of this thread suggests, 20 us at most.
+    Adaptive,
+    /// So many nanoseconds, always.
+    Fixed(u64),
+}
+
+thread_local! {
+    /// How well spinning paid off lately: 0 never, `SCORE_MAX` always.
+    static SCORE: Cell<u32> = const { Cell::new(SCORE_START) };
+    static WAITS: Cell<u32> = const { Cell::new(0) };
+}
+
+const SCORE_MAX: u32 = 16;
+const SCORE_START: u32 = 6;
+/// At or above this score a wait begins with a spin.
+const SCORE_SPIN: u32 = 5;
+/// One in so many waits spins whatever the score, to notice that times have changed.
+const RETRY: u32 = 64;
+/// Longest adaptive spin, ns: about what a sleep and a wake cost.
+const ADAPTIVE_NS: u64 = 20_000;
+
+impl Attachment {
+    /// Polls the stack until `ready`, the budget is used up, the deadline passed or a signal waits. True: ready.
+    pub fn spin(&self, budget: Budget, deadline: Deadline, ready: impl Fn() -> bool) -> bool {
+        let span = match budget {
+            Budget::Fixed(ns) => ns,
+            Budget::Adaptive => {
+                let n = WAITS.with(|w| w.replace(w.get().wrapping_add(1)));
+                let worth = SCORE.with(Cell::get) >= SCORE_SPIN || n % RETRY == 0;
+                if worth { ADAPTIVE_NS } else { 0 }
+            }
+        };
+        let start = self.os.now();
+        loop {
+            let _: bool = self.poll(64);
+            if ready() {
+                SCORE.with(|s| s.set((s.get() + 2).min(SCORE_MAX)));
+                return true;
+            }
+            let now = self.os.now();
+            if now.saturating_sub(start) >= span || deadline.is_past(now) || enter::has_signal() {
+                if span != 0 {
+                    SCORE.with(|s| s.set(s.get().saturating_sub(1)));
+                }
+                return false;
+            }
+            core::hint::spin_loop();
+        }
+    }
+}
