@@ -4,9 +4,11 @@ use core::ptr::NonNull;
 
 use flyover_shm::ShmBytes;
 
+#[cfg(feature = "linux")]
 use crate::HEAD_LEN;
 
 /// Copies the beginning of a frame to `head`; returns how many bytes that was.
+#[cfg(feature = "linux")]
 pub(crate) fn head_of(frame: ShmBytes<'_>, head: &mut [u8; HEAD_LEN]) -> u32 {
     frame.sub(0, HEAD_LEN).copy_out(head) as u32
 }
@@ -46,6 +48,7 @@ pub(crate) fn total(windows: &[ShmBytes<'_>]) -> usize {
 
 /// The part `[at, at + len)` of the bytes in `windows`, as windows in `out`. Returns how many it took;
 /// what does not fit in `out` is left out.
+#[cfg(feature = "linux")]
 pub(crate) fn part_of<'m>(
     windows: &[ShmBytes<'m>],
     (mut at, mut len): (usize, usize),

@@ -16,10 +16,10 @@
 
 #![cfg_attr(not(feature = "std"), no_std)]
 
-#[cfg(feature = "std")]
+#[cfg(any(feature = "linux", feature = "mem"))]
 mod copy;
 mod geometry;
-#[cfg(feature = "std")]
+#[cfg(any(feature = "linux", feature = "mem"))]
 mod gso;
 #[cfg(feature = "host")]
 pub mod host;
@@ -31,7 +31,7 @@ mod meta;
 #[cfg(feature = "linux")]
 mod packet;
 mod state;
-#[cfg(test)]
+#[cfg(all(test, any(feature = "linux", feature = "mem")))]
 mod test_frames;
 #[cfg(feature = "linux")]
 mod window;

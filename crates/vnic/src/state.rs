@@ -1,7 +1,7 @@
 //! [`NicState`]: the part of a V-NIC that lives in the stack's shared memory, because the processes of a
 //! stack use the V-NIC in turn. Written by the holder of the stack's lock.
 
-use flyover_shm::{SharedCell, shm_struct};
+use flyover_shm::{CellField as _, SharedCell, shm_struct};
 
 /// Most frames in the UMEM of one XDP V-NIC.
 pub const MAX_FRAMES: usize = 4096;
@@ -19,8 +19,8 @@ shm_struct! {
         pub started: SharedCell<u32>,
         /// Xdp kind: entries of `free` in use.
         pub free_len: SharedCell<u32>,
-        /// Keeps the counters aligned.
-        pub spare: SharedCell<u32>,
+        /// Packet kind: 1 + the slot that is being given back; 0: none is.
+        pub rx_releasing: SharedCell<u32>,
         /// What happened since the stack was made.
         pub count: NicCounters,
         /// Xdp kind: stack of free frame numbers.
@@ -69,6 +69,7 @@ shm_struct! {
 }
 
 /// Adds to a counter.
+#[cfg(feature = "linux")]
 pub(crate) fn add(counter: &SharedCell<u64>, n: u64) {
     counter.set(counter.get().wrapping_add(n));
 }
@@ -76,67 +77,28 @@ pub(crate) fn add(counter: &SharedCell<u64>, n: u64) {
 impl NicState {
     /// Makes this the state of a V-NIC that has not been used. For a slot that gets another V-NIC.
     pub fn reset(&self) {
-        let Self {
-            rx_slot,
-            tso_refused,
-            tso_cpu,
-            started,
-            free_len,
-            spare,
-            count,
-            free,
-            place,
-        } = self;
-        for cell in [rx_slot, tso_refused, tso_cpu, started, free_len, spare] {
-            cell.set(0);
-        }
-        count.reset();
-        free.iter().for_each(|cell| cell.set(0));
-        place.iter().for_each(|cell| cell.set(0));
+        self.clear();
     }
 }
 
-impl NicCounters {
-    fn all(&self) -> [&SharedCell<u64>; 16] {
-        let Self {
-            rx_frames,
-            rx_bytes,
-            rx_fetched,
-            rx_truncated,
-            rx_lost,
-            rx_tagged,
-            rx_bad,
-            tx_frames,
-            tx_bytes,
-            tx_super,
-            tx_cut,
-            tx_full,
-            tx_dropped,
-            kicks,
-            kicks_again,
-            bad_frames,
-        } = self;
-        [
-            rx_frames,
-            rx_bytes,
-            rx_fetched,
-            rx_truncated,
-            rx_lost,
-            rx_tagged,
-            rx_bad,
-            tx_frames,
-            tx_bytes,
-            tx_super,
-            tx_cut,
-            tx_full,
-            tx_dropped,
-            kicks,
-            kicks_again,
-            bad_frames,
-        ]
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flyover_shm::{Arena, HeapMap, Idx, Object};
 
-    fn reset(&self) {
-        self.all().into_iter().for_each(|cell| cell.set(0));
+    #[test]
+    fn it_is_small_and_can_be_reset() {
+        assert!(size_of::<NicState>() <= 16 << 10);
+        assert_eq!(NicState::FIELDS.len(), 9);
+        let map = HeapMap::new(size_of::<NicState>());
+        let arena: Arena<'_, NicState> = Arena::new(map.region(), 0, 1).unwrap();
+        let state = arena.at(Idx::new(0));
+        state.count.kicks.set(7);
+        state.free[MAX_FRAMES - 1].set(9);
+        state.reset();
+        assert_eq!(
+            (state.count.kicks.get(), state.free[MAX_FRAMES - 1].get()),
+            (0, 0)
+        );
     }
 }

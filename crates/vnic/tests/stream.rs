@@ -7,7 +7,7 @@ mod net;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -138,6 +138,8 @@ fn tap_stream(total: u64, config: &PacketConfig, state: &NicState, lazily: bool)
             }
             if !seen.observe(&mut nic) {
                 if finished {
+                    let drops = flyover_vnic::host::packet_drops(nic.as_fd()).unwrap();
+                    eprintln!("{drops} dropped by the kernel");
                     return seen;
                 }
                 sleep_on(&nic, 20);
@@ -331,7 +333,7 @@ fn merged_datagrams_say_their_size() {
             .send_to(&chunk(0, 9500), ("10.77.0.2", PORT))
             .unwrap();
     });
-    let fd = std::os::fd::AsFd::as_fd(&nic).try_clone_to_owned().unwrap();
+    let fd = nic.as_fd().try_clone_to_owned().unwrap();
     let (meta, bytes) = net::await_frame(&mut nic, &fd).unwrap();
     assert_eq!((meta.gso_size, bytes.len()), (1000, 42 + 9500));
     assert_eq!(bytes[42..], chunk(0, 9500));

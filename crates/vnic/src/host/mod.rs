@@ -17,4 +17,5 @@ pub use attach::attach_filter;
 pub use ethtool::{Offloads, offloads};
 pub use packet::{PacketConfig, create_packet};
 pub use probe::{Choice, Interface, XdpMode, choose, interface};
+pub use sockopt::packet_drops;
 pub use xdp::{XdpConfig, XdpSocket, XdpTransfer, create_xdp};

@@ -69,6 +69,11 @@ impl<'m> PacketNic<'m> {
         Ok(Self::over(fd, ring, geometry, state))
     }
 
+    /// The shared part, with the counters.
+    pub fn state(&self) -> &'m NicState {
+        self.state
+    }
+
     fn over(fd: OwnedFd, ring: Ring, geometry: PacketGeometry, state: &'m NicState) -> Self {
         let bounce = vec![0; BOUNCE_LEN].into_boxed_slice();
         Self {
@@ -95,14 +100,32 @@ impl<'m> PacketNic<'m> {
     /// Passes over a slot that holds no frame for the stack.
     fn skip(&mut self, at: u32, status: u32) {
         if status & TP_STATUS_COPY != 0 {
-            queue::discard(self.fd.as_fd());
+            let _: bool = queue::discard(self.fd.as_fd());
         }
         self.release(at);
     }
 
     fn release(&mut self, at: u32) {
+        self.state.rx_releasing.set(at.wrapping_add(1));
         self.ring.release(at);
         self.state.rx_slot.set(self.ring.next(at));
+        self.state.rx_releasing.set(0);
+    }
+
+    /// Completes what a holder that died in [`release`](Self::release) began. Otherwise the cursor stays on a
+    /// slot that the kernel fills only after all others. True when there was something to complete.
+    fn complete_release(&mut self) -> bool {
+        let begun = self.state.rx_releasing.get();
+        self.state.rx_releasing.set(0);
+        let Some(at) = begun.checked_sub(1).filter(|at| *at == self.at()) else {
+            return false;
+        };
+        // Filled: it died before it gave the slot back. The frame is then seen a second time.
+        if self.ring.is_filled(at) {
+            return false;
+        }
+        self.state.rx_slot.set(self.ring.next(at));
+        true
     }
 
     /// Why a slot's frame is not for the stack, counted; None when it is.
@@ -179,6 +202,7 @@ impl Vnic for PacketNic<'_> {
         for _ in 0..self.ring.slots() {
             let at = self.at();
             match self.ring.read(at) {
+                Content::Empty if self.complete_release() => {}
                 Content::Empty => return None,
                 Content::Garbage { status } => {
                     add(&self.state.count.rx_bad, 1);
@@ -248,7 +272,7 @@ impl Vnic for PacketNic<'_> {
             return;
         };
         if current.body == Body::Queue {
-            queue::discard(self.fd.as_fd());
+            let _: bool = queue::discard(self.fd.as_fd());
         }
         self.release(current.at);
         self.current = None;
@@ -262,6 +286,15 @@ impl Vnic for PacketNic<'_> {
 
     fn rx_pending(&self) -> bool {
         self.ring.is_filled(self.at())
+    }
+
+    fn recover(&mut self) {
+        self.current = None;
+        let _: bool = self.complete_release();
+        if !self.rx_pending() {
+            // A frame left in the queue would make the descriptor readable for ever.
+            queue::drain(self.fd.as_fd(), self.ring.slots());
+        }
     }
 
     fn on_poll_error(&mut self) {

@@ -62,12 +62,21 @@ pub(crate) fn fetch(
     Fetched::Lost
 }
 
-/// Throws away the frame at the head of the queue.
-pub(crate) fn discard(fd: BorrowedFd<'_>) {
+/// Throws away the frame at the head of the queue. False when it is empty.
+pub(crate) fn discard(fd: BorrowedFd<'_>) -> bool {
     let mut vnet = [0; VNET_LEN];
     let mut parts = Parts::new();
     let _ = parts.sink(&mut vnet);
-    let _: Result<usize, Errno> = receive(fd, &mut parts);
+    receive(fd, &mut parts).is_ok()
+}
+
+/// Throws away what no slot belongs to. A frame that arrives meanwhile is found missing and counted.
+pub(crate) fn drain(fd: BorrowedFd<'_>, slots: u32) {
+    for _ in 0..slots {
+        if !discard(fd) {
+            break;
+        }
+    }
 }
 
 fn receive(fd: BorrowedFd<'_>, parts: &mut Parts<'_>) -> Result<usize, Errno> {

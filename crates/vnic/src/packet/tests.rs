@@ -185,12 +185,38 @@ fn a_frame_lost_with_its_reader_costs_two_frames_and_no_more() {
         for n in 0..4 {
             bench.deliver_large(&frame(n, 2000 + usize::from(n)));
         }
-        queue::discard(bench.nic.as_fd());
+        assert!(queue::discard(bench.nic.as_fd()));
         let got: Vec<_> = core::iter::from_fn(|| bench.receive(54)).collect();
         assert_eq!(got[0].len(), 54, "its bytes are lost");
         assert_eq!(got[1..], [frame(2, 2002), frame(3, 2003)]);
         let count = &bench.nic.state.count;
         assert_eq!((count.rx_lost.get(), count.rx_truncated.get()), (1, 1));
+    });
+}
+
+/// A holder died between the two stores of giving a slot back.
+#[test]
+fn a_slot_given_back_by_halves_does_not_stop_the_ring() {
+    with_bench(|mut bench| {
+        for at in 0..20 {
+            bench.deliver_small(&frame(1, 60));
+            assert!(bench.nic.rx_pending());
+            bench.nic.state.rx_releasing.set(at % SLOTS + 1);
+            bench.nic.ring.release(at % SLOTS);
+            bench.deliver_small(&frame(2, 60));
+            if at % 2 == 0 {
+                bench.nic.recover();
+            }
+            assert_eq!(bench.receive(54).unwrap(), frame(2, 60));
+            assert_eq!(bench.receive(54), None);
+            // Two slots were used; the next round starts one further on.
+            bench.deliver_small(&frame(3, 60));
+            for _ in 0..SLOTS - 2 {
+                assert_eq!(bench.receive(54).unwrap(), frame(3, 60));
+                bench.deliver_small(&frame(3, 60));
+            }
+            assert_eq!(bench.receive(54).unwrap(), frame(3, 60));
+        }
     });
 }
 
@@ -204,6 +230,9 @@ fn stale_frames_in_the_queue_are_thrown_away() {
         bench.nic.release(0);
         bench.nic.release(1);
         assert_eq!(bench.receive(54).unwrap(), frame(2, 2000));
+        assert!(bench.queue_is_empty());
+        bench.enqueue(&frame(3, 2000));
+        bench.nic.recover();
         assert!(bench.queue_is_empty());
     });
 }

@@ -31,6 +31,8 @@ use crate::{Caps, Csum, HEAD_LEN, RxMeta, TxOffload, TxResult, Vnic, VnicKind, X
 const REFILL_EVERY: u32 = 64;
 /// Doorbells of one `flush`. In copy mode one call sends a bounded number of frames (32).
 const MAX_KICKS: u32 = 64;
+/// Doorbells in a row after which nothing moved.
+const MAX_STUCK: u32 = 2;
 /// Windows of one packet.
 const MAX_WINDOWS: usize = 8;
 
@@ -100,6 +102,11 @@ impl<'m> XdpNic<'m> {
         })
     }
 
+    /// The shared part, with the counters.
+    pub fn state(&self) -> &'m NicState {
+        self.state
+    }
+
     fn pool(&self) -> Pool<'m> {
         Pool {
             state: self.state,
@@ -131,15 +138,20 @@ impl<'m> XdpNic<'m> {
         let with_kernel = self.fill.producer().wrapping_sub(self.rx.consumer());
         let wanted = self.geometry.rx_ring.saturating_sub(with_kernel);
         let n = wanted.min(self.fill.room());
-        let mut at = self.fill.producer();
+        let first = self.fill.producer();
+        let mut at = first;
         for _ in 0..n {
             let Some(frame) = pool.pop(Place::Receive) else {
                 break;
             };
             self.fill.set_addr(at, self.frames().addr_of(frame));
             at = at.wrapping_add(1);
+            // A holder that dies here takes the unpublished frames with it.
+            if at % REFILL_EVERY == 0 {
+                self.fill.set_producer(at);
+            }
         }
-        if at == self.fill.producer() {
+        if at == first {
             return;
         }
         self.fill.set_producer(at);
@@ -216,23 +228,29 @@ impl<'m> XdpNic<'m> {
         TxResult::Sent
     }
 
-    /// Makes the kernel send until the ring is empty.
+    /// Makes the kernel send until the ring is empty, or until it makes no progress.
     fn kick(&self) {
+        let mut stuck = 0;
         for round in 0..MAX_KICKS {
-            if self.tx.pending() == 0 || !self.tx.needs_wakeup() {
+            if self.tx.pending() == 0 || !self.tx.needs_wakeup() || stuck >= MAX_STUCK {
                 return;
             }
             add(&self.state.count.kicks, 1);
-            if round > 0 {
-                add(&self.state.count.kicks_again, 1);
-            }
+            add(&self.state.count.kicks_again, u64::from(round > 0));
+            let before = self.tx.consumer();
             match send(self.fd.as_fd(), &[], SendFlags::DONTWAIT) {
-                // AGAIN: a batch went out, more is left, or the completion ring is full. BUSY: the device
+                // AGAIN: a batch went out and more is left, or the completion ring is full. BUSY: the device
                 // dropped one. NOBUFS: no memory now.
-                Ok(_) | Err(Errno::AGAIN | Errno::BUSY) => self.reap(),
-                Err(Errno::NOBUFS | Errno::INTR) => {}
+                Ok(_) | Err(Errno::AGAIN | Errno::BUSY | Errno::NOBUFS | Errno::INTR) => {
+                    self.reap();
+                }
                 Err(_) => return,
             }
+            stuck = if self.tx.consumer() == before {
+                stuck + 1
+            } else {
+                0
+            };
         }
     }
 }

@@ -286,14 +286,14 @@ pub fn sleep_on(fd: &impl AsFd, millis: i32) {
 /// Both kinds behind one type.
 pub enum Nic<'m> {
     Packet(PacketNic<'m>),
-    Xdp(XdpNic<'m>),
+    Xdp(Box<XdpNic<'m>>),
 }
 
 impl<'m> Nic<'m> {
     pub fn vnic(&mut self) -> &mut dyn Vnic {
         match self {
             Self::Packet(nic) => nic,
-            Self::Xdp(nic) => nic,
+            Self::Xdp(nic) => &mut **nic,
         }
     }
 
@@ -348,7 +348,7 @@ impl<'m> End<'m> {
         assert!(receive(&mut nic).is_none());
         Self {
             maps,
-            nic: Nic::Xdp(nic),
+            nic: Nic::Xdp(Box::new(nic)),
             _attached: Box::new(link),
         }
     }
