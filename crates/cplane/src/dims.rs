@@ -83,6 +83,7 @@ impl Dims {
     ///
     /// # Errors
     /// [`DimsError::Invalid`] when a size is not valid.
+    #[expect(clippy::len_without_is_empty, reason = "tables are never empty")]
     pub fn len(&self) -> Result<usize, DimsError> {
         Ok(self.layout()?.end)
     }

@@ -76,7 +76,8 @@ pub enum Reason {
     NoSource,
     /// A table ran full, so that a better match may be missing.
     TableFull,
-    /// The tables changed faster than they could be read, or hold garbage.
+    /// The tables changed faster than they could be read, or hold garbage: worth another try later,
+    /// like a neighbour that is being resolved.
     Busy,
 }
 

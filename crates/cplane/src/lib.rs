@@ -25,6 +25,13 @@
 //! [`Resolve::Unreachable`], which callers treat as "leave it to the kernel".
 #![no_std]
 #![forbid(unsafe_code)]
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
 
 #[cfg(any(test, feature = "writer"))]
 extern crate std;

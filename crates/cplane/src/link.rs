@@ -165,6 +165,7 @@ impl LinkName {
         core::str::from_utf8(text).unwrap_or("?")
     }
 
+    #[cfg(feature = "writer")]
     fn to_words(self) -> (u64, u64) {
         let word = u128::from_le_bytes(self.0);
         (word as u64, (word >> 64) as u64)

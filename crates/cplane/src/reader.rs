@@ -31,6 +31,11 @@ impl<'m> Reader<'m> {
         })
     }
 
+    #[cfg(feature = "writer")]
+    pub(crate) fn over(tables: Tables<'m>) -> Self {
+        Self { tables }
+    }
+
     /// How a packet gets to `dst`: the route with the longest prefix, and the neighbour's MAC.
     ///
     /// `src` is the socket's address, if it has one; otherwise the answer names the one that Linux
@@ -173,28 +178,45 @@ impl<'m> Reader<'m> {
             .unwrap_or(Resolve::Unreachable(Reason::Busy))
     }
 
-    /// Asks until no change of links, addresses or routes came in between; gives up when the
-    /// sequence count or the bound on steps says so.
+    /// Asks until no change of links, addresses or routes came in between. A writer may lose its
+    /// CPU in the middle of a change: waits for it, longer each time, about half a millisecond in
+    /// all. Gives up then, or when the bound on steps says so.
     fn consistent<R>(&self, question: impl Fn(&Lookup<'_, 'm>) -> R) -> Option<R> {
         let tables = &self.tables;
-        let rows = [
+        let steps = Steps::new(self.most_steps());
+        for patience in 0..PATIENCE {
+            let answer = tables.header.forward.read(|| {
+                let lookup = Lookup {
+                    tables,
+                    steps: &steps,
+                };
+                (!steps.exhausted()).then(|| question(&lookup))
+            });
+            match answer {
+                Some(answer) if !steps.exhausted() => return answer,
+                Some(_) => return None,
+                None => (0..1_u32 << patience).for_each(|_| core::hint::spin_loop()),
+            }
+        }
+        None
+    }
+
+    fn most_steps(&self) -> u32 {
+        let tables = &self.tables;
+        let forward = [
             tables.links.count(),
             tables.addrs.count(),
             tables.routes.count(),
-            tables.neighs.count(),
         ];
-        let rows = rows.into_iter().fold(1024, u32::saturating_add);
-        let steps = Steps::new(rows.saturating_mul(4));
-        let answer = tables.header.forward.read(|| {
-            let lookup = Lookup {
-                tables,
-                steps: &steps,
-            };
-            (!steps.exhausted()).then(|| question(&lookup))
-        })??;
-        (!steps.exhausted()).then_some(answer)
+        let rows = forward
+            .into_iter()
+            .fold(tables.neighs.count(), u32::saturating_add);
+        rows.saturating_add(1024).saturating_mul(4)
     }
 }
+
+/// Rounds of waiting for the writer; round n lasts 2^n pauses of the CPU.
+const PATIENCE: u32 = 14;
 
 impl core::fmt::Debug for Reader<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -15,22 +15,10 @@ use crate::route::{RouteRow, Table};
 
 /// Hash of the layout of all rows: writer and reader must have the same.
 pub const LAYOUT_HASH: u64 = {
-    let mut hash = HASH_SEED;
-    let all = [
-        Header::HASH,
-        VersionRow::HASH,
-        HeadRow::HASH,
-        LinkRow::HASH,
-        AddrRow::HASH,
-        RouteRow::HASH,
-        NeighRow::HASH,
-    ];
-    let mut i = 0;
-    while i < all.len() {
-        hash = hash_u64(hash, all[i]);
-        i += 1;
-    }
-    hash
+    let hash = hash_u64(HASH_SEED, Header::HASH);
+    let hash = hash_u64(hash_u64(hash, VersionRow::HASH), HeadRow::HASH);
+    let hash = hash_u64(hash_u64(hash, LinkRow::HASH), AddrRow::HASH);
+    hash_u64(hash_u64(hash, RouteRow::HASH), NeighRow::HASH)
 };
 
 /// Words of a bitmap of the prefix lengths 0..=128.
@@ -145,14 +133,19 @@ impl<'m> Tables<'m> {
         mix(self.header.seed.get() ^ salt, prefix.hi(), prefix.lo())
     }
 
-    /// Prefix lengths (128-bit form) that occur in a table of routes, longest first.
-    pub(crate) fn prefix_lens(&self, table: Table) -> impl Iterator<Item = u8> {
-        let words = self
-            .header
+    fn len_words(&self, table: Table) -> &'m [SharedCell<u64>] {
+        let nth = (table as usize).saturating_sub(1);
+        self.header
             .lens
             .chunks_exact(LEN_WORDS)
-            .nth(table as usize - 1);
-        let words = words.unwrap_or_default().iter().enumerate().rev();
+            .nth(nth)
+            .unwrap_or_default()
+    }
+
+    /// Prefix lengths (128-bit form) that occur in a table of routes, longest first.
+    pub(crate) fn prefix_lens(&self, table: Table) -> impl Iterator<Item = u8> {
+        let words = self.len_words(table);
+        let words = words.iter().enumerate().rev();
         words.flat_map(|(word, bits)| {
             let bits = bits.get();
             (0..64_u8)
@@ -167,12 +160,8 @@ impl<'m> Tables<'m> {
 
     #[cfg(feature = "writer")]
     pub(crate) fn set_prefix_len(&self, table: Table, len: u8, present: bool) {
-        let words = self
-            .header
-            .lens
-            .chunks_exact(LEN_WORDS)
-            .nth(table as usize - 1);
-        if let Some(word) = words.and_then(|words| words.get(usize::from(len / 64))) {
+        let words = self.len_words(table);
+        if let Some(word) = words.get(usize::from(len / 64)) {
             let bit = 1_u64 << (len % 64);
             word.set(if present {
                 word.get() | bit
