@@ -110,6 +110,36 @@ fn xdp_to_xdp_native_and_generic() {
     }
 }
 
+/// Frames longer than 2048 bytes; and where the driver refuses XDP (veth above 3.5 KB), generic mode is used.
+#[test]
+fn xdp_with_larger_frames() {
+    if !is_root() {
+        return;
+    }
+    let _turn = one_at_a_time();
+    for (mtu, mode) in [(3000, XdpMode::Native), (3800, XdpMode::Generic)] {
+        let (net, sa, sb) = (Net::new(), State::new(), State::new());
+        for ns in [&net.a, &net.b] {
+            net::sh(&format!("ip -n {ns} link set v0 mtu {mtu}"));
+        }
+        let end = |state, end, port| End::xdp(state, &[udp_flow(end, port)], XdpAttach::Auto);
+        let mut a = inside(&net.a, || end(&sa, 1, 5001));
+        let mut b = inside(&net.b, || end(&sb, 2, 5002));
+        let (_, attached) = inside(&net.b, || {
+            let interface = flyover_vnic::host::interface(net::v0()).unwrap();
+            (interface.mtu, interface.xdp.unwrap().0)
+        });
+        assert_eq!(attached, mode);
+        for len in [1, 1500, mtu - 28] {
+            let mut payload = vec![7; len];
+            net::send_udp(a.nic.vnic(), (at(1, 5001), at(2, 5002)), &mut payload);
+            let fd = b.nic.fd();
+            let (_, bytes) = await_frame(b.nic.vnic(), &fd).expect("nothing arrived at b");
+            assert_eq!(bytes[42..], payload);
+        }
+    }
+}
+
 /// Gives up all privilege, for the calling thread only.
 fn become_nobody() {
     let nobody = 65534 as libc::c_long;

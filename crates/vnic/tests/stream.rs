@@ -111,7 +111,9 @@ fn tap_stream(total: u64, config: &PacketConfig, state: &NicState, lazily: bool)
         (fd, geometry, maps)
     });
     let listener = inside(&net.b, || TcpListener::bind(("10.77.0.2", PORT)).unwrap());
-    let mut nic = PacketNic::attach(fd, geometry, state).unwrap();
+    // Two processes use the V-NIC in turn.
+    let attach = || PacketNic::attach(fd.try_clone().unwrap(), geometry, state).unwrap();
+    let (mut nic, mut other) = (attach(), attach());
     let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -130,13 +132,14 @@ fn tap_stream(total: u64, config: &PacketConfig, state: &NicState, lazily: bool)
             }
         });
         let mut seen = Seen::default();
-        loop {
+        for n in 0u32.. {
             let finished = done.load(Ordering::Acquire);
             if lazily && !finished {
                 std::thread::sleep(Duration::from_millis(5));
                 continue;
             }
-            if !seen.observe(&mut nic) {
+            let turn = if n % 7 < 3 { &mut nic } else { &mut other };
+            if !seen.observe(turn) {
                 if finished {
                     let drops = flyover_vnic::host::packet_drops(nic.as_fd()).unwrap();
                     eprintln!("{drops} dropped by the kernel");
@@ -145,6 +148,7 @@ fn tap_stream(total: u64, config: &PacketConfig, state: &NicState, lazily: bool)
                 sleep_on(&nic, 20);
             }
         }
+        unreachable!("the loop ends by returning")
     })
 }
 

@@ -147,7 +147,7 @@ impl<'m> XdpNic<'m> {
             self.fill.set_addr(at, self.frames().addr_of(frame));
             at = at.wrapping_add(1);
             // A holder that dies here takes the unpublished frames with it.
-            if at % REFILL_EVERY == 0 {
+            if at.is_multiple_of(REFILL_EVERY) {
                 self.fill.set_producer(at);
             }
         }
