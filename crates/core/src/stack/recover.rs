@@ -19,6 +19,11 @@ impl Locked<'_, '_, '_> {
         let st = self.st;
         let _: u64 = st.state.stats.takeovers.fetch_add(1, Relaxed);
         let suspect = st.state.intent.swap(0, Relaxed);
+        for i in 0..self.env.nics.count() {
+            if let Some(nic) = self.env.nics.nic(i) {
+                nic.recover();
+            }
+        }
         self.rebuild_buckets();
         self.rebuild_buffers();
         self.rebuild_timers();

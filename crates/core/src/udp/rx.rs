@@ -32,27 +32,109 @@ fn deliver(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId) {
     let s = st.sock(id);
     s.segs_in
         .store(s.segs_in.load(Relaxed).wrapping_add(1), Relaxed);
-    // Each datagram is accounted with its buffers, as the kernel does with its truesize.
     let len = p.hdr.payload_len;
-    let cost = len.saturating_add(256);
-    if s.shut.load(Relaxed) & SHUT_RD != 0
-        || s.rq_bytes.load(Relaxed).saturating_add(cost) > s.rcvbuf.get()
-        || (st.buf_pressure() && s.rq_available() > 0)
-    {
-        let _: u32 = s.drops.fetch_add(1, Relaxed);
-        count!(l, udp_drop_full);
+    if s.shut.load(Relaxed) & SHUT_RD != 0 {
+        drop_full(l, s);
         return;
     }
-    let Some(first) = take(l, p, len) else { return };
+    let unit = u32::from(p.meta.gso_size);
+    if unit == 0 || len <= unit {
+        if !has_room(st, s, len) {
+            drop_full(l, s);
+            return;
+        }
+        let Some(first) = take(l, p, len) else { return };
+        queue(l, p, id, first, len);
+    } else {
+        // The sender's UDP_SEGMENT: several datagrams back to back, the last one may be shorter.
+        let Some(all) = take(l, p, len) else { return };
+        split(l, p, id, all, len, unit);
+        st.free_chain(all.into());
+    }
+    l.raise(id, ev::IN | ev::RDNORM);
+}
+
+/// Each datagram is accounted with its buffers, as the kernel does with its truesize.
+fn has_room(st: Stack<'_>, s: &Sock, len: u32) -> bool {
+    s.rq_bytes.load(Relaxed).saturating_add(cost(len)) <= s.rcvbuf.get()
+        && !(st.buf_pressure() && s.rq_available() > 0)
+}
+
+fn drop_full(l: &mut Locked<'_, '_, '_>, s: &Sock) {
+    let _: u32 = s.drops.fetch_add(1, Relaxed);
+    count!(l, udp_drop_full);
+}
+
+/// A datagram goes to the end of the receive queue.
+fn queue(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, first: BufId, len: u32) {
+    let st = l.st;
+    let s = st.sock(id);
     stamp(l, p, st, first, len);
-    let _: u32 = s.rq_bytes.fetch_add(cost, Relaxed);
+    let _: u32 = s.rq_bytes.fetch_add(cost(len), Relaxed);
     recvq::append(st, s, first);
     recvq::publish(s, 1);
     let b = u64::from(len);
     s.bytes_in
         .store(s.bytes_in.load(Relaxed).wrapping_add(b), Relaxed);
     count!(l, udp_in);
-    l.raise(id, ev::IN | ev::RDNORM);
+}
+
+/// Cuts a merged frame into its datagrams. Merged ones are rare (QUIC servers), so they are simply copied.
+fn split(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, all: BufId, len: u32, unit: u32) {
+    let st = l.st;
+    let mut at = 0u32;
+    while at < len {
+        let n = unit.min(len - at);
+        let s = st.sock(id);
+        if !has_room(st, s, n) {
+            drop_full(l, s);
+            return;
+        }
+        let Some(first) = copy_part(st, all, at, n) else {
+            count!(l, rx_drop_no_buffer);
+            return;
+        };
+        queue(l, p, id, first, n);
+        at += n;
+    }
+}
+
+/// Copies `[from, from + len)` of a chain of full buffers into a chain of its own.
+fn copy_part(st: Stack<'_>, all: BufId, from: u32, len: u32) -> Option<BufId> {
+    let mut src = all;
+    let mut skip = from as usize;
+    while skip >= BUF_SIZE {
+        src = st.buf(src).more.get().opt()?;
+        skip -= BUF_SIZE;
+    }
+    let first = st.alloc_buf()?;
+    let mut dst = first;
+    let (mut left, mut used) = (len as usize, 0usize);
+    while left > 0 {
+        if used == BUF_SIZE {
+            let Some(next) = st.alloc_buf() else {
+                st.free_chain(first.into());
+                return None;
+            };
+            st.buf(dst).more.set(next.into());
+            (dst, used) = (next, 0);
+        }
+        let n = left.min(BUF_SIZE - used).min(BUF_SIZE - skip);
+        let window = st.buf_bytes(src).sub(skip, n);
+        let _: usize = st.buf_bytes(dst).sub(used, n).copy_from(window);
+        used += n;
+        st.buf(dst).len.set(used as u32);
+        left -= n;
+        skip += n;
+        if skip == BUF_SIZE && left > 0 {
+            let Some(next) = st.buf(src).more.get().opt() else {
+                st.free_chain(first.into());
+                return None;
+            };
+            (src, skip) = (next, 0);
+        }
+    }
+    Some(first)
 }
 
 /// Copies the payload into a chain of buffers.
@@ -120,7 +202,7 @@ fn stamp(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, st: Stack<'_>, first: BufId,
         .set(l.env.nics.nic(p.nic).map_or(0, |n| n.caps().ifindex));
     b.ttl_tos
         .set(u32::from(p.hdr.ttl) | u32::from(p.hdr.tos) << 8);
-    b.gso.set(u32::from(p.meta.gso_size));
+    b.gso.set(0);
 }
 
 /// Bytes that a queued datagram of `len` is accounted with.
