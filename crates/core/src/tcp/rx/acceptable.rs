@@ -21,6 +21,9 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Ste
         count!(l, tcp_drop_paws);
         return refuse(l, id, s, seg);
     }
+    if crossing_syn_ack(s, seg) {
+        return Step::Next;
+    }
     let nxt = Seq(t.rcv_nxt.get());
     let wnd = Seq(t.rcv_adv.get()).since(nxt).min(1 << 30);
     if !in_window(seg, nxt, wnd) {
@@ -38,6 +41,18 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Ste
         t.ts_recent_at.set(l.env.now.0);
     }
     Step::Next
+}
+
+/// Simultaneous open (RFC 9293 section 3.5, figure 7): the peer's SYN-ACK repeats the SYN that we have, and its ACK is
+/// the one that we wait for. Answering it with another SYN-ACK would go on for ever.
+fn crossing_syn_ack(s: &Sock, seg: &Seg<'_>) -> bool {
+    let t = &s.tcb;
+    s.tcp_state() == TcpState::SynRcvd
+        && t.tflags.get() & tflag::SIMULTANEOUS != 0
+        && seg.flags.has(TcpFlags::SYN)
+        && seg.flags.has(TcpFlags::ACK)
+        && seg.seq == Seq(t.irs.get())
+        && seg.ack == Seq(t.snd_nxt.get())
 }
 
 /// The four cases of the RFC's table.

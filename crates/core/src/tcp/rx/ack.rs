@@ -37,6 +37,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
         challenge(l, id);
         return Step::Done;
     }
+    // The peer answers: zero-window and keep-alive probes may go on (RFC 9293 section 3.8.6.1, RFC 1122 section 4.2.3.6).
+    t.probes.set(0);
     let mut board = Board::load(t);
     let news = take_sacks(s, seg, &mut board);
     let old_wnd = t.snd_wnd.get();

@@ -51,6 +51,22 @@ pub(crate) fn header_room(s: &Sock) -> u32 {
     18 + ip + 20 + 40
 }
 
+/// Payload of a full segment now: SACK blocks that have to be reported take their room from it, or the packet would be
+/// larger than the MTU.
+pub(crate) fn segment_room(t: &Tcb) -> u32 {
+    let mss = t.mss.get().max(1);
+    let blocks = t.rsack_n.get().min(MAX_BLOCKS);
+    if t.tflags.get() & tflag::SACK == 0 || blocks == 0 {
+        return mss;
+    }
+    let blocks = if t.tflags.get() & tflag::TS != 0 { blocks.min(MAX_BLOCKS - 1) } else { blocks };
+    // Two NOPs, kind, length; eight bytes a block (RFC 2018 section 3).
+    mss.saturating_sub(4 + 8 * blocks).max(8)
+}
+
+/// SACK blocks that fit a header; one less with timestamps.
+const MAX_BLOCKS: u32 = 4;
+
 /// Options of a segment on an established connection.
 fn options(l: &Locked<'_, '_, '_>, t: &Tcb, with_sack: bool) -> TcpOpts {
     let mut o = TcpOpts::default();
@@ -162,11 +178,8 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         options: &options,
         payload_len: got,
     };
-    let gso = if got > t.mss.get() {
-        t.mss.get() as u16
-    } else {
-        0
-    };
+    let room = segment_room(t);
+    let gso = if got > room { room as u16 } else { 0 };
     let pay = windows.get(..n).unwrap_or(&[]);
     match push(l, s, &way, &spec, pay, gso) {
         TxResult::Sent => {

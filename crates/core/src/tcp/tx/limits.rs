@@ -1,7 +1,7 @@
 //! How much new data may go out now: both windows, Nagle and cork, sender silly-window avoidance (RFC 9293
 //! sections 3.7.4 and 3.8.6.2.1), and what the V-NIC takes at once.
 
-use super::build::{Piece, header_room};
+use super::build::{Piece, header_room, segment_room};
 use crate::sock::{Sock, flag};
 use crate::stack::Stack;
 use crate::stack::locked::Env;
@@ -33,7 +33,7 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
             again: false,
         });
     }
-    let mss = t.mss.get().max(1);
+    let mss = segment_room(t);
     let wnd = t.snd_wnd.get().saturating_sub(flight);
     let pipe = cc::pipe(t, &Board::load(t));
     let cwnd = t.cwnd.get().saturating_sub(pipe);

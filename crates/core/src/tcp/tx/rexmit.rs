@@ -26,7 +26,7 @@ pub(super) fn next(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     if !edge.after(at) {
         return false;
     }
-    let mss = t.mss.get().max(1);
+    let mss = build::segment_room(t);
     let room = t.cwnd.get().saturating_sub(cc::pipe(t, &board));
     // The first retransmission always goes out (RFC 6675 section 5 step 4.2): it is what recovery is for.
     if room < mss && at != una {
@@ -100,7 +100,7 @@ pub(crate) fn tail_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
         return;
     }
     count!(l, tcp_tlp);
-    let mss = t.mss.get().max(1);
+    let mss = build::segment_room(t);
     let back = if flight > mss {
         flight - ((flight - 1) % mss + 1)
     } else {
