@@ -38,32 +38,11 @@ fn main() -> Result<()> {
         }
         "bench" => {
             prepare()?;
-            steps::cargo(
-                "building the raw frame benchmark",
-                &[
-                    "build",
-                    "--release",
-                    "--package",
-                    "flyover-vnic",
-                    "--example",
-                    "raw_floor",
-                ],
-            )?;
+            steps::raw_floor()?;
             steps::become_program("bench", &rest)
         }
         "lint" => {
-            steps::cargo("formatting", &["fmt", "--all", "--check"])?;
-            steps::cargo(
-                "clippy",
-                &[
-                    "clippy",
-                    "--workspace",
-                    "--all-targets",
-                    "--",
-                    "-D",
-                    "warnings",
-                ],
-            )?;
+            steps::lint()?;
             loc::check()
         }
         "loc" => loc::check(),
@@ -78,7 +57,7 @@ fn main() -> Result<()> {
 /// What every command with programs needs: packages, and one release build.
 fn prepare() -> Result<()> {
     packages::install_missing()?;
-    steps::cargo("building", &["build", "--release", "--workspace"])
+    steps::build()
 }
 
 /// All tests. A failed step does not hide the results of the later ones; the exit status tells.
@@ -88,10 +67,7 @@ fn test(filters: &[String]) -> Result<()> {
     if filters.is_empty() {
         for (name, result) in [
             ("file lengths", loc::check()),
-            (
-                "unit tests",
-                steps::cargo("unit tests", &["test", "--workspace", "--no-fail-fast"]),
-            ),
+            ("unit tests", steps::unit_tests()),
             ("loom tests", steps::loom()),
             ("simulation", steps::simulation()),
         ] {

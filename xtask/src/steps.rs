@@ -43,9 +43,36 @@ pub fn run(name: &str, command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// `cargo` with these arguments.
-pub fn cargo(name: &str, arguments: &[&str]) -> Result<()> {
-    run(name, cargo_command()?.args(arguments))
+/// `cargo` with the words of a line.
+fn cargo(name: &str, line: &str) -> Result<()> {
+    run(name, cargo_command()?.args(line.split_whitespace()))
+}
+
+/// The one release build of the library, the programs and the test programs.
+pub fn build() -> Result<()> {
+    cargo("building", "build --release --workspace")
+}
+
+/// The benchmark of raw frames.
+pub fn raw_floor() -> Result<()> {
+    let line = "build --release --package flyover-vnic --features bpf --example raw_floor";
+    cargo("building the raw frame benchmark", line)
+}
+
+/// All crates but the simulation, which is worth optimising.
+pub fn unit_tests() -> Result<()> {
+    cargo(
+        "unit tests",
+        "test --workspace --exclude flyover-sim --no-fail-fast",
+    )
+}
+
+/// The simulation with its full number of seeds.
+pub fn simulation() -> Result<()> {
+    cargo(
+        "simulation",
+        "test --release --package flyover-sim --no-fail-fast",
+    )
 }
 
 /// The model checks of the lock, the deferred work and the seqlock. `--cfg loom` changes every
@@ -53,25 +80,23 @@ pub fn cargo(name: &str, arguments: &[&str]) -> Result<()> {
 pub fn loom() -> Result<()> {
     let mut command = cargo_command()?;
     command
-        .args(["test", "--release", "--package", "flyover-shm", "--tests"])
+        .args([
+            "test",
+            "--release",
+            "--package",
+            "flyover-shm",
+            "--test",
+            "loom_*",
+        ])
         .env("CARGO_TARGET_DIR", target()?.join("loom"))
-        .env("RUSTFLAGS", "--cfg loom")
-        .env("LOOM_MAX_PREEMPTIONS", "3");
+        .env("RUSTFLAGS", "--cfg loom");
     run("loom tests", &mut command)
 }
 
-/// The seeds of the simulation, optimised: in the unit tests it runs only a few of them.
-pub fn simulation() -> Result<()> {
-    let mut command = cargo_command()?;
-    command.args([
-        "test",
-        "--release",
-        "--package",
-        "flyover-sim",
-        "--",
-        "--include-ignored",
-    ]);
-    run("simulation", &mut command)
+/// Formatting and clippy.
+pub fn lint() -> Result<()> {
+    cargo("formatting", "fmt --all --check")?;
+    cargo("clippy", "clippy --workspace --all-targets -- -D warnings")
 }
 
 /// Replaces this process by a built program, which then gets Ctrl-C itself and cleans up.

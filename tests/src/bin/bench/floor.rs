@@ -1,33 +1,70 @@
-//! Raw frames: what the V-NIC itself can do, without any protocol. Measured by the `raw_floor`
+//! Raw frames: what the V-NICs themselves can do, without any protocol. Measured by the `raw_floor`
 //! example of `flyover-vnic`, which makes its own veth pair.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use flyover_e2e::lab::Setup;
-use flyover_e2e::tools::number;
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::plan::{Column, Floor, Group};
+use crate::plan::{Column, Floor};
 
-/// The rows of this group for one V-NIC kind.
+/// Rows of the raw frame benchmark, and where its report has them; nanoseconds become microseconds.
+const ROWS: &[(Floor, &str, &str, f64)] = &[
+    (
+        Floor::SpinningRoundTrip,
+        "TCP 64 B round trip, spinning, p50",
+        "/rtt_spin_ns/p50",
+        1e-3,
+    ),
+    (
+        Floor::SpinningRoundTrip,
+        "TCP 64 B round trip, spinning, p99",
+        "/rtt_spin_ns/p99",
+        1e-3,
+    ),
+    (
+        Floor::SleepingRoundTrip,
+        "TCP 64 B round trip, sleeping, p50",
+        "/rtt_sleep_ns/p50",
+        1e-3,
+    ),
+    (
+        Floor::SleepingRoundTrip,
+        "TCP 64 B round trip, sleeping, p99",
+        "/rtt_sleep_ns/p99",
+        1e-3,
+    ),
+    (Floor::Bulk, "stream, 64 KB writes", "/bulk_gbit_per_s", 1.0),
+];
+
+/// Measures both V-NIC kinds; gives the rows that belong to one of `wanted`.
 pub fn measure(
-    setup: &Setup,
-    column: Column,
-    group: &Group,
+    bin: &Path,
+    wanted: &[Floor],
     seconds: f64,
-) -> Result<Vec<(&'static str, f64)>> {
-    let kind = match column {
-        Column::RawPacket => "packet",
-        Column::RawXdp => "xdp",
-        _ => bail!("{} is no raw column", column.name()),
-    };
-    let program = setup.bin.join("examples").join("raw_floor");
-    let output = Command::new(&program)
-        .args(["--json", "--kind", kind, "--seconds", &seconds.to_string()])
+) -> Result<Vec<(Column, &'static str, f64)>> {
+    let rounds = (seconds * 40_000.0).max(1_000.0) as u32;
+    let milliseconds = (seconds * 1_000.0).max(100.0) as u32;
+    // Its namespaces are mounted where nobody else sees them, and are gone when it has ended,
+    // however it ended.
+    let script = "mount -t tmpfs none /run/netns && exec \"$@\"";
+    std::fs::create_dir_all("/run/netns").context("creating /run/netns")?;
+    let output = Command::new("unshare")
+        .args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            script,
+            "sh",
+        ])
+        .arg(bin.join("examples").join("raw_floor"))
+        .args([rounds.to_string(), milliseconds.to_string()])
         .stdin(Stdio::null())
         .output()
-        .with_context(|| format!("starting {}", program.display()))?;
+        .context("starting raw_floor through unshare (package util-linux)")?;
     ensure!(
         output.status.success(),
         "raw_floor: {}: {}",
@@ -36,34 +73,17 @@ pub fn measure(
     );
     let report: Value =
         serde_json::from_slice(&output.stdout).context("reading raw_floor's JSON")?;
-    Ok(match group.floor.context("the group has no raw floor")? {
-        Floor::SpinningRoundTrip => vec![
-            (
-                "TCP 64 B round trip, spinning, p50",
-                number(&report, "spin_p50_us")?,
-            ),
-            (
-                "TCP 64 B round trip, spinning, p99",
-                number(&report, "spin_p99_us")?,
-            ),
-            (
-                "TCP 64 B round trip, spinning, p99.9",
-                number(&report, "spin_p999_us")?,
-            ),
-        ],
-        Floor::SleepingRoundTrip => vec![
-            (
-                "TCP 64 B round trip, sleeping, p50",
-                number(&report, "sleep_p50_us")?,
-            ),
-            (
-                "TCP 64 B round trip, sleeping, p99",
-                number(&report, "sleep_p99_us")?,
-            ),
-        ],
-        Floor::Bulk => vec![(
-            "stream, 64 KB writes",
-            number(&report, "bulk_gbit_per_second")?,
-        )],
-    })
+    let mut values = Vec::new();
+    for (column, kind) in [(Column::RawPacket, "packet"), (Column::RawXdp, "xdp")] {
+        for &(floor, row, pointer, scale) in ROWS {
+            if wanted.contains(&floor) {
+                let value = report
+                    .pointer(&format!("/{kind}{pointer}"))
+                    .and_then(Value::as_f64);
+                let value = value.with_context(|| format!("raw_floor: no {kind}{pointer}"))?;
+                values.push((column, row, value * scale));
+            }
+        }
+    }
+    Ok(values)
 }

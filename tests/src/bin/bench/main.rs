@@ -21,7 +21,7 @@ use clap::Parser;
 use flyover_e2e::lab::Setup;
 use flyover_e2e::{cleanup, runner, wiring};
 
-use crate::plan::{Column, Group};
+use crate::plan::{Column, Floor, Group};
 use crate::report::Results;
 
 #[derive(Parser)]
@@ -70,26 +70,31 @@ fn run_all() -> Result<()> {
         bin.display()
     );
 
+    let floors: Vec<Floor> = groups.iter().filter_map(|group| group.floor).collect();
     let mut results = Results::default();
     let mut failures = Vec::new();
     for round in 1..=args.runs {
+        if !floors.is_empty() {
+            eprintln!("run {round}/{}: raw frames", args.runs);
+            match floor::measure(&bin, &floors, args.seconds) {
+                Ok(values) => values
+                    .into_iter()
+                    .for_each(|(column, row, value)| results.add(column, row, value)),
+                Err(error) => note(&mut failures, "raw frames", &error),
+            }
+        }
         for group in &groups {
             for &column in group.columns {
-                if args.plain && !column.is_plain() {
+                if args.plain && column != Column::Kernel {
                     continue;
                 }
-                eprintln!(
-                    "run {round}/{}: {}, {}",
-                    args.runs,
-                    group.name,
-                    column.name()
-                );
+                let what = format!("{}, {}", group.name, column.name());
+                eprintln!("run {round}/{}: {what}", args.runs);
                 match measure(group, column, &bin, args.seconds) {
-                    Ok(values) => results.add(column, values),
-                    Err(error) => {
-                        eprintln!("    failed: {error:#}");
-                        failures.push(format!("{}, {}: {error:#}", group.name, column.name()));
-                    }
+                    Ok(values) => values
+                        .into_iter()
+                        .for_each(|(row, value)| results.add(column, row, value)),
+                    Err(error) => note(&mut failures, &what, &error),
                 }
             }
         }
@@ -107,6 +112,12 @@ fn run_all() -> Result<()> {
         failures.join("\n")
     );
     Ok(())
+}
+
+/// A measurement that failed does not end the run; it is listed at its end.
+fn note(failures: &mut Vec<String>, what: &str, error: &anyhow::Error) {
+    eprintln!("    failed: {error:#}");
+    failures.push(format!("{what}: {error:#}"));
 }
 
 /// One measurement in a lab of its own.
@@ -129,15 +140,10 @@ fn measure(
         plain: false,
         options,
     };
-    let values = match column {
-        Column::RawPacket | Column::RawXdp => floor::measure(&setup, column, group, seconds),
-        _ => {
-            let lab = wiring::pair(&setup, column.side())?;
-            let values = (group.run)(&lab, seconds);
-            let finished = lab.finish();
-            values.and_then(|values| finished.map(|()| values))
-        }
-    };
+    let lab = wiring::pair(&setup, column.side())?;
+    let values = (group.run)(&lab, seconds);
+    let finished = lab.finish();
+    let values = values.and_then(|values| finished.map(|()| values));
     cleanup::remove_directory(&setup.directory);
     values
 }

@@ -49,11 +49,6 @@ impl Column {
         }
     }
 
-    /// Needs nothing of the stack.
-    pub fn is_plain(self) -> bool {
-        matches!(self, Self::Kernel | Self::RawPacket | Self::RawXdp)
-    }
-
     pub fn side(self) -> Side {
         match self {
             Self::Kernel | Self::RawPacket | Self::RawXdp => Side::Neither,
@@ -82,7 +77,7 @@ pub struct Group {
     pub columns: &'static [Column],
     /// Options of `flyover run` for all columns.
     pub options: &'static [&'static str],
-    /// Which rows the raw frame benchmark fills: the round trip, or the stream.
+    /// Which rows the raw frame benchmark fills beside these.
     pub floor: Option<Floor>,
     pub run: fn(&Lab, f64) -> Result<Values>,
 }
@@ -160,16 +155,15 @@ pub const ROWS: &[Row] = &[
     lower("1000 idle connections, CPU of one core", "%"),
 ];
 
-use Column::{Both, Client, Kernel, RawPacket, RawXdp, Server, Xdp};
+use Column::{Both, Client, Kernel, Server, Xdp};
 
-const LATENCY: &[Column] = &[Kernel, Both, Server, Client, Xdp, RawPacket, RawXdp];
 const STACKS: &[Column] = &[Kernel, Both, Server, Client, Xdp];
 
 /// Everything that is measured.
 pub const GROUPS: &[Group] = &[
     Group {
         name: "tcp-spinning",
-        columns: LATENCY,
+        columns: STACKS,
         options: &[],
         floor: Some(Floor::SpinningRoundTrip),
         run: |lab, seconds| {
@@ -213,7 +207,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "tcp-sleeping",
-        columns: LATENCY,
+        columns: STACKS,
         options: &[],
         floor: Some(Floor::SleepingRoundTrip),
         run: |lab, seconds| {
@@ -302,7 +296,7 @@ pub const GROUPS: &[Group] = &[
     },
     Group {
         name: "stream-64k",
-        columns: LATENCY,
+        columns: STACKS,
         options: &[],
         floor: Some(Floor::Bulk),
         run: |lab, seconds| {

@@ -14,11 +14,9 @@ use crate::plan::{Better, Column, ROWS, Row};
 pub struct Results(BTreeMap<(&'static str, Column), Sample>);
 
 impl Results {
-    /// Adds the values of one measurement.
-    pub fn add(&mut self, column: Column, values: Vec<(&'static str, f64)>) {
-        for (row, value) in values {
-            self.0.entry((row, column)).or_default().push(value);
-        }
+    /// Adds one value.
+    pub fn add(&mut self, column: Column, row: &'static str, value: f64) {
+        self.0.entry((row, column)).or_default().push(value);
     }
 
     fn median(&self, row: &str, column: Column) -> Option<f64> {
