@@ -164,7 +164,13 @@ static __always_inline enum verdict key_of(void *ctx, enum source source, struct
 	if (source == FROM_XDP && proto == bpf_htons(ETH_P_8021Q)) {
 		struct tag tag;
 
+		/*
+		 * Tagged with a VLAN: the packet is the VLAN interface's, which has a V-NIC of its own.
+		 * Tag 0 only carries a priority (802.1Q section 9.6): the packet is this interface's.
+		 */
 		if (copy(ctx, source, at, &tag, sizeof(tag)))
+			return NOT_OURS;
+		if (tag.tci & bpf_htons(0x0fff))
 			return NOT_OURS;
 		proto = tag.proto;
 		at += sizeof(tag);
