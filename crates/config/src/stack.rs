@@ -55,7 +55,7 @@ options! {
         max_waiters: u32 = 1024, pow2(16, 1 << 16), "FLYOVER_MAX_WAITERS", "max-waiters",
             "sleeping threads";
         /// V-NICs: one per interface, or one per queue of an interface with several.
-        max_nics: u32 = 16, pow2(1, 32), "FLYOVER_MAX_NICS", "max-nics",
+        max_nics: u32 = 16, pow2(1, 16), "FLYOVER_MAX_NICS", "max-nics",
             "V-NICs of a stack";
         /// Processes attached at the same time.
         max_owners: u32 = 64, pow2(2, 4096), "FLYOVER_MAX_OWNERS", "max-owners",

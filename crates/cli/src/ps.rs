@@ -1,0 +1,104 @@
+//! `flyover ps`: stacks, their processes, V-NICs and memory.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use crate::daemon::DaemonError;
+use crate::stacks::{self, StackInfo, Stacks};
+use crate::{Form, Outcome, help, only_json, show, show_json};
+
+/// Runs `flyover ps`.
+pub(crate) fn main(args: &[OsString]) -> Outcome {
+    let form = only_json(args, help::PS)?;
+    if form == Form::HelpShown {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let stacks = match stacks::connect() {
+        Ok(mut client) => stacks::list(&mut client)?,
+        // No daemon has no stacks: that is an answer.
+        Err(error) if matches!(error.downcast_ref(), Some(DaemonError::NotRunning)) => {
+            eprintln!("flyover: flyoverd is not running");
+            Stacks::default()
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match form {
+        Form::Json => show_json(&stacks)?,
+        Form::Text | Form::HelpShown => show(&text(&stacks)),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn text(stacks: &Stacks) -> String {
+    if stacks.stacks.is_empty() {
+        return "no stacks\n".to_owned();
+    }
+    let blocks: Vec<String> = stacks.stacks.iter().map(block).collect();
+    blocks.join("\n")
+}
+
+fn block(stack: &StackInfo) -> String {
+    let mut lines = vec![format!(
+        "stack {} ({}), user {}, namespace {}, {}, {} filters, keeper {}",
+        stack.id,
+        stack.name,
+        stack.uid,
+        stack.netns,
+        size(stack.memory),
+        stack.filters,
+        stack.keeper,
+    )];
+    for v in &stack.vnics {
+        lines.push(format!(
+            "  vnic {:<2} {:<7} {} queue {}",
+            v.slot, v.kind, v.interface, v.queue
+        ));
+    }
+    for p in &stack.processes {
+        lines.push(format!("  process {:<7} {}", p.pid, p.command));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// Bytes in the largest unit that leaves at least one.
+fn size(bytes: u64) -> String {
+    match bytes {
+        b if b >= 1 << 30 => format!("{}.{} GiB", b >> 30, ((b >> 20) & 1023) * 10 / 1024),
+        b if b >= 1 << 20 => format!("{} MiB", b >> 20),
+        b => format!("{} KiB", b >> 10),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looks_like_this() {
+        let answer = r#"{"stacks":[{"id":1,"name":"default","uid":0,"netns":4026531840,
+            "memory":83886080,"keeper":40,"filters":2,"new_field":[1],
+            "processes":[{"pid":123,"owner":1,"command":"redis-server"}],
+            "vnics":[{"slot":0,"kind":"packet","interface":"eth0","ifindex":2,"queue":0}]},
+            {"id":2,"name":"web"}]}"#;
+        let stacks: Stacks = serde_json::from_str(answer).unwrap();
+        assert_eq!(
+            text(&stacks),
+            "\
+stack 1 (default), user 0, namespace 4026531840, 80 MiB, 2 filters, keeper 40
+  vnic 0  packet  eth0 queue 0
+  process 123     redis-server
+
+stack 2 (web), user 0, namespace 0, 0 KiB, 0 filters, keeper 0
+"
+        );
+        assert_eq!(stacks.stacks[0].kind_of(0), Some("packet"));
+        assert_eq!(stacks.stacks[0].kind_of(1), None);
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(size(1536 << 20), "1.5 GiB");
+        assert_eq!(size(4096), "4 KiB");
+    }
+}

@@ -1,0 +1,136 @@
+//! What the daemon says of its stacks, and a look into their memory.
+
+use anyhow::{Context as _, anyhow};
+use flyover_config::{ProcessOpts, StackOpts, vars};
+use flyover_core::{Stack, layout_len};
+use flyover_proto::Client;
+use flyover_shm::Map;
+use serde::{Deserialize, Serialize};
+
+use crate::daemon;
+
+/// The daemon's answer to `Ps`. Fields that another version leaves out are empty.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(crate) struct Stacks {
+    /// Stacks that this user may see.
+    pub(crate) stacks: Vec<StackInfo>,
+}
+
+/// One stack.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(crate) struct StackInfo {
+    /// Its number.
+    pub(crate) id: u32,
+    /// `default`, `private`, or the name that the user gave.
+    pub(crate) name: String,
+    /// User.
+    pub(crate) uid: u32,
+    /// Inode of the network namespace.
+    pub(crate) netns: u64,
+    /// Bytes reserved.
+    pub(crate) memory: u64,
+    /// Process number of the keeper.
+    pub(crate) keeper: u32,
+    /// Attached processes.
+    pub(crate) processes: Vec<ProcessInfo>,
+    /// V-NICs.
+    pub(crate) vnics: Vec<VnicInfo>,
+    /// Flow filters.
+    pub(crate) filters: u64,
+}
+
+/// A process that uses a stack.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(crate) struct ProcessInfo {
+    /// Process number.
+    pub(crate) pid: u32,
+    /// Owner slot in the stack.
+    pub(crate) owner: u32,
+    /// Name of the program.
+    pub(crate) command: String,
+}
+
+/// A V-NIC of a stack.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(crate) struct VnicInfo {
+    /// Index in the stack's table.
+    pub(crate) slot: u32,
+    /// `packet` or `xdp`.
+    pub(crate) kind: String,
+    /// Interface.
+    pub(crate) interface: String,
+    /// Its index.
+    pub(crate) ifindex: u32,
+    /// Its queue.
+    pub(crate) queue: u32,
+}
+
+impl StackInfo {
+    /// The kind of the V-NIC in a slot.
+    pub(crate) fn kind_of(&self, slot: u32) -> Option<&str> {
+        self.vnics
+            .iter()
+            .find(|v| v.slot == slot)
+            .map(|v| v.kind.as_str())
+    }
+}
+
+/// A connection to the daemon of the environment.
+pub(crate) fn connect() -> anyhow::Result<Client> {
+    let options: ProcessOpts = vars::from_env()?;
+    Ok(daemon::connect(options.socket.as_str())?)
+}
+
+/// The stacks that this user may see.
+pub(crate) fn list(client: &mut Client) -> anyhow::Result<Stacks> {
+    let text = client.ps().context("asking for the stacks")?;
+    serde_json::from_str(&text).context("reading the list of stacks")
+}
+
+/// A stack's memory, mapped read-only.
+pub(crate) struct View {
+    map: Map,
+    opts: StackOpts,
+}
+
+impl View {
+    /// Maps it.
+    pub(crate) fn open(client: &mut Client, id: u32) -> anyhow::Result<Self> {
+        let (memory, len, words) = client
+            .stack_fd(id)
+            .with_context(|| format!("asking for the memory of stack {id}"))?;
+        let opts = StackOpts::from_words(&words)?;
+        if len < layout_len(&opts) {
+            return Err(anyhow!("stack {id} is smaller than its options say"));
+        }
+        let len = usize::try_from(len)?;
+        let map = Map::ro(&memory, len).context("mapping a stack's memory")?;
+        let view = Self { map, opts };
+        if view.stack()?.is_ready() {
+            Ok(view)
+        } else {
+            Err(anyhow!("stack {id} is of another version of Flyover"))
+        }
+    }
+
+    /// The stack.
+    pub(crate) fn stack(&self) -> anyhow::Result<Stack<'_>> {
+        Stack::new(self.map.region(), &self.opts)
+            .map_err(|_| anyhow!("the stack's memory does not fit its options"))
+    }
+
+    /// Copies bytes of the memory from `at` on; returns how many there were.
+    pub(crate) fn copy_out(&self, at: usize, into: &mut [u8]) -> usize {
+        self.map.region().bytes(at, into.len()).copy_out(into)
+    }
+}
+
+/// Inode of the network namespace of this process.
+pub(crate) fn own_netns() -> anyhow::Result<u64> {
+    let stat = rustix::fs::stat("/proc/self/ns/net").context("looking at /proc/self/ns/net")?;
+    Ok(stat.st_ino)
+}
