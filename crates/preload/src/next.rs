@@ -13,6 +13,7 @@ use libc::{
 const ABSENT: usize = 1;
 
 #[cold]
+#[inline(never)]
 fn resolve(name: &'static core::ffi::CStr, slot: &AtomicUsize) -> usize {
     // SAFETY: `name` is a C string; RTLD_NEXT is a valid pseudo handle for a library in the global scope.
     let p = unsafe { libc::dlsym(libc::RTLD_NEXT, name.as_ptr()) } as usize;
@@ -55,6 +56,8 @@ macro_rules! next {
     };
 }
 
+#[cold]
+#[inline(never)]
 fn no_such_call() -> c_int {
     crate::errno::set(libc::ENOSYS);
     -1

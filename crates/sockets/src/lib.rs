@@ -35,6 +35,8 @@ pub mod life;
 pub mod os;
 pub mod policy;
 pub mod process;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 pub mod wait;
 
 pub use addr::Addr;

@@ -12,7 +12,7 @@ use crate::{args, fast, next};
 ///
 /// # Safety
 /// `buf` must be writable for `n` bytes.
-#[inline]
+#[inline(never)]
 unsafe fn into_one(
     fd: c_int,
     buf: *mut c_void,
@@ -34,7 +34,7 @@ unsafe fn into_one(
 ///
 /// # Safety
 /// `buf` must be readable for `n` bytes.
-#[inline]
+#[inline(never)]
 unsafe fn from_one(
     fd: c_int,
     buf: *const c_void,

@@ -1,0 +1,80 @@
+//! The C programs in `abi/` print what every call answers. Plain and under the library (without a daemon, so on the
+//! kernel path) they must print the same.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn library() -> PathBuf {
+    let exe = std::env::current_exe().expect("own path");
+    let deps = exe.parent().expect("target directory");
+    let here = [deps.join("libflyover.so"), deps.parent().expect("profile directory").join("libflyover.so")];
+    here.into_iter().find(|p| p.exists()).expect("libflyover.so beside the tests")
+}
+
+fn compile(source: &Path) -> PathBuf {
+    let name = source.file_stem().expect("name");
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let status = Command::new("cc")
+        .args(["-O1", "-Wall", "-D_GNU_SOURCE", "-pthread", "-o"])
+        .arg(&out)
+        .arg(source)
+        .status()
+        .expect("a C compiler");
+    assert!(status.success(), "cannot compile {}", source.display());
+    out
+}
+
+fn run(program: &Path, preload: Option<&Path>) -> Output {
+    let mut c = Command::new("timeout");
+    let _ = c.arg("20").arg(program).env("FLYOVER_SOCKET", "/nonexistent/flyoverd.sock").env_remove("LD_PRELOAD");
+    if let Some(l) = preload {
+        let _ = c.env("LD_PRELOAD", l);
+    }
+    c.output().expect("timeout(1)")
+}
+
+fn same(name: &str) {
+    let program = compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi").join(name));
+    let plain = run(&program, None);
+    let ours = run(&program, Some(&library()));
+    let text = |o: &Output| format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
+    assert_eq!(text(&plain), text(&ours), "{name} prints something else under the library");
+    assert_eq!(plain.status.code(), ours.status.code(), "{name} ends differently");
+    assert!(plain.status.success(), "{name} fails: {}", text(&plain));
+}
+
+macro_rules! programs {
+    ($($name:ident: $file:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            same($file);
+        })*
+    };
+}
+
+programs! {
+    tcp_over_loopback: "tcp.c";
+    udp_over_loopback: "udp.c";
+    wrong_arguments: "wrong.c";
+    readiness: "ready.c";
+    descriptors: "fds.c";
+    signals: "signals.c";
+    processes: "procs.c";
+    passed_descriptors: "passed.c";
+    threads: "threads.c";
+}
+
+#[test]
+fn a_foreign_call_stays_cheap() {
+    let program = compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi/call_cost.c"));
+    let ns = |preload: Option<&Path>| -> f64 {
+        let o = run(&program, preload);
+        String::from_utf8_lossy(&o.stdout).trim().parse().expect("a number")
+    };
+    let lib = library();
+    // Least of several: other work on the machine only ever adds.
+    let (plain, ours) = (0..5).fold((f64::MAX, f64::MAX), |(p, o), _| (p.min(ns(None)), o.min(ns(Some(&lib)))));
+    println!("a read of a pipe: {plain:.1} ns, under the library {ours:.1} ns");
+    let most = if cfg!(debug_assertions) { 200.0 } else { 20.0 };
+    assert!(ours - plain < most, "the library adds {:.1} ns to a read of a pipe", ours - plain);
+}

@@ -1,0 +1,503 @@
+//! `FakeOs`: descriptors, kernel sockets and waiting in memory, and hosts that are joined by wires in memory. What a
+//! kernel socket of the fake cannot do (send data to another one) it refuses; the tests are about the accelerated side.
+
+use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::collections::{HashMap, VecDeque};
+use std::io::{IoSlice, IoSliceMut};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use flyover_wire::{Endpoint, Ip};
+
+use crate::addr::Addr;
+use crate::enter;
+use crate::errno::Errno;
+use crate::fdtable::FdTable;
+use crate::os::{EpollEvent, Os, PollFd, Ran, Received};
+
+/// What a descriptor is.
+#[derive(Clone, Debug)]
+enum File {
+    Inet(Inet),
+    /// A Unix datagram socket: bytes of the messages that wait.
+    Wake { name: Vec<u8>, queue: VecDeque<Vec<u8>> },
+    Event(u64),
+    Epoll(HashMap<i32, EpollEvent>),
+    Data { bytes: Vec<u8>, at: usize },
+}
+
+#[derive(Clone, Debug)]
+struct Inet {
+    v6: bool,
+    kind: i32,
+    local: Endpoint,
+    remote: Option<Endpoint>,
+    listening: bool,
+    cookie: u64,
+    options: HashMap<(i32, i32), Vec<u8>>,
+    /// Datagrams that came by the kernel's way.
+    queue: VecDeque<(Endpoint, Vec<u8>)>,
+}
+
+#[derive(Default, Debug)]
+struct Table {
+    /// Number -> (file, status flags). Duplicates share the file.
+    fds: HashMap<i32, (usize, i32)>,
+    files: Vec<Option<File>>,
+}
+
+/// An operating system in memory.
+#[derive(Debug)]
+pub struct FakeOs {
+    table: Mutex<Table>,
+    start: Instant,
+    address: Ip,
+    next_port: AtomicU32,
+    next_cookie: AtomicU64,
+    /// Signals that were raised at ourselves.
+    pub pipes_broken: AtomicU32,
+    /// The next calls that make a descriptor fail with this error (0: they do not).
+    pub no_more_fds: AtomicI32,
+}
+
+impl FakeOs {
+    /// A host with this address, no descriptors open.
+    pub fn new(address: Ip) -> Self {
+        Self {
+            table: Mutex::default(),
+            start: Instant::now(),
+            address,
+            next_port: AtomicU32::new(40_000),
+            next_cookie: AtomicU64::new(1),
+            pipes_broken: AtomicU32::new(0),
+            no_more_fds: AtomicI32::new(0),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn install(&self, file: File, status: i32) -> Result<i32, Errno> {
+        match self.no_more_fds.load(Ordering::Relaxed) {
+            0 => {}
+            e => return Err(Errno(e)),
+        }
+        let mut t = self.table();
+        t.files.push(Some(file));
+        let index = t.files.len() - 1;
+        let fd = lowest(&t, 3);
+        let _ = t.fds.insert(fd, (index, status));
+        Ok(fd)
+    }
+
+    /// Opens a file with these bytes.
+    pub fn open_bytes(&self, bytes: &[u8]) -> i32 {
+        self.install(File::Data { bytes: bytes.to_vec(), at: 0 }, 0).unwrap_or(-1)
+    }
+
+    /// A datagram arrives at the kernel's half of `fd`.
+    pub fn kernel_datagram(&self, fd: i32, from: Endpoint, bytes: &[u8]) {
+        let _ = self.inet(fd, |s| {
+            s.queue.push_back((from, bytes.to_vec()));
+            Ok(())
+        });
+    }
+
+    /// Descriptors that are open.
+    pub fn open_count(&self) -> usize {
+        self.table().fds.len()
+    }
+
+    fn file<R>(&self, fd: i32, f: impl FnOnce(&mut File) -> Result<R, Errno>) -> Result<R, Errno> {
+        let mut t = self.table();
+        let index = t.fds.get(&fd).ok_or(Errno::EBADF)?.0;
+        f(t.files.get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?)
+    }
+
+    fn inet<R>(&self, fd: i32, f: impl FnOnce(&mut Inet) -> Result<R, Errno>) -> Result<R, Errno> {
+        self.file(fd, |file| match file {
+            File::Inet(s) => f(s),
+            _ => Err(Errno::ENOTSOCK),
+        })
+    }
+
+    fn revents(&self, p: &PollFd) -> i16 {
+        if p.fd < 0 {
+            return 0;
+        }
+        let ready = self.file(p.fd, |f| {
+            Ok(match f {
+                File::Inet(s) if !s.queue.is_empty() => libc::POLLIN | libc::POLLOUT,
+                File::Inet(s) if s.kind == libc::SOCK_DGRAM => libc::POLLOUT,
+                File::Inet(s) if s.listening => 0,
+                File::Inet(_) => libc::POLLOUT | libc::POLLHUP,
+                File::Wake { queue, .. } => i16::from(!queue.is_empty()) * libc::POLLIN,
+                File::Event(n) => i16::from(*n > 0) * libc::POLLIN,
+                File::Epoll(_) => 0,
+                File::Data { .. } => libc::POLLIN,
+            })
+        });
+        match ready {
+            Ok(r) => r & (p.events | libc::POLLHUP | libc::POLLERR),
+            Err(_) => libc::POLLNVAL,
+        }
+    }
+}
+
+fn lowest(t: &Table, from: i32) -> i32 {
+    (from..).find(|n| !t.fds.contains_key(n)).unwrap_or(i32::MAX)
+}
+
+fn int_bytes(v: i32) -> Vec<u8> {
+    v.to_ne_bytes().to_vec()
+}
+
+impl Os for FakeOs {
+    fn now(&self) -> u64 {
+        self.start.elapsed().as_nanos() as u64 + 1_000_000_000
+    }
+
+    fn realtime(&self) -> u64 {
+        self.now()
+    }
+
+    fn entropy(&self) -> u64 {
+        self.next_cookie.load(Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+
+    fn getpid(&self) -> i32 {
+        1
+    }
+
+    fn socket(&self, domain: i32, kind: i32, _protocol: i32) -> Result<i32, Errno> {
+        let status = if kind & libc::SOCK_NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
+        let kind = kind & 0xf;
+        let v6 = domain == libc::AF_INET6;
+        let any = if v6 { Ip::UNSPECIFIED_V6 } else { Ip::UNSPECIFIED_V4 };
+        let file = match domain {
+            libc::AF_UNIX => File::Wake { name: Vec::new(), queue: VecDeque::new() },
+            libc::AF_INET | libc::AF_INET6 => File::Inet(Inet {
+                v6,
+                kind,
+                local: Endpoint { ip: any, port: 0 },
+                remote: None,
+                listening: false,
+                cookie: self.next_cookie.fetch_add(1, Ordering::Relaxed),
+                options: HashMap::new(),
+                queue: VecDeque::new(),
+            }),
+            _ => return Err(Errno::EAFNOSUPPORT),
+        };
+        self.install(file, status)
+    }
+
+    fn close(&self, fd: i32) -> Result<(), Errno> {
+        let mut t = self.table();
+        let (index, _) = t.fds.remove(&fd).ok_or(Errno::EBADF)?;
+        if !t.fds.values().any(|(i, _)| *i == index)
+            && let Some(f) = t.files.get_mut(index)
+        {
+            *f = None;
+        }
+        Ok(())
+    }
+
+    fn bind(&self, fd: i32, addr: &Addr) -> Result<(), Errno> {
+        if let Some(e) = addr.endpoint() {
+            let fresh = self.next_port.fetch_add(1, Ordering::Relaxed) as u16;
+            return self.inet(fd, |s| {
+                if s.local.port != 0 {
+                    return Err(Errno::EINVAL);
+                }
+                s.local = Endpoint { ip: e.ip, port: if e.port == 0 { fresh } else { e.port } };
+                Ok(())
+            });
+        }
+        let bytes = addr.as_bytes().to_vec();
+        self.file(fd, |f| match f {
+            File::Wake { name, .. } => {
+                *name = bytes;
+                Ok(())
+            }
+            _ => Err(Errno::EINVAL),
+        })
+    }
+
+    fn connect(&self, fd: i32, addr: &Addr) -> Result<(), Errno> {
+        let remote = addr.endpoint();
+        let fresh = self.next_port.fetch_add(1, Ordering::Relaxed) as u16;
+        let address = self.address;
+        self.inet(fd, |s| {
+            if s.kind != libc::SOCK_DGRAM {
+                return Err(Errno::ECONNREFUSED);
+            }
+            s.remote = remote;
+            if s.local.port == 0 {
+                s.local = Endpoint { ip: address, port: fresh };
+            }
+            Ok(())
+        })
+    }
+
+    fn listen(&self, fd: i32, _backlog: i32) -> Result<(), Errno> {
+        self.inet(fd, |s| {
+            s.listening = true;
+            Ok(())
+        })
+    }
+
+    fn accept(&self, fd: i32, _flags: i32) -> Result<(i32, Addr), Errno> {
+        self.inet(fd, |s| if s.listening { Err(Errno::EAGAIN) } else { Err(Errno::EINVAL) })
+    }
+
+    fn shutdown(&self, fd: i32, _how: i32) -> Result<(), Errno> {
+        self.inet(fd, |s| if s.listening { Ok(()) } else { Err(Errno::ENOTCONN) })
+    }
+
+    fn getsockname(&self, fd: i32) -> Result<Addr, Errno> {
+        self.inet(fd, |s| Ok(Addr::inet(s.local, s.v6)))
+    }
+
+    fn getpeername(&self, fd: i32) -> Result<Addr, Errno> {
+        self.inet(fd, |s| s.remote.map(|r| Addr::inet(r, s.v6)).ok_or(Errno::ENOTCONN))
+    }
+
+    fn getsockopt(&self, fd: i32, level: i32, name: i32, into: &mut [u8]) -> Result<usize, Errno> {
+        let value = self.inet(fd, |s| {
+            Ok(match (level, name) {
+                (libc::SOL_SOCKET, libc::SO_COOKIE) => s.cookie.to_ne_bytes().to_vec(),
+                (libc::SOL_SOCKET, libc::SO_DOMAIN) => int_bytes(if s.v6 { libc::AF_INET6 } else { libc::AF_INET }),
+                (libc::SOL_SOCKET, libc::SO_TYPE) => int_bytes(s.kind),
+                (libc::SOL_SOCKET, libc::SO_PROTOCOL) => int_bytes(if s.kind == libc::SOCK_DGRAM { 17 } else { 6 }),
+                (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => int_bytes(i32::from(s.listening)),
+                (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => Vec::new(),
+                (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_RCVBUF) => {
+                    s.options.get(&(level, name)).cloned().unwrap_or_else(|| int_bytes(131_072))
+                }
+                key => s.options.get(&key).cloned().unwrap_or_else(|| int_bytes(0)),
+            })
+        })?;
+        let n = value.len().min(into.len());
+        for (to, from) in into.iter_mut().zip(&value) {
+            *to = *from;
+        }
+        Ok(n)
+    }
+
+    fn setsockopt(&self, fd: i32, level: i32, name: i32, value: &[u8]) -> Result<(), Errno> {
+        let mut value = value.to_vec();
+        if level == libc::SOL_SOCKET
+            && matches!(name, libc::SO_SNDBUF | libc::SO_RCVBUF)
+            && let Ok(b) = <[u8; 4]>::try_from(value.as_slice())
+        {
+            value = int_bytes(i32::from_ne_bytes(b).saturating_mul(2));
+        }
+        self.inet(fd, |s| {
+            let _ = s.options.insert((level, name), value);
+            Ok(())
+        })
+    }
+
+    fn fcntl(&self, fd: i32, cmd: i32, arg: usize) -> Result<i32, Errno> {
+        let mut t = self.table();
+        let (index, status) = *t.fds.get(&fd).ok_or(Errno::EBADF)?;
+        match cmd {
+            libc::F_GETFL => Ok(status),
+            libc::F_SETFL => {
+                t.fds.values_mut().filter(|(i, _)| *i == index).for_each(|(_, s)| *s = arg as i32);
+                Ok(0)
+            }
+            libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
+                let new = lowest(&t, arg as i32);
+                let _ = t.fds.insert(new, (index, status));
+                Ok(new)
+            }
+            _ => Ok(0),
+        }
+    }
+
+    fn dup3(&self, old: i32, new: i32, _flags: i32) -> Result<i32, Errno> {
+        let _: Result<(), Errno> = self.close(new);
+        let mut t = self.table();
+        let entry = *t.fds.get(&old).ok_or(Errno::EBADF)?;
+        let _ = t.fds.insert(new, entry);
+        Ok(new)
+    }
+
+    fn read(&self, fd: i32, into: &mut [u8]) -> Result<usize, Errno> {
+        self.file(fd, |f| match f {
+            File::Wake { queue, .. } => queue.pop_front().map(|m| m.len()).ok_or(Errno::EAGAIN),
+            File::Event(n) if *n > 0 => {
+                *n = 0;
+                Ok(8)
+            }
+            File::Data { bytes, at } => {
+                let rest = bytes.get(*at..).unwrap_or_default();
+                let n = rest.len().min(into.len());
+                into.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+                *at += n;
+                Ok(n)
+            }
+            _ => Err(Errno::EAGAIN),
+        })
+    }
+
+    fn pread(&self, fd: i32, into: &mut [u8], at: i64) -> Result<usize, Errno> {
+        self.file(fd, |f| match f {
+            File::Data { bytes, .. } => {
+                let rest = bytes.get(at as usize..).unwrap_or_default();
+                let n = rest.len().min(into.len());
+                into.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+                Ok(n)
+            }
+            _ => Err(Errno::ESPIPE),
+        })
+    }
+
+    fn seek_by(&self, fd: i32, by: i64) -> Result<i64, Errno> {
+        self.file(fd, |f| match f {
+            File::Data { at, .. } => {
+                *at = at.saturating_add_signed(by as isize);
+                Ok(*at as i64)
+            }
+            _ => Err(Errno::ESPIPE),
+        })
+    }
+
+    fn write(&self, fd: i32, from: &[u8]) -> Result<usize, Errno> {
+        self.file(fd, |f| match f {
+            File::Event(n) => {
+                *n += 1;
+                Ok(from.len())
+            }
+            _ => Err(Errno::EPIPE),
+        })
+    }
+
+    fn recvmsg(
+        &self,
+        fd: i32,
+        into: &mut [IoSliceMut<'_>],
+        _control: &mut [u8],
+        _flags: i32,
+    ) -> Result<Received, Errno> {
+        self.inet(fd, |s| {
+            let (from, bytes) = s.queue.pop_front().ok_or(Errno::EAGAIN)?;
+            let room = into.iter_mut().flat_map(|b| b.iter_mut());
+            let n = room.zip(&bytes).map(|(to, from)| *to = *from).count();
+            Ok(Received { n, from: Addr::inet(from, s.v6), control: 0, flags: 0 })
+        })
+    }
+
+    fn sendmsg(
+        &self,
+        fd: i32,
+        from: &[IoSlice<'_>],
+        to: Option<&Addr>,
+        _control: &[u8],
+        _flags: i32,
+    ) -> Result<usize, Errno> {
+        let bytes: Vec<u8> = from.iter().flat_map(|s| s.iter().copied()).collect();
+        if self.inet(fd, |_| Ok(())).is_ok() {
+            return Err(Errno::ENETUNREACH);
+        }
+        let to = to.ok_or(Errno::ENOTCONN)?.as_bytes();
+        for f in self.table().files.iter_mut().flatten() {
+            if let File::Wake { name, queue } = f
+                && name.as_slice() == to
+            {
+                let n = bytes.len();
+                queue.push_back(bytes);
+                return Ok(n);
+            }
+        }
+        Err(Errno::ECONNREFUSED)
+    }
+
+    fn ppoll(&self, fds: &mut [PollFd], timeout: Option<u64>, _mask: Option<u64>) -> Result<usize, Errno> {
+        let start = Instant::now();
+        loop {
+            let mut n = 0;
+            for p in fds.iter_mut() {
+                p.revents = self.revents(p);
+                n += usize::from(p.revents != 0);
+            }
+            let span = Duration::from_nanos(timeout.unwrap_or(u64::MAX));
+            // A V-NIC in memory has no descriptor: short naps stand for its interrupts.
+            if n > 0 || start.elapsed() >= span || start.elapsed() >= Duration::from_micros(500) {
+                return Ok(n);
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+
+    fn epoll_create(&self, _flags: i32) -> Result<i32, Errno> {
+        self.install(File::Epoll(HashMap::new()), 0)
+    }
+
+    fn epoll_ctl(&self, epfd: i32, op: i32, fd: i32, event: Option<EpollEvent>) -> Result<(), Errno> {
+        self.file(epfd, |f| {
+            let File::Epoll(members) = f else { return Err(Errno::EINVAL) };
+            match (op, event) {
+                (libc::EPOLL_CTL_ADD, Some(_)) if members.contains_key(&fd) => Err(Errno::EEXIST),
+                (libc::EPOLL_CTL_ADD, Some(e)) => members.insert(fd, e).map_or(Ok(()), |_| Err(Errno::EEXIST)),
+                (libc::EPOLL_CTL_MOD, Some(e)) => members.insert(fd, e).map(|_| ()).ok_or(Errno::ENOENT),
+                (libc::EPOLL_CTL_DEL, _) => members.remove(&fd).map(|_| ()).ok_or(Errno::ENOENT),
+                _ => Err(Errno::EINVAL),
+            }
+        })
+    }
+
+    fn epoll_collect(&self, epfd: i32, into: &mut [EpollEvent]) -> Result<usize, Errno> {
+        let members = self.file(epfd, |f| match f {
+            File::Epoll(m) => Ok(m.clone()),
+            _ => Err(Errno::EINVAL),
+        })?;
+        let mut n = 0;
+        for (fd, e) in members {
+            let events = self.revents(&PollFd { fd, events: e.events as i16, revents: 0 });
+            if events != 0
+                && let Some(to) = into.get_mut(n)
+            {
+                *to = EpollEvent { events: u32::from(events as u16), data: e.data };
+                n += 1;
+            }
+        }
+        Ok(n)
+    }
+
+    fn eventfd(&self) -> Result<i32, Errno> {
+        self.install(File::Event(0), 0)
+    }
+
+    fn futex_wait(&self, word: &AtomicU32, value: u32, timeout: u64) {
+        let start = Instant::now();
+        while word.load(Ordering::Acquire) == value && start.elapsed() < Duration::from_nanos(timeout) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn futex_wake(&self, _word: &AtomicU32, _count: u32) {}
+
+    fn raise_sigpipe(&self) {
+        let _: u32 = self.pipes_broken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn run_signals(&self) -> Ran {
+        if enter::take_signal() { Ran::Interrupt } else { Ran::None }
+    }
+
+    fn set_mask(&self, mask: u64) -> u64 {
+        mask
+    }
+
+    fn test_cancel(&self) {}
+}
+
+/// A table of `n` descriptors on the heap, for one test.
+pub fn table(n: usize) -> FdTable {
+    let words: Vec<AtomicU64> = (0..n).map(|_| AtomicU64::new(0)).collect();
+    let made: Vec<AtomicU32> = (0..n).map(|_| AtomicU32::new(0)).collect();
+    FdTable::new(words.leak(), made.leak())
+}

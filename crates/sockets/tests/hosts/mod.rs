@@ -1,0 +1,152 @@
+//! Two hosts on one wire in memory, each with a socket layer of its own.
+
+use std::sync::Mutex;
+
+use flyover_config::StackOpts;
+use flyover_core::{Instant, SockRef, Stack, layout_len};
+use flyover_cplane::writer::{Change, Writer};
+use flyover_cplane::{Addr, AddrFlags, Dims, Link, LinkFlags, LinkKind, LinkName, Neigh, NeighState, Reader, Route, Scope};
+use flyover_shm::HeapMap;
+use flyover_sockets::Sockets;
+use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, Parts};
+use flyover_sockets::os::Os;
+use flyover_sockets::process::Settings;
+use flyover_sockets::testing::{FakeOs, table};
+use flyover_sockets::wait::spin::Budget;
+use flyover_vnic::{MemConfig, MemNic, Vnic};
+use flyover_wire::{Endpoint, Ip, Mac};
+
+/// One host.
+pub struct Host {
+    /// Its socket layer.
+    pub lib: &'static Sockets,
+    /// Its operating system.
+    pub os: &'static FakeOs,
+    /// Its address.
+    pub ip: Ip,
+}
+
+impl Host {
+    /// `socket(2)` as the preload makes it.
+    pub fn socket(&self, domain: i32, kind: i32) -> i32 {
+        let fd = self.os.socket(domain, kind, 0).expect("descriptor");
+        self.lib.on_socket(fd, domain, kind, 0);
+        fd
+    }
+
+    /// An address on this host.
+    pub fn at(&self, port: u16) -> flyover_sockets::Addr {
+        flyover_sockets::Addr::inet(Endpoint { ip: self.ip, port }, false)
+    }
+
+    /// The stack, for looks behind the scenes.
+    pub fn stack(&self) -> Stack<'static> {
+        self.lib.attached().expect("attached").stack
+    }
+}
+
+struct FakeDaemon;
+
+impl Daemon for FakeDaemon {
+    fn add_filter(&mut self, _: Flow, _: i32) -> Result<u32, DaemonError> {
+        Ok(7)
+    }
+    fn del_filter(&mut self, _: u32) {}
+    fn resolve(&mut self, _: u32, _: Ip) {}
+}
+
+struct FakeKeeper;
+
+impl Keeper for FakeKeeper {
+    fn reg_os(&self, _: SockRef, _: bool, _: i32) {}
+    fn park(&self, _: SockRef, _: i32) {}
+    fn unpark(&self, _: SockRef) {}
+    fn poke(&self) {}
+}
+
+struct FakeConnector {
+    stack: Stack<'static>,
+    cplane: Reader<'static>,
+    nic: Mutex<Option<MemNic>>,
+    os: &'static FakeOs,
+}
+
+impl Connector for FakeConnector {
+    fn attach(&self) -> Result<Parts, DaemonError> {
+        let nic = Mutex::new(self.nic.lock().expect("lock").take());
+        self.stack.init(Instant(self.os.now()), [1, 2, 3, 4]);
+        Ok(Parts {
+            stack_id: 1,
+            owner: 1,
+            stack: self.stack,
+            cplane: self.cplane,
+            daemon: Box::new(FakeDaemon),
+            keeper: Box::new(FakeKeeper),
+            nic_count: 1,
+            nics: Box::new(move |_| {
+                let nic = nic.lock().expect("lock").take()?;
+                Some(Box::new(nic) as Box<dyn Vnic + Send>)
+            }),
+            nic_ifindex: vec![1],
+            nic_fds: Vec::new(),
+            own_fds: Vec::new(),
+        })
+    }
+}
+
+fn mac(n: u8) -> Mac {
+    Mac([2, 0, 0, 0, 0, n])
+}
+
+fn ip(n: u8) -> Ip {
+    Ip::v4([10, 0, 0, n])
+}
+
+fn control_plane(me: u8, peer: u8) -> Reader<'static> {
+    let map: &'static HeapMap = Box::leak(Box::new(HeapMap::new(Dims::default().len().expect("size"))));
+    let mut w = Writer::new(map.region(), &Dims::default(), 1).expect("dims");
+    let _ = w.apply(Change::Link(Link {
+        ifindex: 1,
+        mac: mac(me),
+        mtu: 1500,
+        up: true,
+        kind: LinkKind::Veth,
+        flags: LinkFlags::ETHER.with(LinkFlags::ADMIN_UP),
+        master: 0,
+        lower: 0,
+        name: LinkName::new("v0"),
+    }));
+    let _ = w.apply(Change::Addr(Addr {
+        ifindex: 1,
+        ip: ip(me),
+        peer: ip(me),
+        prefix_len: 24,
+        scope: Scope::UNIVERSE,
+        flags: AddrFlags::empty(),
+    }));
+    let _ = w.apply(Change::Route(Route::unicast(ip(0), 24, 1)));
+    let _ = w.apply(Change::Neigh(Neigh { ifindex: 1, ip: ip(peer), mac: mac(peer), state: NeighState::Reachable }));
+    w.reader()
+}
+
+fn host(n: u8, peer: u8, nic: MemNic) -> Host {
+    let opts = StackOpts { max_sockets: 256, buffers: 2048, ..StackOpts::default() };
+    let map: &'static HeapMap = Box::leak(Box::new(HeapMap::new(layout_len(&opts) as usize)));
+    let os: &'static FakeOs = Box::leak(Box::new(FakeOs::new(ip(n))));
+    let connector: &'static FakeConnector = Box::leak(Box::new(FakeConnector {
+        stack: Stack::new(map.region(), &opts).expect("layout"),
+        cplane: control_plane(n, peer),
+        nic: Mutex::new(Some(nic)),
+        os,
+    }));
+    let settings = Settings { accelerate: true, spin: Budget::Adaptive, inherited: false };
+    let lib = Box::leak(Box::new(Sockets::new(os, connector, table(100_000), settings)));
+    Host { lib, os, ip: ip(n) }
+}
+
+/// Two hosts, one wire.
+pub fn pair() -> (Host, Host) {
+    let config = |n| MemConfig { mac: mac(n), ..MemConfig::default() };
+    let (a, b) = MemNic::pair(config(1), config(2));
+    (host(1, 2, a), host(2, 1, b))
+}
