@@ -38,21 +38,30 @@ fn text(stacks: &Stacks) -> String {
 }
 
 fn block(stack: &StackInfo) -> String {
+    let keeper = match stack.keeper_pid {
+        Some(pid) => format!("keeper {pid}"),
+        None => "no keeper".to_owned(),
+    };
     let mut lines = vec![format!(
-        "stack {} ({}), user {}, namespace {}, {}, {} filters, keeper {}",
+        "stack {} ({}), user {}, {}, {}, {keeper}, {} filters",
         stack.id,
         stack.name,
         stack.uid,
         stack.netns,
-        size(stack.memory),
-        stack.filters,
-        stack.keeper,
+        size(stack.memory_bytes),
+        stack.filters.len(),
     )];
+    if !matches!(stack.state.as_str(), "live" | "") {
+        lines.push(format!("  being changed right now ({})", stack.state));
+    }
     for v in &stack.vnics {
         lines.push(format!(
-            "  vnic {:<2} {:<7} {} queue {}",
+            "  vnic {:<2} {:<6} {} queue {}",
             v.slot, v.kind, v.interface, v.queue
         ));
+    }
+    for p in &stack.problems {
+        lines.push(format!("  no vnic on interface {}: {}", p.ifindex, p.why));
     }
     for p in &stack.processes {
         lines.push(format!("  process {:<7} {}", p.pid, p.command));
@@ -76,20 +85,24 @@ mod tests {
 
     #[test]
     fn looks_like_this() {
-        let answer = r#"{"stacks":[{"id":1,"name":"default","uid":0,"netns":4026531840,
-            "memory":83886080,"keeper":40,"filters":2,"new_field":[1],
-            "processes":[{"pid":123,"owner":1,"command":"redis-server"}],
-            "vnics":[{"slot":0,"kind":"packet","interface":"eth0","ifindex":2,"queue":0}]},
-            {"id":2,"name":"web"}]}"#;
+        let answer = r#"{"daemon":{"pid":1},"stacks":[{"id":1,"name":"default","uid":0,
+            "netns":"net:[4026531840]","state":"live","memory_bytes":83886080,"keeper_pid":40,
+            "processes":[{"pid":123,"owner":1,"command":"redis-server"}],"new_field":[1],
+            "vnics":[{"slot":0,"kind":"packet","interface":"eth0","ifindex":2,"queue":0}],
+            "problems":[{"ifindex":3,"why":"too many"}],
+            "filters":[{"id":1,"protocol":"tcp","local":"0.0.0.0:80","remote":null}]},
+            {"id":2,"name":"web","state":"making"}]}"#;
         let stacks: Stacks = serde_json::from_str(answer).unwrap();
         assert_eq!(
             text(&stacks),
             "\
-stack 1 (default), user 0, namespace 4026531840, 80 MiB, 2 filters, keeper 40
-  vnic 0  packet  eth0 queue 0
+stack 1 (default), user 0, net:[4026531840], 80 MiB, keeper 40, 1 filters
+  vnic 0  packet eth0 queue 0
+  no vnic on interface 3: too many
   process 123     redis-server
 
-stack 2 (web), user 0, namespace 0, 0 KiB, 0 filters, keeper 0
+stack 2 (web), user 0, , 0 KiB, no keeper, 0 filters
+  being changed right now (making)
 "
         );
         assert_eq!(stacks.stacks[0].kind_of(0), Some("packet"));

@@ -32,7 +32,7 @@ struct Dump {
     #[serde(flatten)]
     info: StackInfo,
     options: Map<String, Value>,
-    state: Map<String, Value>,
+    root: Map<String, Value>,
     counters: Map<String, Value>,
     nics: Vec<Map<String, Value>>,
     sockets: Vec<Map<String, Value>>,
@@ -141,7 +141,7 @@ fn dump(view: &View, info: StackInfo, zeros: bool) -> anyhow::Result<Dump> {
     Ok(Dump {
         info,
         options,
-        state: state(stack),
+        root: root(stack),
         counters,
         nics,
         sockets,
@@ -149,7 +149,7 @@ fn dump(view: &View, info: StackInfo, zeros: bool) -> anyhow::Result<Dump> {
 }
 
 /// What the root object says, less its secrets.
-fn state(stack: Stack<'_>) -> Map<String, Value> {
+fn root(stack: Stack<'_>) -> Map<String, Value> {
     let limits = stack.limits();
     let owner = match stack.lock().owner() {
         Some(owner) => Value::from(owner),
@@ -223,9 +223,17 @@ fn word(bytes: &[u8]) -> Option<u64> {
 
 fn text(dump: &Dump) -> String {
     let mut out = format!("stack {} ({})\n", dump.info.id, dump.info.name);
-    section(&mut out, "state", &dump.state);
+    section(&mut out, "root", &dump.root);
     section(&mut out, "options", &dump.options);
     section(&mut out, "counters", &dump.counters);
+    for f in &dump.info.filters {
+        let remote = f.remote.as_deref().unwrap_or("any");
+        let _: std::fmt::Result = writeln!(
+            out,
+            "  filter {}: {} {} from {remote}",
+            f.id, f.protocol, f.local
+        );
+    }
     for nic in &dump.nics {
         section(&mut out, "vnic", nic);
     }

@@ -27,18 +27,22 @@ pub(crate) struct StackInfo {
     pub(crate) name: String,
     /// User.
     pub(crate) uid: u32,
-    /// Inode of the network namespace.
-    pub(crate) netns: u64,
+    /// Network namespace, as `/proc/PID/ns/net` names it.
+    pub(crate) netns: String,
+    /// `live`, or what is happening to it.
+    pub(crate) state: String,
     /// Bytes reserved.
-    pub(crate) memory: u64,
+    pub(crate) memory_bytes: u64,
     /// Process number of the keeper.
-    pub(crate) keeper: u32,
+    pub(crate) keeper_pid: Option<u32>,
     /// Attached processes.
     pub(crate) processes: Vec<ProcessInfo>,
     /// V-NICs.
     pub(crate) vnics: Vec<VnicInfo>,
+    /// Interfaces that could not get a V-NIC.
+    pub(crate) problems: Vec<ProblemInfo>,
     /// Flow filters.
-    pub(crate) filters: u64,
+    pub(crate) filters: Vec<FilterInfo>,
 }
 
 /// A process that uses a stack.
@@ -67,6 +71,34 @@ pub(crate) struct VnicInfo {
     pub(crate) ifindex: u32,
     /// Its queue.
     pub(crate) queue: u32,
+    /// Why it is of this kind.
+    pub(crate) why: String,
+}
+
+/// An interface without V-NIC.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(crate) struct ProblemInfo {
+    /// Its index.
+    pub(crate) ifindex: u32,
+    /// What is in the way.
+    pub(crate) why: String,
+}
+
+/// A flow filter.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(crate) struct FilterInfo {
+    /// Its number.
+    pub(crate) id: u32,
+    /// `tcp` or `udp`.
+    pub(crate) protocol: String,
+    /// Local address and port.
+    pub(crate) local: String,
+    /// The peer, of a connection.
+    pub(crate) remote: Option<String>,
+    /// IPv4 and IPv6.
+    pub(crate) dual: bool,
 }
 
 impl StackInfo {
@@ -129,8 +161,8 @@ impl View {
     }
 }
 
-/// Inode of the network namespace of this process.
-pub(crate) fn own_netns() -> anyhow::Result<u64> {
-    let stat = rustix::fs::stat("/proc/self/ns/net").context("looking at /proc/self/ns/net")?;
-    Ok(stat.st_ino)
+/// The network namespace of this process, as the daemon names namespaces.
+pub(crate) fn own_netns() -> anyhow::Result<String> {
+    let link = std::fs::read_link("/proc/self/ns/net").context("looking at /proc/self/ns/net")?;
+    Ok(link.to_string_lossy().into_owned())
 }

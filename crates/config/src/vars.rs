@@ -6,7 +6,8 @@ use crate::table::Options;
 /// Every variable of Flyover starts with this.
 pub const PREFIX: &str = "FLYOVER_";
 
-/// Applies one variable if it is an option of `O`: `None` when it is not.
+/// Applies one variable if it is an option of `O`: `None` when it is not. An empty one counts as
+/// not set, because that is how scripts and unit files unset variables.
 pub fn apply<O: Options>(
     options: &mut O,
     name: &[u8],
@@ -17,6 +18,7 @@ pub fn apply<O: Options>(
     }
     let index = O::SPECS.iter().position(|s| s.env.as_bytes() == name)?;
     Some(match core::str::from_utf8(value) {
+        Ok("") => Ok(()),
         Ok(text) => options.set_at(index, text),
         Err(_) => Err(OptError::new(&O::SPECS[index], "?", Problem::NotUtf8)),
     })

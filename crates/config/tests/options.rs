@@ -188,11 +188,12 @@ fn daemon() {
 
 #[test]
 fn environment() {
-    let env: [(&[u8], &[u8]); 6] = [
+    let env: [(&[u8], &[u8]); 7] = [
         (b"PATH", b"/bin"),
         (b"FLYOVER_MAX_SOCKETS", b"100"),
         (b"FLYOVER_TTL", b"300"),
         (b"FLYOVER_CONGESTION", b"reno"),
+        (b"FLYOVER_BUFFERS", b""),
         (b"FLYOVER_SACK", b"\xff"),
         (b"FLYOVER_STACK", b"ignored here"),
     ];

@@ -15,9 +15,9 @@ mod verdict;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{Form, Outcome, help, only_json, show, show_json};
+use crate::{Form, Outcome, help, only_json, show, show_json, stacks};
 
 /// Everything that `check` finds out.
 #[derive(Serialize)]
@@ -36,10 +36,13 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let host = host::look();
-    let interfaces: Vec<_> = iface::all()?
+    let mut interfaces: Vec<_> = iface::all()?
         .into_iter()
         .map(|i| verdict::judge(i, host.kernel))
         .collect();
+    if let Some(view) = daemon_view() {
+        interfaces.iter_mut().for_each(|i| view.overrule(i));
+    }
     let accelerated = host.usable() && interfaces.iter().any(verdict::Judged::is_served);
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
@@ -56,4 +59,59 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// The daemon's word on the same interfaces: it may be told to leave some alone.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct DaemonView {
+    interfaces: Vec<DaemonInterface>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct DaemonInterface {
+    ifindex: u32,
+    vnic: Option<String>,
+    why: String,
+}
+
+/// Asks a daemon that runs; what it says is a refinement, so silence is no failure.
+fn daemon_view() -> Option<DaemonView> {
+    serde_json::from_str(&stacks::connect().ok()?.check().ok()?).ok()
+}
+
+impl DaemonView {
+    fn overrule(&self, ours: &mut verdict::Judged) {
+        if let Some(theirs) = self.interfaces.iter().find(|i| i.ifindex == ours.ifindex)
+            && theirs.vnic.is_none()
+            && ours.vnic.is_some()
+        {
+            ours.vnic = None;
+            ours.why.clone_from(&theirs.why);
+            ours.advice = "see how flyoverd was started".to_owned();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_daemon_can_only_take_away() {
+        let answer = r#"{"daemon_pid":1,"interfaces":[
+            {"name":"veth0","ifindex":7,"vnic":null,"why":"not among the daemon's interfaces"}]}"#;
+        let view: DaemonView = serde_json::from_str(answer).unwrap();
+        let mut ours = verdict::judge(verdict::tests::veth(), host::Kernel(6, 18));
+        assert!(ours.is_served());
+        view.overrule(&mut ours);
+        assert_eq!(
+            (ours.vnic, ours.why.as_str()),
+            (None, "not among the daemon's interfaces")
+        );
+        let before = ours.clone();
+        DaemonView::default().overrule(&mut ours);
+        assert_eq!(ours, before);
+    }
 }

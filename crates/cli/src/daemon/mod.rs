@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::{Failure, Outcome, help, show, show_line};
 
-/// A tool maps no stack, so the layout of stacks is not its concern.
+/// For commands that map no stack: any build of the daemon will do.
 const ANY_LAYOUT: u64 = 0;
 
 /// Why there is no daemon to talk to, with what to do about it.
@@ -46,7 +46,11 @@ pub(crate) enum DaemonError {
 
 /// Connects and says hello.
 pub(crate) fn connect(socket: &str) -> Result<Client, DaemonError> {
-    Client::connect(socket.as_bytes(), ANY_LAYOUT).map_err(|error| match error {
+    connect_for(socket, ANY_LAYOUT)
+}
+
+fn connect_for(socket: &str, layout: u64) -> Result<Client, DaemonError> {
+    Client::connect(socket.as_bytes(), layout).map_err(|error| match error {
         ClientError::Absent(Errno::ACCESS | Errno::PERM) => DaemonError::Denied(socket.to_owned()),
         ClientError::Absent(_) => DaemonError::NotRunning,
         ClientError::Timeout => DaemonError::Silent,
@@ -58,9 +62,10 @@ pub(crate) fn connect(socket: &str) -> Result<Client, DaemonError> {
     })
 }
 
-/// A daemon that answers: the one that runs, else one that is started now, which root can.
+/// A daemon for programs of this build: the one that runs, else one that is started now, which
+/// root can.
 pub(crate) fn ensure(socket: &str) -> Result<(), DaemonError> {
-    match connect(socket) {
+    match connect_for(socket, flyover_core::LAYOUT_HASH) {
         Ok(_) => Ok(()),
         Err(DaemonError::NotRunning) if rustix::process::geteuid().is_root() => {
             start::start(socket, start::Life::UntilIdle)
