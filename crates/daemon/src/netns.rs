@@ -52,6 +52,7 @@ impl NetNs {
     }
 
     /// The namespace of the calling thread.
+    #[cfg(test)]
     ///
     /// # Errors
     /// As open(2).
@@ -62,7 +63,13 @@ impl NetNs {
     fn open(path: &str) -> io::Result<Self> {
         let fd = open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&fd)?;
-        Ok(Self { fd, id: NetNsId { dev: stat.st_dev, ino: stat.st_ino } })
+        Ok(Self {
+            fd,
+            id: NetNsId {
+                dev: stat.st_dev,
+                ino: stat.st_ino,
+            },
+        })
     }
 
     /// What tells it from others.
@@ -80,8 +87,12 @@ impl NetNs {
             Ok(work())
         };
         thread::scope(|scope| {
-            let worker = thread::Builder::new().name("netns".into()).spawn_scoped(scope, enter)?;
-            worker.join().unwrap_or_else(|_| Err(io::Error::other("work in a namespace panicked")))
+            let worker = thread::Builder::new()
+                .name("netns".into())
+                .spawn_scoped(scope, enter)?;
+            worker
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("work in a namespace panicked")))
         })
     }
 
@@ -91,7 +102,12 @@ impl NetNs {
     /// As [`Self::run`], socket(2).
     pub fn cookie(&self) -> io::Result<u64> {
         self.run(|| {
-            let probe = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+            let probe = socket_with(
+                AddressFamily::INET,
+                SocketType::DGRAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
             socket_cookie(probe.as_fd())
         })?
     }

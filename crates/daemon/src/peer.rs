@@ -32,12 +32,18 @@ impl Peer {
         let cred = socket_peercred(sock)?;
         let raw = cred.pid.as_raw_nonzero().get();
         let pid = u32::try_from(raw).map_err(|_| io::Error::from(rustix::io::Errno::SRCH))?;
-        let pidfd = match nix::sys::socket::getsockopt(&sock, nix::sys::socket::sockopt::PeerPidfd) {
+        let pidfd = match nix::sys::socket::getsockopt(&sock, nix::sys::socket::sockopt::PeerPidfd)
+        {
             Ok(fd) => fd,
             Err(nix::Error::ENOPROTOOPT) => pidfd_open(cred.pid, PidfdFlags::empty())?,
             Err(e) => return Err(e.into()),
         };
-        Ok(Self { pid, uid: cred.uid.as_raw(), gid: cred.gid.as_raw(), pidfd })
+        Ok(Self {
+            pid,
+            uid: cred.uid.as_raw(),
+            gid: cred.gid.as_raw(),
+            pidfd,
+        })
     }
 
     /// The network namespace that the process is in now.
@@ -46,13 +52,20 @@ impl Peer {
     /// As open(2); `ESRCH` when the process ended meanwhile, so that the number may be another's.
     pub fn netns(&self) -> io::Result<NetNs> {
         let ns = NetNs::of_process(self.pid)?;
-        if self.is_alive() { Ok(ns) } else { Err(rustix::io::Errno::SRCH.into()) }
+        if self.is_alive() {
+            Ok(ns)
+        } else {
+            Err(rustix::io::Errno::SRCH.into())
+        }
     }
 
     /// False once the process has ended.
     pub fn is_alive(&self) -> bool {
         let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
         !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
     }
 
@@ -68,7 +81,11 @@ const MAX_COMMAND: usize = 256;
 /// The command line of a process with blanks between its words; its name in brackets when it has none.
 pub fn command_of(pid: u32) -> String {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let words: Vec<_> = line.split(|b| *b == 0).filter(|w| !w.is_empty()).map(String::from_utf8_lossy).collect();
+    let words: Vec<_> = line
+        .split(|b| *b == 0)
+        .filter(|w| !w.is_empty())
+        .map(String::from_utf8_lossy)
+        .collect();
     if words.is_empty() {
         let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
         return format!("[{}]", name.trim());

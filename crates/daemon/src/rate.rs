@@ -15,7 +15,12 @@ impl TokenBucket {
     /// A full bucket.
     pub fn new(per_second: u32, burst: u32, now: Instant) -> Self {
         let burst = f64::from(burst);
-        Self { per_second: f64::from(per_second), burst, tokens: burst, filled: now }
+        Self {
+            per_second: f64::from(per_second),
+            burst,
+            tokens: burst,
+            filled: now,
+        }
     }
 
     /// Takes a token. When there is none: how long until there is one.
@@ -30,7 +35,9 @@ impl TokenBucket {
             self.tokens -= 1.0;
             return Ok(());
         }
-        Err(Duration::from_secs_f64((1.0 - self.tokens) / self.per_second))
+        Err(Duration::from_secs_f64(
+            (1.0 - self.tokens) / self.per_second,
+        ))
     }
 }
 
@@ -47,6 +54,11 @@ mod tests {
         assert!(wait <= Duration::from_millis(100) && wait > Duration::from_millis(90));
         assert!(bucket.take(start + wait).is_ok());
         assert!(bucket.take(start + wait).is_err());
-        assert_eq!((0..100).filter(|_| bucket.take(start + Duration::from_secs(60)).is_ok()).count(), 3);
+        assert_eq!(
+            (0..100)
+                .filter(|_| bucket.take(start + Duration::from_secs(60)).is_ok())
+                .count(),
+            3
+        );
     }
 }

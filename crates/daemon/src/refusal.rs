@@ -15,7 +15,10 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with this code and text.
     pub fn new(code: RefusedCode, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
+        Self {
+            code,
+            text: text.into(),
+        }
     }
 
     /// The request makes no sense.
@@ -30,6 +33,9 @@ impl Refusal {
 
     /// The message.
     pub fn reply(&self) -> Reply {
-        Reply::Refused { code: self.code, text: Text::new(&self.text) }
+        Reply::Refused {
+            code: self.code,
+            text: Text::new(&self.text),
+        }
     }
 }

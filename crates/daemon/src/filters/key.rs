@@ -37,7 +37,11 @@ impl Claim {
 
     /// The claim that covers this one on every address of its family, if there can be one.
     pub fn as_any(&self) -> Option<Self> {
-        let any = if self.local.ip.is_v4() { Ip::UNSPECIFIED_V4 } else { Ip::UNSPECIFIED_V6 };
+        let any = if self.local.ip.is_v4() {
+            Ip::UNSPECIFIED_V4
+        } else {
+            Ip::UNSPECIFIED_V6
+        };
         self.remote.is_none().then(|| self.on(any))
     }
 }
@@ -47,11 +51,20 @@ impl Claim {
 /// # Errors
 /// The filter contradicts itself.
 pub fn claims(spec: &FilterSpec) -> Result<Vec<Claim>, Refusal> {
-    let FilterSpec { proto, local, remote, dual } = *spec;
+    let FilterSpec {
+        proto,
+        local,
+        remote,
+        dual,
+    } = *spec;
     if proto != TCP && proto != UDP {
         return Err(Refusal::bad(format!("protocol {proto} cannot be steered")));
     }
-    if local.port == 0 || local.ip.is_multicast() || local.ip.is_broadcast() || local.ip.is_loopback() {
+    if local.port == 0
+        || local.ip.is_multicast()
+        || local.ip.is_broadcast()
+        || local.ip.is_loopback()
+    {
         return Err(Refusal::bad("local address or port cannot be steered"));
     }
     if let Some(remote) = remote
@@ -65,14 +78,23 @@ pub fn claims(spec: &FilterSpec) -> Result<Vec<Claim>, Refusal> {
     {
         return Err(Refusal::bad("the two ends of the connection do not fit"));
     }
-    let claim = Claim { proto, local, remote };
+    let claim = Claim {
+        proto,
+        local,
+        remote,
+    };
     if !dual {
         return Ok(vec![claim]);
     }
     if !local.ip.is_unspecified() {
-        return Err(Refusal::bad("only a socket on every address can be dual-stack"));
+        return Err(Refusal::bad(
+            "only a socket on every address can be dual-stack",
+        ));
     }
-    Ok(vec![claim.on(Ip::UNSPECIFIED_V4), claim.on(Ip::UNSPECIFIED_V6)])
+    Ok(vec![
+        claim.on(Ip::UNSPECIFIED_V4),
+        claim.on(Ip::UNSPECIFIED_V6),
+    ])
 }
 
 #[cfg(test)]
@@ -84,7 +106,12 @@ mod tests {
     }
 
     fn spec(proto: u8, local: Endpoint, remote: Option<Endpoint>, dual: bool) -> FilterSpec {
-        FilterSpec { proto, local, remote, dual }
+        FilterSpec {
+            proto,
+            local,
+            remote,
+            dual,
+        }
     }
 
     #[test]

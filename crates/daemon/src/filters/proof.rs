@@ -21,33 +21,54 @@ fn denied(text: impl Into<String>) -> Refusal {
 ///
 /// # Errors
 /// What does not fit.
-pub fn check_proof(spec: &FilterSpec, sock: BorrowedFd<'_>, netns_cookie: u64) -> Result<(), Refusal> {
+pub fn check_proof(
+    spec: &FilterSpec,
+    sock: BorrowedFd<'_>,
+    netns_cookie: u64,
+) -> Result<(), Refusal> {
     let cookie = socket_cookie(sock).map_err(|_| denied("the descriptor is no socket"))?;
     if cookie != netns_cookie {
         return Err(denied("the socket is of another network namespace"));
     }
-    let family = sockopt::socket_domain(sock).map_err(|e| Refusal::failed("asking for SO_DOMAIN", e))?;
+    let family =
+        sockopt::socket_domain(sock).map_err(|e| Refusal::failed("asking for SO_DOMAIN", e))?;
     if family != AddressFamily::INET && family != AddressFamily::INET6 {
         return Err(denied("the socket is neither IPv4 nor IPv6"));
     }
-    let proto = sockopt::socket_protocol(sock).map_err(|e| Refusal::failed("asking for SO_PROTOCOL", e))?;
+    let proto =
+        sockopt::socket_protocol(sock).map_err(|e| Refusal::failed("asking for SO_PROTOCOL", e))?;
     if proto.map(|p| p.as_raw().get()) != Some(u32::from(spec.proto)) {
         return Err(denied("the socket is of another protocol"));
     }
     check_address(spec, sock, family)?;
     // Several sockets can be bound to one TCP port (SO_REUSEADDR), but only one user's can listen on it.
-    if spec.proto == TCP && spec.remote.is_none() && !sockopt::socket_acceptconn(sock).unwrap_or(false) {
+    if spec.proto == TCP
+        && spec.remote.is_none()
+        && !sockopt::socket_acceptconn(sock).unwrap_or(false)
+    {
         return Err(denied("the socket does not listen"));
     }
     Ok(())
 }
 
-fn check_address(spec: &FilterSpec, sock: BorrowedFd<'_>, family: AddressFamily) -> Result<(), Refusal> {
-    let name = getsockname(sock).map_err(|e| Refusal::failed("asking for the socket's address", e))?;
-    let name = SocketAddr::try_from(name).map_err(|e| Refusal::failed("reading the socket's address", e))?;
-    let bound = Endpoint { ip: Ip::from(name.ip()), port: name.port() };
+fn check_address(
+    spec: &FilterSpec,
+    sock: BorrowedFd<'_>,
+    family: AddressFamily,
+) -> Result<(), Refusal> {
+    let name =
+        getsockname(sock).map_err(|e| Refusal::failed("asking for the socket's address", e))?;
+    let name = SocketAddr::try_from(name)
+        .map_err(|e| Refusal::failed("reading the socket's address", e))?;
+    let bound = Endpoint {
+        ip: Ip::from(name.ip()),
+        port: name.port(),
+    };
     if bound.port == 0 || bound.port != spec.local.port {
-        return Err(denied(format!("the socket holds port {}, not {}", bound.port, spec.local.port)));
+        return Err(denied(format!(
+            "the socket holds port {}, not {}",
+            bound.port, spec.local.port
+        )));
     }
     let v6_any = family == AddressFamily::INET6 && bound.ip.is_unspecified() && !bound.ip.is_v4();
     let takes_v4 = !v6_any || !sockopt::ipv6_v6only(sock).unwrap_or(true);
@@ -61,7 +82,14 @@ fn check_address(spec: &FilterSpec, sock: BorrowedFd<'_>, family: AddressFamily)
     } else {
         bound.ip == spec.local.ip
     };
-    if fits { Ok(()) } else { Err(denied(format!("the socket is bound to {}, not {}", bound.ip, spec.local.ip))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(denied(format!(
+            "the socket is bound to {}, not {}",
+            bound.ip, spec.local.ip
+        )))
+    }
 }
 
 #[cfg(test)]
@@ -75,7 +103,12 @@ mod tests {
     }
 
     fn spec(proto: u8, ip: Ip, port: u16, dual: bool) -> FilterSpec {
-        FilterSpec { proto, local: Endpoint { ip, port }, remote: None, dual }
+        FilterSpec {
+            proto,
+            local: Endpoint { ip, port },
+            remote: None,
+            dual,
+        }
     }
 
     #[test]
@@ -90,7 +123,14 @@ mod tests {
         assert!(check(spec(17, Ip::UNSPECIFIED_V4, port, false)).is_err());
         assert!(check(spec(6, Ip::UNSPECIFIED_V6, port, false)).is_err());
         assert!(check(spec(6, Ip::UNSPECIFIED_V6, port, true)).is_err());
-        assert!(check_proof(&spec(6, Ip::UNSPECIFIED_V4, port, false), l.as_fd(), here ^ 1).is_err());
+        assert!(
+            check_proof(
+                &spec(6, Ip::UNSPECIFIED_V4, port, false),
+                l.as_fd(),
+                here ^ 1
+            )
+            .is_err()
+        );
     }
 
     #[test]
@@ -123,13 +163,24 @@ mod tests {
         assert!(check_proof(&s, file.as_fd(), here).is_err());
         assert!(check_proof(&s, pair.0.as_fd(), here).is_err());
         assert!(check_proof(&s, unbound.as_fd(), here).is_err());
-        let bound = rustix::net::socket(AddressFamily::INET, rustix::net::SocketType::STREAM, None).unwrap();
+        let bound = rustix::net::socket(AddressFamily::INET, rustix::net::SocketType::STREAM, None)
+            .unwrap();
         rustix::net::bind(&bound, &SocketAddr::from(([0, 0, 0, 0], 0))).unwrap();
-        let port = SocketAddr::try_from(getsockname(&bound).unwrap()).unwrap().port();
-        let e = check_proof(&spec(6, Ip::UNSPECIFIED_V4, port, false), bound.as_fd(), here).unwrap_err();
+        let port = SocketAddr::try_from(getsockname(&bound).unwrap())
+            .unwrap()
+            .port();
+        let e = check_proof(
+            &spec(6, Ip::UNSPECIFIED_V4, port, false),
+            bound.as_fd(),
+            here,
+        )
+        .unwrap_err();
         assert!(e.text.contains("listen"), "{e}");
         let mut flow = spec(6, Ip::v4([10, 0, 0, 1]), port, false);
-        flow.remote = Some(Endpoint { ip: Ip::v4([10, 0, 0, 2]), port: 80 });
+        flow.remote = Some(Endpoint {
+            ip: Ip::v4([10, 0, 0, 2]),
+            port: 80,
+        });
         check_proof(&flow, bound.as_fd(), here).unwrap();
     }
 }

@@ -68,6 +68,16 @@ impl<M: FlowMap> FlowTable<M> {
         }
     }
 
+    /// The kernel's map.
+    pub fn map(&self) -> &M {
+        &self.map
+    }
+
+    /// The kernel's map, for what is not about filters.
+    pub fn map_mut(&mut self) -> &mut M {
+        &mut self.map
+    }
+
     /// Adds a filter for `stack`, which may have `most` of them; returns its number, never 0.
     ///
     /// # Errors
@@ -75,19 +85,34 @@ impl<M: FlowMap> FlowTable<M> {
     pub fn add(&mut self, stack: u32, spec: FilterSpec, most: usize) -> Result<u32, Refusal> {
         let wanted = claims(&spec)?;
         if self.count(stack) >= most {
-            return Err(Refusal::new(RefusedCode::Quota, format!("the stack has {most} filters already")));
+            return Err(Refusal::new(
+                RefusedCode::Quota,
+                format!("the stack has {most} filters already"),
+            ));
         }
-        if wanted.iter().any(|c| self.claims.get(c).is_some_and(|h| h.stack != stack)) {
-            return Err(Refusal::new(RefusedCode::Conflict, "another stack has these flows"));
+        if wanted
+            .iter()
+            .any(|c| self.claims.get(c).is_some_and(|h| h.stack != stack))
+        {
+            return Err(Refusal::new(
+                RefusedCode::Conflict,
+                "another stack has these flows",
+            ));
         }
         if !spec.local.ip.is_unspecified() && !self.addrs.contains(&spec.local.ip) {
-            return Err(Refusal::bad(format!("{} is not an address of this host", spec.local.ip)));
+            return Err(Refusal::bad(format!(
+                "{} is not an address of this host",
+                spec.local.ip
+            )));
         }
         let id = self.free_id();
         self.filters.insert(id, Filter { stack, spec });
         self.by_stack.entry(stack).or_default().insert(id);
         for claim in &wanted {
-            self.claims.entry(*claim).or_insert(Holder { stack, filters: 0 }).filters += 1;
+            self.claims
+                .entry(*claim)
+                .or_insert(Holder { stack, filters: 0 })
+                .filters += 1;
         }
         if let Err(e) = wanted.iter().try_for_each(|claim| self.write(claim)) {
             self.remove(stack, id);
@@ -101,7 +126,9 @@ impl<M: FlowMap> FlowTable<M> {
         if self.filters.get(&id).is_none_or(|f| f.stack != stack) {
             return false;
         }
-        let Some(filter) = self.filters.remove(&id) else { return false };
+        let Some(filter) = self.filters.remove(&id) else {
+            return false;
+        };
         if let Entry::Occupied(mut ids) = self.by_stack.entry(stack) {
             ids.get_mut().remove(&id);
             if ids.get().is_empty() {
@@ -139,7 +166,10 @@ impl<M: FlowMap> FlowTable<M> {
         }
         let touched: Vec<Claim> = self.claims.keys().copied().collect();
         for claim in touched {
-            for ip in changed.iter().filter(|ip| claim.is_any() && ip.is_v4() == claim.local.ip.is_v4()) {
+            for ip in changed
+                .iter()
+                .filter(|ip| claim.is_any() && ip.is_v4() == claim.local.ip.is_v4())
+            {
                 if let Err(e) = self.write_one(&claim.on(*ip)) {
                     tracing::warn!(?claim, %ip, "following a change of address: {e}");
                 }
@@ -155,7 +185,9 @@ impl<M: FlowMap> FlowTable<M> {
     /// The filters of a stack with their numbers, in the order of the numbers.
     pub fn of_stack(&self, stack: u32) -> Vec<(u32, FilterSpec)> {
         let ids = self.by_stack.get(&stack).into_iter().flatten();
-        let mut list: Vec<_> = ids.filter_map(|id| Some((*id, self.filters.get(id)?.spec))).collect();
+        let mut list: Vec<_> = ids
+            .filter_map(|id| Some((*id, self.filters.get(id)?.spec)))
+            .collect();
         list.sort_unstable_by_key(|(id, _)| *id);
         list
     }
@@ -175,7 +207,12 @@ impl<M: FlowMap> FlowTable<M> {
             return self.write_one(claim);
         }
         let same_family = |ip: &&Ip| ip.is_v4() == claim.local.ip.is_v4();
-        let keys: Vec<Claim> = self.addrs.iter().filter(same_family).map(|ip| claim.on(*ip)).collect();
+        let keys: Vec<Claim> = self
+            .addrs
+            .iter()
+            .filter(same_family)
+            .map(|ip| claim.on(*ip))
+            .collect();
         keys.iter().try_for_each(|key| self.write_one(key))
     }
 
@@ -198,7 +235,11 @@ impl<M: FlowMap> FlowTable<M> {
     /// Who must get the flows of a key with an address.
     fn owner(&self, key: &Claim) -> Option<u32> {
         let exact = self.claims.get(key);
-        let any = || self.claims.get(&key.as_any()?).filter(|_| self.addrs.contains(&key.local.ip));
+        let any = || {
+            self.claims
+                .get(&key.as_any()?)
+                .filter(|_| self.addrs.contains(&key.local.ip))
+        };
         exact.or_else(any).map(|holder| holder.stack)
     }
 

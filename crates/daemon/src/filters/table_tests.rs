@@ -25,7 +25,10 @@ impl FlowMap for Memory {
         Ok(())
     }
     fn remove(&mut self, key: &Claim) -> io::Result<()> {
-        self.flows.remove(key).map(|_| ()).ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.flows
+            .remove(key)
+            .map(|_| ())
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
@@ -35,17 +38,28 @@ const C: Ip = Ip::v6([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 const MOST: usize = 100;
 
 fn table(room: usize) -> FlowTable<Memory> {
-    let mut t = FlowTable::new(Memory { room, ..Memory::default() });
+    let mut t = FlowTable::new(Memory {
+        room,
+        ..Memory::default()
+    });
     t.set_addrs([A, B, C, Ip::v4([127, 0, 0, 1])]);
     t
 }
 
 fn listen(ip: Ip, port: u16) -> FilterSpec {
-    FilterSpec { proto: 6, local: Endpoint { ip, port }, remote: None, dual: false }
+    FilterSpec {
+        proto: 6,
+        local: Endpoint { ip, port },
+        remote: None,
+        dual: false,
+    }
 }
 
 fn dual(port: u16) -> FilterSpec {
-    FilterSpec { dual: true, ..listen(Ip::UNSPECIFIED_V6, port) }
+    FilterSpec {
+        dual: true,
+        ..listen(Ip::UNSPECIFIED_V6, port)
+    }
 }
 
 fn owners(t: &FlowTable<Memory>, spec: FilterSpec) -> Option<u32> {
@@ -70,7 +84,10 @@ fn one_address_wins_and_falls_back() {
     let mut t = table(100);
     t.add(1, listen(Ip::UNSPECIFIED_V4, 80), MOST).unwrap();
     let special = t.add(2, listen(A, 80), MOST).unwrap();
-    assert_eq!((owners(&t, listen(A, 80)), owners(&t, listen(B, 80))), (Some(2), Some(1)));
+    assert_eq!(
+        (owners(&t, listen(A, 80)), owners(&t, listen(B, 80))),
+        (Some(2), Some(1))
+    );
     assert!(t.remove(2, special));
     assert_eq!(owners(&t, listen(A, 80)), Some(1));
 }
@@ -80,7 +97,10 @@ fn filters_are_counted_and_private() {
     let mut t = table(100);
     let first = t.add(1, listen(A, 80), MOST).unwrap();
     let second = t.add(1, listen(A, 80), MOST).unwrap();
-    assert_eq!(t.add(2, listen(A, 80), MOST).unwrap_err().code, RefusedCode::Conflict);
+    assert_eq!(
+        t.add(2, listen(A, 80), MOST).unwrap_err().code,
+        RefusedCode::Conflict
+    );
     assert!(!t.remove(2, first), "another stack's filter");
     assert!(t.remove(1, first));
     assert!(!t.remove(1, first), "twice");
@@ -92,11 +112,22 @@ fn filters_are_counted_and_private() {
 #[test]
 fn quota_foreign_address_and_full_map_leave_nothing_behind() {
     let mut t = table(2);
-    assert_eq!(t.add(1, listen(Ip::v4([9, 9, 9, 9]), 80), MOST).unwrap_err().code, RefusedCode::Bad);
-    assert_eq!(t.add(1, dual(80), MOST).unwrap_err().code, RefusedCode::Failed);
+    assert_eq!(
+        t.add(1, listen(Ip::v4([9, 9, 9, 9]), 80), MOST)
+            .unwrap_err()
+            .code,
+        RefusedCode::Bad
+    );
+    assert_eq!(
+        t.add(1, dual(80), MOST).unwrap_err().code,
+        RefusedCode::Failed
+    );
     assert!(t.parts().0.flows.is_empty() && t.count(1) == 0);
     t.add(1, listen(A, 80), 1).unwrap();
-    assert_eq!(t.add(1, listen(A, 81), 1).unwrap_err().code, RefusedCode::Quota);
+    assert_eq!(
+        t.add(1, listen(A, 81), 1).unwrap_err().code,
+        RefusedCode::Quota
+    );
     t.remove_stack(1);
     assert!(t.parts().0.flows.is_empty() && t.of_stack(1).is_empty());
 }

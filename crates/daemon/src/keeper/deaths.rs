@@ -1,0 +1,159 @@
+//! The end of kernel sockets, as `NETLINK_SOCK_DIAG` reports it: the cookie of each. Holds no reference to them
+//! (sock_diag(7); groups `SKNLGRP_INET_TCP_DESTROY` and so on, linux/sock_diag.h).
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
+use rustix::net::{
+    AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with, sockopt,
+};
+
+/// `SKNLGRP_INET_TCP_DESTROY` (1), `..UDP..` (2), `SKNLGRP_INET6_TCP_DESTROY` (3), `..UDP..` (4) as a mask.
+const GROUPS: u32 = 0b1111;
+/// Room for reports that wait, bytes of kernel memory: a few thousand sockets that end at once.
+const QUEUE: usize = 8 << 20;
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Offset of `id.idiag_cookie` in `struct inet_diag_msg`: family to retrans (4), ports (4), addresses (32), interface
+/// (4).
+const COOKIE: usize = 44;
+/// Messages taken at once.
+const BATCH: usize = 256;
+
+/// Makes the socket, in the calling thread's network namespace. Needs CAP_NET_ADMIN for its large queue.
+///
+/// # Errors
+/// As socket(2), bind(2).
+pub fn listen() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let sock = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::RAW,
+        flags,
+        Some(SOCK_DIAG),
+    )?;
+    sockopt::set_socket_recv_buffer_size_force(&sock, QUEUE)?;
+    bind(&sock, &SocketAddrNetlink::new(0, GROUPS))?;
+    Ok(sock)
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub struct Deaths {
+    sock: OwnedFd,
+    buf: Box<[u8]>,
+    /// Reports were lost: the queue was full.
+    pub lost: bool,
+}
+
+impl Deaths {
+    /// Reads from a socket that [`listen`] made.
+    pub fn new(sock: OwnedFd) -> Self {
+        Self {
+            sock,
+            buf: vec![0; 16 << 10].into_boxed_slice(),
+            lost: false,
+        }
+    }
+
+    /// Gives the cookie of each socket that ended, as far as reported; bounded.
+    pub fn drain(&mut self, mut each: impl FnMut(u64)) {
+        for _ in 0..BATCH {
+            match recv(&self.sock, &mut self.buf[..], RecvFlags::DONTWAIT) {
+                Ok((len, _)) => cookies(&self.buf[..len], &mut each),
+                Err(Errno::NOBUFS) => self.lost = true,
+                Err(Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl AsFd for Deaths {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.sock.as_fd()
+    }
+}
+
+/// Walks a datagram of netlink messages.
+fn cookies(mut bytes: &[u8], each: &mut impl FnMut(u64)) {
+    while let Some((head, _)) = bytes.split_first_chunk::<HEADER>() {
+        let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let kind = u16::from_ne_bytes([head[4], head[5]]);
+        let Some(message) = bytes.get(HEADER..len) else {
+            return;
+        };
+        if kind == BY_FAMILY
+            && let Some([a, b, c, d, e, f, g, h]) = message.get(COOKIE..COOKIE + 8)
+        {
+            // Two words in the machine's byte order, the low one first.
+            let low = u32::from_ne_bytes([*a, *b, *c, *d]);
+            let high = u32::from_ne_bytes([*e, *f, *g, *h]);
+            each(u64::from(high) << 32 | u64::from(low));
+        }
+        bytes = bytes.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, UdpSocket};
+    use std::time::Duration;
+
+    #[test]
+    fn the_cookie_of_every_dead_socket_is_reported() {
+        let mut deaths = Deaths::new(listen().unwrap());
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind("[::1]:0").unwrap();
+        let unbound = socket_with(
+            AddressFamily::INET,
+            SocketType::STREAM,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .unwrap();
+        let mut expected = vec![
+            sockopt::socket_cookie(&tcp).unwrap(),
+            sockopt::socket_cookie(&udp).unwrap(),
+            sockopt::socket_cookie(&unbound).unwrap(),
+        ];
+        let copy = udp.try_clone().unwrap();
+        drop((tcp, udp, unbound));
+        drop(copy);
+        for _ in 0..100 {
+            deaths.drain(|cookie| expected.retain(|c| *c != cookie));
+            if expected.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("not reported: {expected:?}");
+    }
+
+    #[test]
+    fn damaged_messages_are_passed_over() {
+        let mut message = vec![0u8; HEADER + 72];
+        message[..4].copy_from_slice(&88u32.to_ne_bytes());
+        message[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
+        message[HEADER + COOKIE] = 5;
+        for len in 0..=message.len() {
+            let mut seen = Vec::new();
+            cookies(&message[..len], &mut |c| seen.push(c));
+            assert_eq!(
+                seen,
+                if len == message.len() {
+                    vec![5]
+                } else {
+                    vec![]
+                }
+            );
+        }
+        message[..4].copy_from_slice(&0u32.to_ne_bytes());
+        cookies(&message, &mut |_| panic!("length 0"));
+    }
+}

@@ -1,0 +1,170 @@
+//! What the daemon keeps per network namespace: the mirror of the control plane, the flow maps and programs, and the
+//! stacks that live there. It lasts as long as a stack of the namespace does.
+
+mod steer;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use flyover_cplane::{Link, LinkFlags, LinkKind};
+
+use crate::cplane::CplaneService;
+use crate::filters::FlowTable;
+use crate::netns::{NetNs, NetNsId};
+use crate::refusal::Refusal;
+use crate::session::Progress;
+use crate::stacks::Stack;
+
+pub use steer::Steer;
+
+/// A network namespace with stacks.
+pub struct Net {
+    ns: Arc<NetNs>,
+    /// Interfaces that may be used at all; empty: all.
+    allowed: Vec<String>,
+    cookie: u64,
+    cplane: CplaneService,
+    flows: Mutex<FlowTable<Steer>>,
+    stacks: Mutex<Vec<Weak<Stack>>>,
+}
+
+impl Net {
+    fn open(
+        ns: Arc<NetNs>,
+        allowed: Vec<String>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Arc<Self>, Refusal> {
+        let cookie = ns
+            .cookie()
+            .map_err(|e| Refusal::failed("entering the network namespace", e))?;
+        let cplane = CplaneService::start(&ns)
+            .map_err(|e| Refusal::failed("mirroring the control plane", e))?;
+        progress.tick()?;
+        let steer = ns
+            .run(Steer::load)
+            .map_err(|e| Refusal::failed("entering the network namespace", e))??;
+        let flows = Mutex::new(FlowTable::new(steer));
+        let net = Arc::new(Self {
+            ns,
+            allowed,
+            cookie,
+            cplane,
+            flows,
+            stacks: Mutex::default(),
+        });
+        net.follow_addrs();
+        let weak = Arc::downgrade(&net);
+        net.cplane.on_change(move || {
+            if let Some(net) = weak.upgrade() {
+                net.follow_addrs();
+                net.follow_links();
+            }
+        });
+        Ok(net)
+    }
+
+    /// The namespace.
+    pub fn ns(&self) -> &NetNs {
+        &self.ns
+    }
+
+    /// Its cookie, which every socket of it shows.
+    pub fn cookie(&self) -> u64 {
+        self.cookie
+    }
+
+    /// The control plane.
+    pub fn cplane(&self) -> &CplaneService {
+        &self.cplane
+    }
+
+    /// The filters.
+    pub fn flows(&self) -> MutexGuard<'_, FlowTable<Steer>> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a stack that is told of changes of the interfaces.
+    pub fn add_stack(&self, stack: Weak<Stack>) {
+        let mut stacks = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
+        stacks.retain(|s| s.strong_count() > 0);
+        stacks.push(stack);
+    }
+
+    /// The interfaces that can have a V-NIC, in the order of their numbers. `named`: only these; a port of a bridge or
+    /// bond only when it is named.
+    pub fn eligible(&self, named: &[String]) -> Vec<Link> {
+        let suits = |link: &Link| {
+            let ether =
+                link.flags.contains(LinkFlags::ETHER) && !link.flags.contains(LinkFlags::LOOPBACK);
+            let is_named = named.iter().any(|name| name == link.name.as_str());
+            let free = link.master == 0 && link.kind != LinkKind::Dummy;
+            let allowed = self.allowed.is_empty()
+                || self.allowed.iter().any(|name| name == link.name.as_str());
+            allowed && ether && (is_named || (named.is_empty() && free))
+        };
+        let mut links: Vec<Link> = self.cplane.reader().links().filter(suits).collect();
+        links.sort_unstable_by_key(|link| link.ifindex);
+        links
+    }
+
+    fn follow_addrs(&self) {
+        let addrs: Vec<_> = self.cplane.reader().addrs().map(|addr| addr.ip).collect();
+        self.flows().set_addrs(addrs);
+    }
+
+    fn follow_links(&self) {
+        let stacks: Vec<_> = {
+            let list = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
+            list.iter().filter_map(Weak::upgrade).collect()
+        };
+        stacks.iter().for_each(|stack| stack.follow_links());
+    }
+}
+
+/// All namespaces with stacks.
+pub struct Nets {
+    /// Interfaces that may be used at all; empty: all.
+    allowed: Vec<String>,
+    places: Mutex<HashMap<NetNsId, Arc<Mutex<Weak<Net>>>>>,
+}
+
+impl Nets {
+    /// None yet.
+    pub fn new(allowed: Vec<String>) -> Self {
+        Self {
+            allowed,
+            places: Mutex::default(),
+        }
+    }
+
+    /// What is kept of `ns`, made when there is nothing yet.
+    ///
+    /// # Errors
+    /// It cannot be entered, mirrored or steered.
+    pub fn open(&self, ns: &Arc<NetNs>, progress: &mut Progress<'_>) -> Result<Arc<Net>, Refusal> {
+        // One lock per namespace: making one takes long, and concerns nobody else.
+        let place = {
+            let mut map = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            map.retain(|_, place| {
+                Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|n| n.strong_count() > 0)
+            });
+            map.entry(ns.id()).or_default().clone()
+        };
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(net) = place.upgrade() {
+            return Ok(net);
+        }
+        let net = Net::open(ns.clone(), self.allowed.clone(), progress)?;
+        *place = Arc::downgrade(&net);
+        Ok(net)
+    }
+}
+
+/// Attachments and map entries need the right namespace: runs `work` there.
+///
+/// # Errors
+/// As [`NetNs::run`], or `work`'s own.
+pub fn within<T: Send>(ns: &NetNs, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+    ns.run(work)?
+}

@@ -1,0 +1,207 @@
+//! The kernel side of flow steering in one namespace: maps, programs on interfaces, and who uses them.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use flyover_vnic::host::bpf::{
+    DropLink, Flow, FlowMaps, MAX_XSKS, VnicTarget, XdpAttach, XdpAttachment,
+};
+
+use crate::filters::{Claim, FlowMap};
+use crate::refusal::Refusal;
+
+/// See the module. All methods that attach run in a thread of the namespace.
+pub struct Steer {
+    maps: FlowMaps,
+    drops: HashMap<u32, DropLink>,
+    xdps: HashMap<u32, XdpAttachment>,
+    /// Stacks with a packet V-NIC, by interface; and those with XDP V-NICs, with their place in the map of sockets.
+    packet_users: HashMap<u32, BTreeSet<u32>>,
+    xdp_users: HashMap<u32, HashMap<u32, XskRange>>,
+}
+
+/// Places in the map of XDP sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct XskRange {
+    base: u32,
+    queues: u32,
+}
+
+fn os(e: impl std::error::Error) -> io::Error {
+    let mut text = e.to_string();
+    let mut source = e.source();
+    while let Some(e) = source {
+        text = format!("{text}: {e}");
+        source = e.source();
+    }
+    io::Error::other(text)
+}
+
+impl Steer {
+    /// Loads maps and programs.
+    ///
+    /// # Errors
+    /// What the kernel says, for people.
+    pub fn load() -> Result<Self, Refusal> {
+        let maps =
+            FlowMaps::load().map_err(|e| Refusal::failed("loading the BPF programs", os(e)))?;
+        Ok(Self {
+            maps,
+            drops: HashMap::new(),
+            xdps: HashMap::new(),
+            packet_users: HashMap::new(),
+            xdp_users: HashMap::new(),
+        })
+    }
+
+    /// The socket filter that lets a stack's flows into its packet sockets.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn stack_filter(&self, stack: u32) -> io::Result<OwnedFd> {
+        self.maps.stack_filter(stack).map_err(os)
+    }
+
+    /// A stack receives on an interface by a packet socket: keeps the kernel's stack from its flows there.
+    ///
+    /// # Errors
+    /// As bpf(2).
+    pub fn use_packet(&mut self, ifindex: u32, stack: u32) -> io::Result<()> {
+        if !self.drops.contains_key(&ifindex) {
+            let link = self.maps.attach_drop(ifindex).map_err(os)?;
+            self.drops.insert(ifindex, link);
+        }
+        self.packet_users.entry(ifindex).or_default().insert(stack);
+        let set = self
+            .maps
+            .set_vnic(ifindex, stack, VnicTarget::Packet)
+            .map_err(os);
+        if set.is_err() {
+            self.leave(ifindex, stack);
+        }
+        set
+    }
+
+    /// Attaches the XDP program to an interface, before its sockets are made; kept until [`Self::leave`].
+    ///
+    /// # Errors
+    /// As bpf(2); another XDP program is there.
+    pub fn prepare_xdp(&mut self, ifindex: u32, how: XdpAttach) -> io::Result<()> {
+        if !self.xdps.contains_key(&ifindex) {
+            let attachment = self.maps.attach_xdp(ifindex, how).map_err(os)?;
+            self.xdps.insert(ifindex, attachment);
+        }
+        Ok(())
+    }
+
+    /// A stack receives on an interface by AF_XDP sockets, one per queue.
+    ///
+    /// # Errors
+    /// As bpf(2); the map of sockets is full.
+    pub fn use_xdp(
+        &mut self,
+        ifindex: u32,
+        stack: u32,
+        socks: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let queues = u32::try_from(socks.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let base = self.free_range(queues).ok_or(io::ErrorKind::StorageFull)?;
+        self.xdp_users
+            .entry(ifindex)
+            .or_default()
+            .insert(stack, XskRange { base, queues });
+        let mut done = Ok(());
+        for (at, sock) in (base..).zip(socks) {
+            done = done.and_then(|()| self.maps.set_xsk(at, *sock));
+        }
+        let target = VnicTarget::Xdp {
+            xsk_base: base,
+            queues,
+        };
+        let done = done
+            .and_then(|()| self.maps.set_vnic(ifindex, stack, target))
+            .map_err(os);
+        if done.is_err() {
+            self.leave(ifindex, stack);
+        }
+        done
+    }
+
+    /// The stack receives on the interface no longer. The last one detaches the program.
+    pub fn leave(&mut self, ifindex: u32, stack: u32) {
+        if let Err(e) = self.maps.remove_vnic(ifindex, stack) {
+            tracing::warn!(ifindex, stack, "removing a V-NIC from the map: {e}");
+        }
+        if let Some(users) = self.packet_users.get_mut(&ifindex) {
+            users.remove(&stack);
+        }
+        if self
+            .packet_users
+            .get(&ifindex)
+            .is_none_or(BTreeSet::is_empty)
+        {
+            self.packet_users.remove(&ifindex);
+            self.drops.remove(&ifindex);
+        }
+        if let Some(range) = self
+            .xdp_users
+            .get_mut(&ifindex)
+            .and_then(|users| users.remove(&stack))
+        {
+            for at in range.base..range.base + range.queues {
+                let _: Result<(), _> = self.maps.remove_xsk(at);
+            }
+        }
+        if self.xdp_users.get(&ifindex).is_none_or(HashMap::is_empty) {
+            self.xdp_users.remove(&ifindex);
+            self.xdps.remove(&ifindex);
+        }
+    }
+
+    /// How the XDP program is attached to an interface, for people.
+    pub fn xdp_mode(&self, ifindex: u32) -> Option<String> {
+        self.xdps
+            .get(&ifindex)
+            .map(|a| format!("{:?}", a.mode).to_lowercase())
+    }
+
+    fn free_range(&self, queues: u32) -> Option<u32> {
+        let mut taken: Vec<XskRange> = self
+            .xdp_users
+            .values()
+            .flat_map(|users| users.values().copied())
+            .collect();
+        taken.sort_unstable_by_key(|range| range.base);
+        let mut at = 0;
+        for range in taken {
+            if range.base >= at + queues {
+                break;
+            }
+            at = range.base + range.queues;
+        }
+        (at + queues <= MAX_XSKS).then_some(at)
+    }
+}
+
+impl FlowMap for Steer {
+    fn insert(&mut self, key: &Claim, stack: u32) -> io::Result<()> {
+        self.maps.insert(&flow(key), stack).map_err(os)
+    }
+    fn remove(&mut self, key: &Claim) -> io::Result<()> {
+        self.maps.remove(&flow(key)).map_err(os)
+    }
+}
+
+fn flow(claim: &Claim) -> Flow {
+    let Claim {
+        proto,
+        local,
+        remote,
+    } = *claim;
+    Flow {
+        proto,
+        local,
+        remote,
+    }
+}

@@ -1,0 +1,386 @@
+//! One client: a thread that reads its requests and answers them. Whatever the client does wrong concerns this thread
+//! only; it cannot stall others, since every wait here ends with the client, the daemon, or a time-out.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use flyover_core::LAYOUT_HASH;
+use flyover_proto::{
+    Deadline, FdBag, FilterSpec, List, MAX_MESSAGE, MAX_TEXT, Packet, RefusedCode, Reply, Request,
+    Text, VERSION, recv, send,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::daemon::{Daemon, Ticket};
+use crate::filters::check_proof;
+use crate::peer::Peer;
+use crate::rate::TokenBucket;
+use crate::refusal::Refusal;
+use crate::stacks::{Life, Member, Stack};
+use crate::{check, ps};
+
+/// How long a client may leave an answer unread.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a client may take to say hello.
+const HELLO: Duration = Duration::from_secs(5);
+/// Requests per second in the long run, and at once. A client beyond it waits.
+const RATE: u32 = 50_000;
+const BURST: u32 = 5_000;
+/// A client that is working hears of it this often.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
+
+/// Why a session ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// The process ended, closed its connection, or does not keep to the protocol.
+    Gone,
+    /// The daemon ends; the process goes on with its stack.
+    Stopping,
+}
+
+/// One client.
+pub struct Session {
+    daemon: Arc<Daemon>,
+    sock: OwnedFd,
+    peer: Peer,
+    greeted: bool,
+    /// The client has this daemon's stack layout.
+    same_layout: bool,
+    member: Option<Member>,
+    bucket: TokenBucket,
+    buf: Box<[u8]>,
+    _ticket: Ticket,
+}
+
+impl Session {
+    /// A session with a client that has just connected.
+    pub fn new(daemon: Arc<Daemon>, sock: OwnedFd, peer: Peer, ticket: Ticket) -> Self {
+        Self {
+            daemon,
+            sock,
+            peer,
+            greeted: false,
+            same_layout: false,
+            member: None,
+            bucket: TokenBucket::new(RATE, BURST, Instant::now()),
+            buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
+            _ticket: ticket,
+        }
+    }
+
+    /// Serves until the client is gone or the daemon ends.
+    pub fn run(mut self) {
+        let start = Instant::now();
+        let end = loop {
+            let hello = (!self.greeted).then(|| HELLO.saturating_sub(start.elapsed()));
+            match self.wait(true, hello) {
+                Ok(true) => {}
+                Ok(false) => break End::Gone,
+                Err(end) => break end,
+            }
+            if let Err(end) = self.turn() {
+                break end;
+            }
+        };
+        if let (End::Gone, Some(member)) = (end, &self.member) {
+            member.leave(&self.daemon);
+        }
+    }
+
+    /// Waits for a request (if `request`), at most `limit`; false when the time is over.
+    fn wait(&self, request: bool, limit: Option<Duration>) -> Result<bool, End> {
+        let limit = limit.map(|t| Timespec {
+            tv_sec: t.as_secs() as i64,
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        // The connection may be held by a child too: the process itself is watched as well.
+        let mut fds = vec![
+            PollFd::from_borrowed_fd(self.daemon.stop_fd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.peer.pidfd.as_fd(), PollFlags::IN),
+        ];
+        if request {
+            fds.push(PollFd::from_borrowed_fd(self.sock.as_fd(), PollFlags::IN));
+        }
+        loop {
+            match poll(&mut fds, limit.as_ref()) {
+                Ok(0) => return Ok(false),
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(End::Gone),
+                Ok(_) if !fds[0].revents().is_empty() => return Err(End::Stopping),
+                // What a process sent last is still done, a filter's removal for instance.
+                Ok(_)
+                    if fds
+                        .get(2)
+                        .is_some_and(|fd| fd.revents().contains(PollFlags::IN)) =>
+                {
+                    return Ok(true);
+                }
+                Ok(_) => return Err(End::Gone),
+            }
+        }
+    }
+
+    /// One request.
+    fn turn(&mut self) -> Result<(), End> {
+        while let Err(pause) = self.bucket.take(Instant::now()) {
+            self.wait(false, Some(pause))?;
+        }
+        let (len, fds) = match recv(self.sock.as_fd(), &mut self.buf, Deadline::NOW) {
+            Ok(Packet::Message(len, fds)) => (len, fds),
+            Err(Errno::TIMEDOUT) => return Ok(()),
+            Ok(Packet::Closed) | Err(_) => return Err(End::Gone),
+        };
+        let (seq, request) = Request::decode(&self.buf[..len]).map_err(|e| {
+            tracing::debug!(pid = self.peer.pid, "a message that cannot be read: {e}");
+            End::Gone
+        })?;
+        if !self.greeted && !matches!(request, Request::Hello { .. }) {
+            tracing::debug!(pid = self.peer.pid, "no hello");
+            return Err(End::Gone);
+        }
+        match self.answer(seq, request, fds) {
+            Ok(()) => Ok(()),
+            Err(Answer::Refused(refusal)) => {
+                tracing::debug!(
+                    pid = self.peer.pid,
+                    uid = self.peer.uid,
+                    "refused: {refusal}"
+                );
+                self.reply(seq, &refusal.reply(), &[])
+            }
+            Err(Answer::End(end)) => Err(end),
+        }
+    }
+
+    fn answer(&mut self, seq: u32, request: Request, mut fds: FdBag) -> Result<(), Answer> {
+        match request {
+            Request::Hello {
+                version,
+                layout_hash,
+            } => self.hello(seq, version, layout_hash),
+            Request::Attach { attach } => {
+                if self.member.is_some() {
+                    return Err(Refusal::bad("attached already").into());
+                }
+                if !self.same_layout {
+                    return Err(Refusal::new(
+                        RefusedCode::Layout,
+                        "the library is of another build",
+                    )
+                    .into());
+                }
+                let mut progress = Progress::to(self.sock.as_fd(), seq);
+                let (member, grant) =
+                    Member::attach(&self.daemon, &self.peer, &attach, &mut progress)?;
+                // From here on the member leaves again, however the session ends.
+                self.member = Some(member);
+                let reply = Reply::Attached {
+                    attached: grant.attached.clone(),
+                };
+                Ok(self.reply(seq, &reply, &grant.fds())?)
+            }
+            Request::Nics {} => self.nics(seq),
+            Request::AddFilter { spec } => {
+                let proof = fds
+                    .pop()
+                    .ok_or_else(|| Refusal::bad("no socket as proof"))?;
+                let id = self.add_filter(spec, proof.as_fd())?;
+                Ok(self.reply(seq, &Reply::FilterAdded { id }, &[])?)
+            }
+            Request::DelFilter { id } => {
+                if let Some(member) = &self.member {
+                    member.net.flows().remove(member.stack.id, id);
+                }
+                Ok(())
+            }
+            Request::Resolve { ifindex, ip } => {
+                if let Some(member) = &self.member {
+                    member.net.cplane().resolve(ifindex, ip);
+                }
+                Ok(())
+            }
+            Request::Ps {} => Ok(self.text(seq, &ps::json(&self.daemon, &self.peer))?),
+            Request::Check {} => {
+                let json = check::json(&self.daemon, &self.peer)?;
+                Ok(self.text(seq, &json)?)
+            }
+            Request::StackFd { stack_id } => self.stack_fd(seq, stack_id),
+        }
+    }
+
+    fn hello(&mut self, seq: u32, version: u32, layout_hash: u64) -> Result<(), Answer> {
+        if version != VERSION {
+            let text = format!(
+                "the daemon speaks version {VERSION} of the protocol, not {version}: restart flyoverd"
+            );
+            return Err(Refusal::new(RefusedCode::Version, text).into());
+        }
+        if layout_hash != 0 && layout_hash != LAYOUT_HASH {
+            let text = "the library and the daemon are of different builds: restart flyoverd";
+            return Err(Refusal::new(RefusedCode::Layout, text).into());
+        }
+        self.greeted = true;
+        self.same_layout = layout_hash == LAYOUT_HASH;
+        let welcome = Reply::Welcome {
+            pid: std::process::id(),
+            layout_hash: LAYOUT_HASH,
+        };
+        Ok(self.reply(seq, &welcome, &[])?)
+    }
+
+    fn member(&self) -> Result<&Member, Refusal> {
+        self.member
+            .as_ref()
+            .ok_or_else(|| Refusal::bad("not attached"))
+    }
+
+    fn add_filter(&self, spec: FilterSpec, proof: BorrowedFd<'_>) -> Result<u32, Refusal> {
+        let member = self.member()?;
+        check_proof(&spec, proof, member.net.cookie())?;
+        member.net.flows().add(
+            member.stack.id,
+            spec,
+            self.daemon.opts.stack_filters as usize,
+        )
+    }
+
+    fn nics(&mut self, seq: u32) -> Result<(), Answer> {
+        let stack = self.member()?.stack.clone();
+        let life = stack.life_for(&mut Progress::to(self.sock.as_fd(), seq))?;
+        let Life::Live(live) = &*life else {
+            return Err(Refusal::bad("the stack has ended").into());
+        };
+        let (nics, fds) = Stack::nic_list(live);
+        let reply = Reply::NicList {
+            nic_gen: live.nic_gen,
+            nics,
+        };
+        Ok(self.reply(seq, &reply, &fds)?)
+    }
+
+    fn stack_fd(&mut self, seq: u32, stack_id: u32) -> Result<(), Answer> {
+        let missing = || {
+            Refusal::new(
+                RefusedCode::NotFound,
+                format!("there is no stack {stack_id}"),
+            )
+        };
+        let stack = self.daemon.stacks.by_id(stack_id).ok_or_else(missing)?;
+        if self.peer.uid != 0 && self.peer.uid != stack.wanted.uid {
+            return Err(Refusal::new(
+                RefusedCode::Denied,
+                format!("stack {stack_id} is another user's"),
+            )
+            .into());
+        }
+        let life = stack.life_for(&mut Progress::to(self.sock.as_fd(), seq))?;
+        let Life::Live(live) = &*life else {
+            return Err(missing().into());
+        };
+        let opts = List::new(stack.wanted.opts.to_words());
+        let reply = Reply::StackInfo {
+            stack_len: stack.wanted.len,
+            opts,
+        };
+        Ok(self.reply(seq, &reply, &[live.memory.as_fd()])?)
+    }
+
+    /// A text in as many pieces as it needs.
+    fn text(&self, seq: u32, text: &str) -> Result<(), End> {
+        let mut rest = text;
+        loop {
+            let piece = Text::<MAX_TEXT>::new(rest);
+            rest = &rest[piece.as_str().len()..];
+            self.reply(
+                seq,
+                &Reply::Text {
+                    more: !rest.is_empty(),
+                    text: piece,
+                },
+                &[],
+            )?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn reply(&self, seq: u32, reply: &Reply, fds: &[BorrowedFd<'_>]) -> Result<(), End> {
+        let mut buf = vec![0; MAX_MESSAGE];
+        let len = reply.encode(seq, &mut buf).map_err(|e| {
+            tracing::error!("an answer does not fit: {e}");
+            End::Gone
+        })?;
+        send(
+            self.sock.as_fd(),
+            &buf[..len],
+            fds,
+            Deadline::after(PATIENCE),
+        )
+        .map_err(|_| End::Gone)
+    }
+}
+
+/// Why there is no answer.
+enum Answer {
+    Refused(Refusal),
+    End(End),
+}
+
+impl From<Refusal> for Answer {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<End> for Answer {
+    fn from(end: End) -> Self {
+        Self::End(end)
+    }
+}
+
+/// Tells a waiting client that the daemon is still at it.
+pub struct Progress<'s> {
+    client: Option<(BorrowedFd<'s>, u32)>,
+    last: Instant,
+}
+
+impl<'s> Progress<'s> {
+    /// To the client whose request has this number.
+    pub fn to(sock: BorrowedFd<'s>, seq: u32) -> Self {
+        Self {
+            client: Some((sock, seq)),
+            last: Instant::now(),
+        }
+    }
+
+    /// Nobody waits.
+    pub fn none() -> Self {
+        Self {
+            client: None,
+            last: Instant::now(),
+        }
+    }
+
+    /// To be called between the steps of long work.
+    ///
+    /// # Errors
+    /// The client is gone: the work is for nobody.
+    pub fn tick(&mut self) -> Result<(), Refusal> {
+        let Some((sock, seq)) = self.client else {
+            return Ok(());
+        };
+        if self.last.elapsed() < SIGN_OF_LIFE {
+            return Ok(());
+        }
+        self.last = Instant::now();
+        let mut buf = [0; 16];
+        let sent = Reply::Working {}
+            .encode(seq, &mut buf)
+            .map_err(|_| Errno::MSGSIZE);
+        let sent = sent.and_then(|len| send(sock, &buf[..len], &[], Deadline::after(PATIENCE)));
+        sent.map_err(|e| Refusal::failed("the client is gone", e))
+    }
+}

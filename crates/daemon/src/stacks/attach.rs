@@ -1,0 +1,228 @@
+//! Processes come to a stack and go.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use flyover_proto::{Attach, Attached, Control, List, MAX_OWNERS, RefusedCode, StackName};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::registry::UserQuota;
+use super::stack::{Life, Live, Stack, StackKey, Wanted};
+use crate::daemon::Daemon;
+use crate::net::Net;
+use crate::nic::NicPolicy;
+use crate::peer::Peer;
+use crate::refusal::Refusal;
+use crate::session::Progress;
+
+/// An attached process.
+pub struct Owner {
+    /// Its number.
+    pub pid: u32,
+    /// Its command line when it attached, for people.
+    pub command: String,
+    /// The keeper's end of its channel: for a new keeper.
+    pub keeper_end: OwnedFd,
+}
+
+/// A process's membership of a stack.
+pub struct Member {
+    /// The stack.
+    pub stack: Arc<Stack>,
+    /// Its namespace.
+    pub net: Arc<Net>,
+    /// The process's owner slot.
+    pub owner: u16,
+}
+
+/// The answer to a process that attached: the message, and the descriptors that go with it.
+pub struct Grant {
+    /// The message.
+    pub attached: Attached,
+    fds: Vec<OwnedFd>,
+}
+
+impl Grant {
+    /// The descriptors.
+    pub fn fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.fds.iter().map(|fd| fd.as_fd()).collect()
+    }
+}
+
+/// A stack can end between being found and being attached to; then another one is made. This often.
+const TRIES: u32 = 10;
+
+impl Member {
+    /// Attaches a process to the stack that it asks for, which is made when there is none.
+    ///
+    /// # Errors
+    /// A quota, or what did not work.
+    pub fn attach(
+        daemon: &Arc<Daemon>,
+        peer: &Peer,
+        attach: &Attach,
+        progress: &mut Progress<'_>,
+    ) -> Result<(Self, Grant), Refusal> {
+        let ns = peer
+            .netns()
+            .map_err(|e| Refusal::failed("finding the network namespace", e))?;
+        let policy = NicPolicy {
+            pref: attach.vnic,
+            mode: daemon.opts.xdp_mode,
+            zero_copy: daemon.opts.zero_copy,
+        };
+        let wanted = Wanted::read(attach, peer.uid, peer.gid, policy)?;
+        let quota = UserQuota {
+            stacks: daemon.opts.user_stacks,
+            memory: u64::from(daemon.opts.user_memory_mib) << 20,
+        };
+        let key = match &attach.stack {
+            StackName::Private => None,
+            StackName::Default => Some(StackKey {
+                ns: ns.id(),
+                uid: peer.uid,
+                name: None,
+            }),
+            StackName::Named(name) => {
+                let name = Some(name.as_str().to_owned());
+                Some(StackKey {
+                    ns: ns.id(),
+                    uid: peer.uid,
+                    name,
+                })
+            }
+        };
+        let ns = Arc::new(ns);
+        for _ in 0..TRIES {
+            let stack = daemon
+                .stacks
+                .find_or_add(key.clone(), wanted.clone(), quota)?;
+            let mut life = stack.life_for(progress)?;
+            if matches!(*life, Life::New) {
+                let made = daemon
+                    .nets
+                    .open(&ns, progress)
+                    .and_then(|net| stack.make(daemon, net, progress));
+                match made {
+                    Ok(live) => *life = Life::Live(live),
+                    Err(refusal) => {
+                        stack.end(daemon, &mut life);
+                        return Err(refusal);
+                    }
+                }
+            }
+            let Life::Live(live) = &mut *life else {
+                continue;
+            };
+            let (owner, grant) = stack.admit(live, peer)?;
+            let net = live.net.clone();
+            drop(life);
+            return Ok((Self { stack, net, owner }, grant));
+        }
+        Err(Refusal::failed(
+            "attaching",
+            "the stack ended again and again",
+        ))
+    }
+
+    /// The process is gone.
+    pub fn leave(&self, daemon: &Daemon) {
+        let mut life = self.stack.life();
+        let Life::Live(live) = &mut *life else { return };
+        if live.owners.remove(&self.owner).is_none() {
+            return;
+        }
+        live.epoch += 1;
+        tracing::debug!(stack = self.stack.id, owner = self.owner, "process gone");
+        match &live.keeper {
+            // When that fails the keeper is being replaced, and the new one is told who is left.
+            Some(keeper) => drop(keeper.say(
+                &Control::OwnerGone {
+                    owner: self.owner,
+                    epoch: live.epoch,
+                },
+                &[],
+            )),
+            None if live.owners.is_empty() => self.stack.end(daemon, &mut life),
+            None => {}
+        }
+    }
+}
+
+impl Stack {
+    /// Gives a process an owner slot and everything that it needs.
+    fn admit(&self, live: &mut Live, peer: &Peer) -> Result<(u16, Grant), Refusal> {
+        let most = (self.wanted.opts.max_owners as usize).min(MAX_OWNERS) as u16;
+        // Round and round: a slot is not used again at once.
+        let free = |slot: &u16| !live.owners.contains_key(slot);
+        let after =
+            (live.last_owner + 1..most).chain(1..=live.last_owner.min(most.saturating_sub(1)));
+        let owner = after.into_iter().find(free).ok_or_else(|| {
+            Refusal::new(
+                RefusedCode::Quota,
+                format!("the stack has {} processes already", live.owners.len()),
+            )
+        })?;
+        let failed = |e: rustix::io::Errno| Refusal::failed("making a channel to the keeper", e);
+        let (theirs, keepers) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(failed)?;
+        if let Some(keeper) = &live.keeper {
+            // Before the process can take the lock: the keeper must not mistake it for the slot's last owner.
+            // When that fails the keeper is being replaced, and the new one is told.
+            let _ = keeper.say(&Control::Owner { owner }, &[keepers.as_fd()]);
+        }
+        let grant = self
+            .grant(live, owner, theirs)
+            .map_err(|e| Refusal::failed("duplicating descriptors", e))?;
+        live.last_owner = owner;
+        live.owners.insert(
+            owner,
+            Owner {
+                pid: peer.pid,
+                command: peer.command(),
+                keeper_end: keepers,
+            },
+        );
+        tracing::debug!(stack = self.id, owner, pid = peer.pid, "process attached");
+        Ok((owner, grant))
+    }
+
+    fn grant(&self, live: &Live, owner: u16, channel: OwnedFd) -> std::io::Result<Grant> {
+        let (nics, nic_fds) = Self::nic_list(live);
+        let cplane = live.net.cplane();
+        let mut fds = vec![
+            live.memory.try_clone()?,
+            cplane.memfd().try_clone_to_owned()?,
+            channel,
+        ];
+        for fd in nic_fds {
+            fds.push(fd.try_clone_to_owned()?);
+        }
+        let attached = Attached {
+            stack_id: self.id,
+            owner,
+            stack_len: self.wanted.len,
+            opts: List::new(self.wanted.opts.to_words()),
+            cplane_len: cplane.len(),
+            dims: List::new(cplane.dims().to_words()),
+            nic_gen: live.nic_gen,
+            nics,
+        };
+        Ok(Grant { attached, fds })
+    }
+
+    /// The keeper finds nothing left: the stack ends, unless somebody came meanwhile.
+    pub fn end_if_idle(&self, daemon: &Daemon, epoch: u64) {
+        let mut life = self.life();
+        let idle =
+            matches!(&*life, Life::Live(live) if live.owners.is_empty() && live.epoch == epoch);
+        if idle {
+            self.end(daemon, &mut life);
+        }
+    }
+}

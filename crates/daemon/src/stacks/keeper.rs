@@ -1,0 +1,267 @@
+//! The keeper process as the daemon sees it: started as the client's user in its network namespace, spoken to over a
+//! socket pair, replaced when it dies.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flyover_proto::{Control, Deadline, MAX_MESSAGE, Notice, Packet, recv, send};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::stack::{Life, Live, Stack};
+use crate::daemon::Daemon;
+use crate::net::Net;
+use crate::netns::NetNs;
+use crate::refusal::Refusal;
+use crate::session::Progress;
+
+/// How long a keeper may take to initialise the stack's memory.
+const START: Duration = Duration::from_secs(10);
+/// How long a keeper may leave a message unread before it counts as hung.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Keepers of one stack that may die within [`DEATHS_WITHIN`].
+const MAX_DEATHS: usize = 5;
+const DEATHS_WITHIN: Duration = Duration::from_secs(60);
+
+/// A running keeper.
+pub struct KeeperProcess {
+    control: Arc<OwnedFd>,
+    child: Child,
+}
+
+impl KeeperProcess {
+    /// Starts a keeper and waits until it serves the stack.
+    ///
+    /// # Errors
+    /// It does not start, or does not get ready; then it is gone.
+    pub fn start(
+        stack: &Stack,
+        live: &Live,
+        fresh: bool,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self, Refusal> {
+        let failed = |e: io::Error| Refusal::failed("starting the keeper", e);
+        let (ours, theirs) = socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )
+        .map_err(|e| failed(e.into()))?;
+        let child =
+            spawn(live.net.ns(), theirs, stack.wanted.uid, stack.wanted.gid).map_err(failed)?;
+        let keeper = Self {
+            control: Arc::new(ours),
+            child,
+        };
+        let (setup, fds) = stack.setup(live, fresh);
+        let started = keeper.say(&setup, &fds).map_err(|e| failed(e.into()));
+        let started = started
+            .and_then(|()| keeper.wait_ready(progress))
+            .and_then(|()| keeper.introduce(live));
+        match started {
+            Ok(()) => Ok(keeper),
+            Err(refusal) => {
+                keeper.kill();
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Tells it of every process that is attached.
+    fn introduce(&self, live: &Live) -> Result<(), Refusal> {
+        for (owner, who) in &live.owners {
+            self.say(&Control::Owner { owner: *owner }, &[who.keeper_end.as_fd()])
+                .map_err(|e| Refusal::failed("talking to the keeper", e))?;
+        }
+        Ok(())
+    }
+
+    fn wait_ready(&self, progress: &mut Progress<'_>) -> Result<(), Refusal> {
+        let end = Instant::now() + START;
+        let mut buf = vec![0; MAX_MESSAGE];
+        loop {
+            match recv(
+                self.control.as_fd(),
+                &mut buf,
+                Deadline::after(Duration::from_millis(100)),
+            ) {
+                Ok(Packet::Message(len, _)) => match Notice::decode(&buf[..len]) {
+                    Ok((_, Notice::Ready {})) => return Ok(()),
+                    Ok((_, Notice::Failed { text })) => {
+                        return Err(Refusal::failed("the keeper", text));
+                    }
+                    _ => return Err(Refusal::failed("the keeper", "it talks nonsense")),
+                },
+                Err(Errno::TIMEDOUT) if Instant::now() < end => progress.tick()?,
+                Err(Errno::TIMEDOUT) => {
+                    return Err(Refusal::failed("the keeper", "it does not get ready"));
+                }
+                Ok(Packet::Closed) | Err(_) => {
+                    return Err(Refusal::failed("the keeper", "it ended at once"));
+                }
+            }
+        }
+    }
+
+    /// Sends it a message.
+    ///
+    /// # Errors
+    /// It is gone, or hung: then it is killed, and its watcher replaces it.
+    pub fn say(&self, message: &Control, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let mut buf = vec![0; MAX_MESSAGE];
+        let len = message.encode(0, &mut buf).map_err(|_| Errno::MSGSIZE)?;
+        let sent = send(
+            self.control.as_fd(),
+            &buf[..len],
+            fds,
+            Deadline::after(PATIENCE),
+        );
+        if sent == Err(Errno::TIMEDOUT) {
+            tracing::error!(
+                pid = self.pid(),
+                "the keeper does not read its messages; replacing it"
+            );
+            // Its end closes the channel, which the watcher sees.
+            let _ = rustix::net::shutdown(&*self.control, rustix::net::Shutdown::Both);
+        }
+        sent
+    }
+
+    /// Process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The daemon's end of the channel.
+    pub fn control(&self) -> Arc<OwnedFd> {
+        self.control.clone()
+    }
+
+    /// Tells it to end, and sees to it.
+    pub fn dismiss(self) {
+        let told = self.say(&Control::Exit {}, &[]);
+        let reap = move || {
+            let mut keeper = self;
+            for _ in 0..100 {
+                if told.is_err() || !matches!(keeper.child.try_wait(), Ok(None)) {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            keeper.kill();
+        };
+        // Without a thread the process stays unreaped until the daemon ends; it ends itself all the same.
+        let _ = thread::Builder::new()
+            .name("reap".into())
+            .stack_size(64 << 10)
+            .spawn(reap);
+    }
+
+    fn kill(mut self) {
+        let _: io::Result<()> = self.child.kill();
+        if let Err(e) = self.child.wait() {
+            tracing::warn!("waiting for a keeper: {e}");
+        }
+    }
+}
+
+/// The process inherits the network namespace of the thread that makes it.
+fn spawn(ns: &NetNs, channel: OwnedFd, uid: u32, gid: u32) -> io::Result<Child> {
+    let log = tracing::level_filters::LevelFilter::current()
+        .to_string()
+        .to_lowercase();
+    ns.run(|| {
+        // The file that this daemon runs from, even when another one has its name by now.
+        Command::new("/proc/self/exe")
+            .arg0("flyoverd-keeper")
+            .args(["--keeper", "--log", &log])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(channel))
+            .stdout(Stdio::null())
+            .gid(gid)
+            .uid(uid)
+            .process_group(0)
+            .spawn()
+    })?
+}
+
+/// Follows what a stack's keepers say, and replaces them, in a thread of its own, for as long as the stack lives.
+pub fn watch_keeper(daemon: Arc<Daemon>, stack: Arc<Stack>, net: Arc<Net>, control: Arc<OwnedFd>) {
+    let name = format!("keeper-{}", stack.id);
+    let follow = move || {
+        let mut control = control;
+        let mut deaths: Vec<Instant> = Vec::new();
+        loop {
+            follow_keeper(&daemon, &stack, &net, &control);
+            deaths.retain(|at| at.elapsed() < DEATHS_WITHIN);
+            deaths.push(Instant::now());
+            match replace(&daemon, &stack, deaths.len() <= MAX_DEATHS) {
+                Some(next) => control = next,
+                None => return,
+            }
+        }
+    };
+    if let Err(e) = thread::Builder::new()
+        .name(name)
+        .stack_size(256 << 10)
+        .spawn(follow)
+    {
+        tracing::error!("no thread to watch a keeper: {e}");
+    }
+}
+
+/// Handles notices until the keeper's channel ends.
+fn follow_keeper(daemon: &Daemon, stack: &Arc<Stack>, net: &Net, control: &OwnedFd) {
+    let mut buf = vec![0; MAX_MESSAGE];
+    loop {
+        let len = match recv(control.as_fd(), &mut buf, Deadline::NEVER) {
+            Ok(Packet::Message(len, _)) => len,
+            Ok(Packet::Closed) | Err(_) => return,
+        };
+        match Notice::decode(&buf[..len]) {
+            Ok((_, Notice::Idle { epoch })) => stack.end_if_idle(daemon, epoch),
+            Ok((_, Notice::Resolve { ifindex, ip })) => net.cplane().resolve(ifindex, ip),
+            Ok((_, Notice::DelFilter { id })) => drop(net.flows().remove(stack.id, id)),
+            Ok((_, Notice::Failed { text })) => tracing::error!(stack = stack.id, "keeper: {text}"),
+            Ok((_, Notice::Ready {})) => {}
+            Err(e) => tracing::error!(stack = stack.id, "notice of the keeper: {e}"),
+        }
+    }
+}
+
+/// The keeper is gone: starts another one with the same memory and descriptors, if the stack lives.
+fn replace(daemon: &Daemon, stack: &Arc<Stack>, again: bool) -> Option<Arc<OwnedFd>> {
+    let mut life = stack.life();
+    let Life::Live(live) = &mut *life else {
+        return None;
+    };
+    if let Some(old) = live.keeper.take() {
+        tracing::warn!(stack = stack.id, pid = old.pid(), "the keeper died");
+        old.kill();
+    }
+    if again {
+        match KeeperProcess::start(stack, live, false, &mut Progress::none()) {
+            Ok(keeper) => {
+                let control = keeper.control();
+                live.keeper = Some(keeper);
+                return Some(control);
+            }
+            Err(e) => tracing::error!(stack = stack.id, "no new keeper: {e}"),
+        }
+    }
+    tracing::error!(
+        stack = stack.id,
+        "the stack goes on without a keeper, and ends with its last process"
+    );
+    if live.owners.is_empty() {
+        stack.end(daemon, &mut life);
+    }
+    None
+}

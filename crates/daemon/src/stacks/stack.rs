@@ -1,0 +1,348 @@
+//! One stack: what it was made as, and what it has while it lives.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::thread;
+use std::time::Duration;
+
+use flyover_config::StackOpts;
+use flyover_core::stack::layout::NICS;
+use flyover_cplane::Dims;
+use flyover_proto::{Attach, Control, List, MAX_NICS, NicDesc};
+use flyover_shm::host::sealed_memfd;
+use rustix::fs::{SealFlags, fcntl_add_seals};
+
+use super::attach::Owner;
+use super::keeper::{KeeperProcess, watch_keeper};
+use crate::daemon::Daemon;
+use crate::keeper::listen_for_deaths;
+use crate::net::{Net, within};
+use crate::netns::NetNsId;
+use crate::nic::{self, Nic, NicPolicy};
+use crate::refusal::Refusal;
+use crate::session::Progress;
+
+/// What finds a default or named stack.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct StackKey {
+    /// Network namespace.
+    pub ns: NetNsId,
+    /// User.
+    pub uid: u32,
+    /// Name; `None` is the default stack.
+    pub name: Option<String>,
+}
+
+/// What a stack is made as.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// User of the first process; the keeper runs as this user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// What people call it.
+    pub name: String,
+    /// Its sizes and behaviour.
+    pub opts: StackOpts,
+    /// Bytes of its memory.
+    pub len: u64,
+    /// Interfaces to accelerate; empty: all that can be.
+    pub interfaces: Vec<String>,
+    /// How V-NICs are made.
+    pub policy: NicPolicy,
+}
+
+impl Wanted {
+    /// Reads what a client wants of a new stack.
+    ///
+    /// # Errors
+    /// Options out of range or contradicting each other.
+    pub fn read(attach: &Attach, uid: u32, gid: u32, policy: NicPolicy) -> Result<Self, Refusal> {
+        let opts = match &attach.opts[..] {
+            [] => StackOpts::default(),
+            words => StackOpts::from_words(words)
+                .map_err(|e| Refusal::bad(format!("stack options: {e}")))?,
+        };
+        if let Some(conflict) = opts.conflict() {
+            return Err(Refusal::bad(format!("stack options: {conflict}")));
+        }
+        let name = match &attach.stack {
+            flyover_proto::StackName::Default => "default".to_owned(),
+            flyover_proto::StackName::Named(name) => name.as_str().to_owned(),
+            flyover_proto::StackName::Private => "private".to_owned(),
+        };
+        let interfaces = attach
+            .interfaces
+            .iter()
+            .map(|name| name.as_str().to_owned())
+            .collect();
+        let len = flyover_core::layout_len(&opts);
+        Ok(Self {
+            uid,
+            gid,
+            name,
+            opts,
+            len,
+            interfaces,
+            policy,
+        })
+    }
+}
+
+/// See the module.
+pub struct Stack {
+    /// Its number.
+    pub id: u32,
+    /// What finds it; `None` for a private one.
+    pub key: Option<StackKey>,
+    /// What it was made as.
+    pub wanted: Wanted,
+    life: Mutex<Life>,
+}
+
+/// The ages of a stack. It is made under its own lock, so that only those who want this stack wait.
+pub enum Life {
+    /// Somebody is about to make it.
+    New,
+    /// It works.
+    Live(Box<Live>),
+    /// Given up; whoever still has it looks for another one.
+    Gone,
+}
+
+/// What a living stack has.
+pub struct Live {
+    /// Its network namespace.
+    pub net: Arc<Net>,
+    /// Its memory, sealed.
+    pub memory: OwnedFd,
+    /// Hears of the end of kernel sockets, for keepers.
+    pub deaths: OwnedFd,
+    /// Its keeper; `None` after too many deaths.
+    pub keeper: Option<KeeperProcess>,
+    /// Its V-NICs.
+    pub nics: Vec<Nic>,
+    /// Generation of that list.
+    pub nic_gen: u32,
+    /// Interfaces that could not get a V-NIC, and why.
+    pub problems: BTreeMap<u32, String>,
+    /// Processes, by owner slot.
+    pub owners: BTreeMap<u16, Owner>,
+    /// Owner slot given out last.
+    pub last_owner: u16,
+    /// Processes that are gone, counted.
+    pub epoch: u64,
+}
+
+impl Stack {
+    /// A stack that is not made yet.
+    pub fn new(id: u32, key: Option<StackKey>, wanted: Wanted) -> Self {
+        Self {
+            id,
+            key,
+            wanted,
+            life: Mutex::new(Life::New),
+        }
+    }
+
+    /// Its life, when nobody else is at it.
+    pub fn try_life(&self) -> Option<MutexGuard<'_, Life>> {
+        match self.life.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Its life, waiting for whoever is at it.
+    pub fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same, for a client that must be told that it takes a while.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub fn life_for(&self, progress: &mut Progress<'_>) -> Result<MutexGuard<'_, Life>, Refusal> {
+        loop {
+            if let Some(guard) = self.try_life() {
+                return Ok(guard);
+            }
+            thread::sleep(Duration::from_millis(2));
+            progress.tick()?;
+        }
+    }
+
+    /// Makes the stack: memory, V-NICs, keeper. Called with its life held in [`Life::New`].
+    ///
+    /// # Errors
+    /// What did not work. Nothing is left behind.
+    pub fn make(
+        self: &Arc<Self>,
+        daemon: &Arc<Daemon>,
+        net: Arc<Net>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Box<Live>, Refusal> {
+        let memory = sealed_memfd(&format!("flyover-stack-{}", self.id), self.wanted.len)
+            .and_then(|fd| {
+                fcntl_add_seals(&fd, SealFlags::SEAL)?;
+                Ok(fd)
+            })
+            .map_err(|e| Refusal::failed("making the stack's memory", e))?;
+        let deaths = within(net.ns(), listen_for_deaths)
+            .map_err(|e| Refusal::failed("listening for socket ends", e))?;
+        let mut live = Box::new(Live {
+            net: net.clone(),
+            memory,
+            deaths,
+            keeper: None,
+            nics: Vec::new(),
+            nic_gen: 1,
+            problems: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            last_owner: 0,
+            epoch: 0,
+        });
+        progress.tick()?;
+        self.sync_nics(&mut live, progress);
+        let started = KeeperProcess::start(self, &live, true, progress);
+        let keeper = match started {
+            Ok(keeper) => keeper,
+            Err(refusal) => {
+                self.withdraw(&live);
+                return Err(refusal);
+            }
+        };
+        watch_keeper(daemon.clone(), self.clone(), net.clone(), keeper.control());
+        live.keeper = Some(keeper);
+        net.add_stack(Arc::downgrade(self));
+        tracing::info!(
+            stack = self.id,
+            name = self.wanted.name,
+            uid = self.wanted.uid,
+            ns = %net.ns().id(),
+            vnics = live.nics.len(),
+            mib = self.wanted.len >> 20,
+            "stack made"
+        );
+        Ok(live)
+    }
+
+    /// Takes the stack out of the kernel's maps.
+    fn withdraw(&self, live: &Live) {
+        let mut flows = live.net.flows();
+        flows.remove_stack(self.id);
+        for nic in &live.nics {
+            flows.map_mut().leave(nic.desc.ifindex, self.id);
+        }
+    }
+
+    /// Gives the stack up, whatever is left in it. Called with its life held.
+    pub fn end(&self, daemon: &Daemon, life: &mut Life) {
+        if let Life::Live(mut live) = std::mem::replace(life, Life::Gone) {
+            if let Some(keeper) = live.keeper.take() {
+                keeper.dismiss();
+            }
+            self.withdraw(&live);
+            tracing::info!(stack = self.id, name = self.wanted.name, "stack ended");
+        }
+        daemon.stacks.forget(self);
+    }
+
+    /// Adds V-NICs for interfaces that have none, and removes those whose interface is gone. True when there was a
+    /// change.
+    pub fn sync_nics(&self, live: &mut Live, progress: &mut Progress<'_>) -> bool {
+        let links = live.net.eligible(&self.wanted.interfaces);
+        let has = |ifindex: u32| live.nics.iter().any(|nic| nic.desc.ifindex == ifindex);
+        let new: Vec<u32> = links
+            .iter()
+            .map(|link| link.ifindex)
+            .filter(|i| !has(*i))
+            .collect();
+        let exists = |ifindex: u32| live.net.cplane().reader().link(ifindex).is_some();
+        let before = live.nics.len();
+        let gone: Vec<u32> = live
+            .nics
+            .iter()
+            .map(|nic| nic.desc.ifindex)
+            .filter(|i| !exists(*i))
+            .collect();
+        live.nics.retain(|nic| !gone.contains(&nic.desc.ifindex));
+        live.problems.retain(|ifindex, _| exists(*ifindex));
+        gone.iter()
+            .for_each(|ifindex| live.net.flows().map_mut().leave(*ifindex, self.id));
+        let mut changed = live.nics.len() != before;
+        for ifindex in new {
+            // A refusal of an interface is not asked for again at every change.
+            if live.problems.contains_key(&ifindex) {
+                continue;
+            }
+            let slots = self.free_slots(live);
+            let made = within(live.net.ns(), || {
+                nic::make(
+                    ifindex,
+                    self.id,
+                    self.wanted.policy,
+                    &slots,
+                    &mut live.net.flows(),
+                )
+            });
+            match made {
+                Ok(nics) => {
+                    live.nics.extend(nics);
+                    changed = true;
+                }
+                Err(e) => {
+                    tracing::warn!(stack = self.id, ifindex, "no V-NIC: {e}");
+                    live.problems.insert(ifindex, e.to_string());
+                }
+            }
+            if progress.tick().is_err() {
+                break;
+            }
+        }
+        changed
+    }
+
+    /// Slots without a V-NIC, those that never had one first: a process that has not heard of a change yet may still
+    /// use what an old slot meant.
+    fn free_slots(&self, live: &Live) -> Vec<u16> {
+        let most = (NICS as usize)
+            .min(MAX_NICS)
+            .min(self.wanted.opts.max_nics as usize) as u16;
+        let used = |slot: u16| live.nics.iter().any(|nic| nic.desc.slot == slot);
+        (0..most).filter(|slot| !used(*slot)).collect()
+    }
+
+    /// The V-NICs for a message, and their descriptors.
+    pub fn nic_list(live: &Live) -> (List<NicDesc, MAX_NICS>, Vec<BorrowedFd<'_>>) {
+        let list = List::new(live.nics.iter().map(|nic| nic.desc.clone()));
+        (list, live.nics.iter().flat_map(Nic::fds).collect())
+    }
+
+    /// The setup message for a keeper, and its descriptors.
+    pub fn setup<'l>(&self, live: &'l Live, fresh: bool) -> (Control, Vec<BorrowedFd<'l>>) {
+        let (nics, nic_fds) = Self::nic_list(live);
+        let dims: Dims = live.net.cplane().dims();
+        let mut fds = vec![
+            live.memory.as_fd(),
+            live.net.cplane().memfd(),
+            live.deaths.as_fd(),
+        ];
+        fds.extend(nic_fds);
+        let control = Control::Setup {
+            stack_id: self.id,
+            fresh,
+            owners: List::new(live.owners.keys().copied()),
+            epoch: live.epoch,
+            stack_len: self.wanted.len,
+            opts: List::new(self.wanted.opts.to_words()),
+            cplane_len: live.net.cplane().len(),
+            dims: List::new(dims.to_words()),
+            nic_gen: live.nic_gen,
+            nics,
+        };
+        (control, fds)
+    }
+}
