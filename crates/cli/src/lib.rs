@@ -141,10 +141,27 @@ fn show_line(text: &str) {
     show(&format!("{text}\n"));
 }
 
+/// Text that another user chose, made harmless for the terminal of this one.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
 /// Writes a value as JSON to stdout.
 fn show_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let mut text = serde_json::to_string_pretty(value)?;
     text.push('\n');
     show(&text);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_escape_sequences_from_others() {
+        assert_eq!(printable("a b\u{1b}[2J\n\u{9b}é"), "a b?[2J??é");
+    }
 }

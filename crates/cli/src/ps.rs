@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::daemon::DaemonError;
 use crate::stacks::{self, StackInfo, Stacks};
-use crate::{Form, Outcome, help, only_json, show, show_json};
+use crate::{Form, Outcome, help, only_json, printable, show, show_json};
 
 /// Runs `flyover ps`.
 pub(crate) fn main(args: &[OsString]) -> Outcome {
@@ -42,14 +42,17 @@ fn block(stack: &StackInfo) -> String {
         Some(pid) => format!("keeper {pid}"),
         None => "no keeper".to_owned(),
     };
+    let filters = match stack.filters.len() {
+        1 => "1 filter".to_owned(),
+        n => format!("{n} filters"),
+    };
     let mut lines = vec![format!(
-        "stack {} ({}), user {}, {}, {}, {keeper}, {} filters",
+        "stack {} ({}), user {}, {}, {}, {keeper}, {filters}",
         stack.id,
-        stack.name,
+        printable(&stack.name),
         stack.uid,
         stack.netns,
         size(stack.memory_bytes),
-        stack.filters.len(),
     )];
     if !matches!(stack.state.as_str(), "live" | "") {
         lines.push(format!("  being changed right now ({})", stack.state));
@@ -64,7 +67,7 @@ fn block(stack: &StackInfo) -> String {
         lines.push(format!("  no vnic on interface {}: {}", p.ifindex, p.why));
     }
     for p in &stack.processes {
-        lines.push(format!("  process {:<7} {}", p.pid, p.command));
+        lines.push(format!("  process {:<7} {}", p.pid, printable(&p.command)));
     }
     lines.push(String::new());
     lines.join("\n")
@@ -96,7 +99,7 @@ mod tests {
         assert_eq!(
             text(&stacks),
             "\
-stack 1 (default), user 0, net:[4026531840], 80 MiB, keeper 40, 1 filters
+stack 1 (default), user 0, net:[4026531840], 80 MiB, keeper 40, 1 filter
   vnic 0  packet eth0 queue 0
   no vnic on interface 3: too many
   process 123     redis-server

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::stacks::{self, StackInfo, View};
-use crate::{Failure, Form, Outcome, help, show, show_json};
+use crate::{Failure, Form, Outcome, help, printable, show, show_json};
 
 /// What to show.
 struct Wish {
@@ -108,16 +108,17 @@ fn dump(view: &View, info: StackInfo, zeros: bool) -> anyhow::Result<Dump> {
     stack
         .stats()
         .each(|name, _, value| put(&mut counters, name, value, zeros));
+    // The names come after the raw words, and replace those of the same name.
     let nics = info
         .vnics
         .iter()
         .map(|v| {
             let mut nic = Map::new();
+            let at = layout.nics + v.slot as usize * size_of::<NicState>();
+            fields::<NicState>(view, at, zeros, &mut nic);
             nic.insert("slot".to_owned(), v.slot.into());
             nic.insert("kind".to_owned(), v.kind.clone().into());
             nic.insert("interface".to_owned(), v.interface.clone().into());
-            let at = layout.nics + v.slot as usize * size_of::<NicState>();
-            fields::<NicState>(view, at, "", zeros, &mut nic);
             nic
         })
         .collect();
@@ -125,6 +126,8 @@ fn dump(view: &View, info: StackInfo, zeros: bool) -> anyhow::Result<Dump> {
         .rows()
         .map(|row| {
             let mut sock = Map::new();
+            let at = layout.socks + row.id.id.raw() as usize * size_of::<Sock>();
+            fields::<Sock>(view, at, zeros, &mut sock);
             sock.insert("slot".to_owned(), row.id.id.raw().into());
             sock.insert(
                 "kind".to_owned(),
@@ -133,8 +136,6 @@ fn dump(view: &View, info: StackInfo, zeros: bool) -> anyhow::Result<Dump> {
             sock.insert("state".to_owned(), row.state.ss_name().into());
             sock.insert("local".to_owned(), row.local.to_string().into());
             sock.insert("remote".to_owned(), row.remote.to_string().into());
-            let at = layout.socks + row.id.id.raw() as usize * size_of::<Sock>();
-            fields::<Sock>(view, at, "", zeros, &mut sock);
             sock
         })
         .collect();
@@ -179,17 +180,11 @@ fn put(into: &mut Map<String, Value>, name: &str, value: u64, zeros: bool) {
 }
 
 /// Adds the fields of the object at byte `at` of the stack's memory.
-fn fields<T: Object>(
-    view: &View,
-    at: usize,
-    prefix: &str,
-    zeros: bool,
-    into: &mut Map<String, Value>,
-) {
+fn fields<T: Object>(view: &View, at: usize, zeros: bool, into: &mut Map<String, Value>) {
     let mut bytes = vec![0; size_of::<T>()];
     let copied = view.copy_out(at, &mut bytes);
     bytes.truncate(copied);
-    table(T::FIELDS, &bytes, prefix, zeros, into);
+    table(T::FIELDS, &bytes, "", zeros, into);
 }
 
 /// Words by their names; nested objects by their own tables; long arrays (free frames) not at all.
@@ -222,7 +217,7 @@ fn word(bytes: &[u8]) -> Option<u64> {
 }
 
 fn text(dump: &Dump) -> String {
-    let mut out = format!("stack {} ({})\n", dump.info.id, dump.info.name);
+    let mut out = format!("stack {} ({})\n", dump.info.id, printable(&dump.info.name));
     section(&mut out, "root", &dump.root);
     section(&mut out, "options", &dump.options);
     section(&mut out, "counters", &dump.counters);
@@ -235,13 +230,23 @@ fn text(dump: &Dump) -> String {
         );
     }
     for nic in &dump.nics {
-        section(&mut out, "vnic", nic);
+        section(&mut out, &title(nic, &["kind", "interface"]), nic);
     }
     for sock in &dump.sockets {
-        section(&mut out, "socket", sock);
+        section(
+            &mut out,
+            &title(sock, &["kind", "state", "local", "remote"]),
+            sock,
+        );
     }
     out.push('\n');
     out
+}
+
+/// What tells one object from another of its sort.
+fn title(fields: &Map<String, Value>, names: &[&str]) -> String {
+    let words = names.iter().filter_map(|name| fields.get(*name)?.as_str());
+    printable(&words.collect::<Vec<_>>().join(" "))
 }
 
 /// A title and `name=value` words, as many as fit on lines of a readable length.

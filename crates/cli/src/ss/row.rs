@@ -69,8 +69,8 @@ impl Row {
             state: row.state.ss_name(),
             recv_q: row.recv_q,
             send_q: row.send_q,
-            local: address(row.local, Side::Local),
-            remote: address(row.remote, Side::Remote),
+            local: address(row.local),
+            remote: peer(row.local, row.remote),
             path: path(row, stack),
             reason: "",
             stack: stack.id,
@@ -85,8 +85,8 @@ impl Row {
                 shown.proto = known.proto;
                 shown.state = TcpState::from_word(u32::from(known.state)).ss_name();
                 (shown.recv_q, shown.send_q) = (known.recv_q, known.send_q);
-                shown.local = address(known.local, Side::Local);
-                shown.remote = address(known.remote, Side::Remote);
+                shown.local = address(known.local);
+                shown.remote = peer(known.local, known.remote);
             }
         }
         shown
@@ -127,31 +127,27 @@ fn path(row: &SockRow, stack: &StackInfo) -> String {
     }
 }
 
-enum Side {
-    Local,
-    Remote,
+/// `192.0.2.1:80`, `[2001:db8::1]:80`, `0.0.0.0:80`, `[::]:80`.
+fn address(e: Endpoint) -> String {
+    format!("{}:{}", ip(e.ip), e.port)
 }
 
-/// `192.0.2.1:80`, `[2001:db8::1]:80`, `0.0.0.0:80`, `[::]:80`; a remote without port has `*`.
-fn address(e: Endpoint, side: Side) -> String {
-    let e = match side {
-        // Memory of an unconnected socket is zero, which reads as `::`.
-        Side::Remote if e.port == 0 => Endpoint::new(unspecified(e.ip), 0),
-        _ => e,
-    };
-    let ip = if e.ip.is_v4() {
-        e.ip.to_string()
+fn ip(ip: Ip) -> String {
+    if ip.is_v4() {
+        ip.to_string()
     } else {
-        format!("[{}]", e.ip)
-    };
-    match (side, e.port) {
-        (Side::Remote, 0) => format!("{ip}:*"),
-        (_, port) => format!("{ip}:{port}"),
+        format!("[{ip}]")
     }
 }
 
-fn unspecified(ip: Ip) -> Ip {
-    ip.unspecified_same_family()
+/// As [`address`]; without a peer it is `0.0.0.0:*` or `[::]:*`. The memory of an unconnected socket
+/// is zero, so the family is that of the local side.
+fn peer(local: Endpoint, remote: Endpoint) -> String {
+    if remote.port == 0 {
+        format!("{}:*", ip(local.ip.unspecified_same_family()))
+    } else {
+        address(remote)
+    }
 }
 
 #[cfg(test)]
@@ -226,7 +222,9 @@ pub(super) mod tests {
 
     #[test]
     fn listeners_are_on_all_vnics() {
-        let mut r = sample(Kind::Tcp, TcpState::Listen, "[::]:80", "[::]:0");
+        let mut r = sample(Kind::Tcp, TcpState::Listen, "0.0.0.0:80", "[::]:0");
+        assert_eq!(Row::new(&r, &stack(&["xdp"]), None).remote, "0.0.0.0:*");
+        r.local = "[::]:80".parse().unwrap();
         r.nic = None;
         let row = Row::new(&r, &stack(&["xdp", "packet", "xdp"]), None);
         assert_eq!(
