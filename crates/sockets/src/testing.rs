@@ -20,10 +20,16 @@ use crate::os::{EpollEvent, Os, PollFd, Ran, Received};
 enum File {
     Inet(Inet),
     /// A Unix datagram socket: bytes of the messages that wait.
-    Wake { name: Vec<u8>, queue: VecDeque<Vec<u8>> },
+    Wake {
+        name: Vec<u8>,
+        queue: VecDeque<Vec<u8>>,
+    },
     Event(u64),
     Epoll(HashMap<i32, EpollEvent>),
-    Data { bytes: Vec<u8>, at: usize },
+    Data {
+        bytes: Vec<u8>,
+        at: usize,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -93,7 +99,14 @@ impl FakeOs {
 
     /// Opens a file with these bytes.
     pub fn open_bytes(&self, bytes: &[u8]) -> i32 {
-        self.install(File::Data { bytes: bytes.to_vec(), at: 0 }, 0).unwrap_or(-1)
+        self.install(
+            File::Data {
+                bytes: bytes.to_vec(),
+                at: 0,
+            },
+            0,
+        )
+        .unwrap_or(-1)
     }
 
     /// A datagram arrives at the kernel's half of `fd`.
@@ -112,7 +125,10 @@ impl FakeOs {
     fn file<R>(&self, fd: i32, f: impl FnOnce(&mut File) -> Result<R, Errno>) -> Result<R, Errno> {
         let mut t = self.table();
         let index = t.fds.get(&fd).ok_or(Errno::EBADF)?.0;
-        f(t.files.get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?)
+        f(t.files
+            .get_mut(index)
+            .and_then(Option::as_mut)
+            .ok_or(Errno::EBADF)?)
     }
 
     fn inet<R>(&self, fd: i32, f: impl FnOnce(&mut Inet) -> Result<R, Errno>) -> Result<R, Errno> {
@@ -146,7 +162,9 @@ impl FakeOs {
 }
 
 fn lowest(t: &Table, from: i32) -> i32 {
-    (from..).find(|n| !t.fds.contains_key(n)).unwrap_or(i32::MAX)
+    (from..)
+        .find(|n| !t.fds.contains_key(n))
+        .unwrap_or(i32::MAX)
 }
 
 fn int_bytes(v: i32) -> Vec<u8> {
@@ -163,7 +181,9 @@ impl Os for FakeOs {
     }
 
     fn entropy(&self) -> u64 {
-        self.next_cookie.load(Ordering::Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        self.next_cookie
+            .load(Ordering::Relaxed)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 
     fn getpid(&self) -> i32 {
@@ -171,12 +191,23 @@ impl Os for FakeOs {
     }
 
     fn socket(&self, domain: i32, kind: i32, _protocol: i32) -> Result<i32, Errno> {
-        let status = if kind & libc::SOCK_NONBLOCK != 0 { libc::O_NONBLOCK } else { 0 };
+        let status = if kind & libc::SOCK_NONBLOCK != 0 {
+            libc::O_NONBLOCK
+        } else {
+            0
+        };
         let kind = kind & 0xf;
         let v6 = domain == libc::AF_INET6;
-        let any = if v6 { Ip::UNSPECIFIED_V6 } else { Ip::UNSPECIFIED_V4 };
+        let any = if v6 {
+            Ip::UNSPECIFIED_V6
+        } else {
+            Ip::UNSPECIFIED_V4
+        };
         let file = match domain {
-            libc::AF_UNIX => File::Wake { name: Vec::new(), queue: VecDeque::new() },
+            libc::AF_UNIX => File::Wake {
+                name: Vec::new(),
+                queue: VecDeque::new(),
+            },
             libc::AF_INET | libc::AF_INET6 => File::Inet(Inet {
                 v6,
                 kind,
@@ -210,7 +241,10 @@ impl Os for FakeOs {
                 if s.local.port != 0 {
                     return Err(Errno::EINVAL);
                 }
-                s.local = Endpoint { ip: e.ip, port: if e.port == 0 { fresh } else { e.port } };
+                s.local = Endpoint {
+                    ip: e.ip,
+                    port: if e.port == 0 { fresh } else { e.port },
+                };
                 Ok(())
             });
         }
@@ -234,7 +268,10 @@ impl Os for FakeOs {
             }
             s.remote = remote;
             if s.local.port == 0 {
-                s.local = Endpoint { ip: address, port: fresh };
+                s.local = Endpoint {
+                    ip: address,
+                    port: fresh,
+                };
             }
             Ok(())
         })
@@ -248,11 +285,23 @@ impl Os for FakeOs {
     }
 
     fn accept(&self, fd: i32, _flags: i32) -> Result<(i32, Addr), Errno> {
-        self.inet(fd, |s| if s.listening { Err(Errno::EAGAIN) } else { Err(Errno::EINVAL) })
+        self.inet(fd, |s| {
+            if s.listening {
+                Err(Errno::EAGAIN)
+            } else {
+                Err(Errno::EINVAL)
+            }
+        })
     }
 
     fn shutdown(&self, fd: i32, _how: i32) -> Result<(), Errno> {
-        self.inet(fd, |s| if s.listening { Ok(()) } else { Err(Errno::ENOTCONN) })
+        self.inet(fd, |s| {
+            if s.listening {
+                Ok(())
+            } else {
+                Err(Errno::ENOTCONN)
+            }
+        })
     }
 
     fn getsockname(&self, fd: i32) -> Result<Addr, Errno> {
@@ -260,21 +309,29 @@ impl Os for FakeOs {
     }
 
     fn getpeername(&self, fd: i32) -> Result<Addr, Errno> {
-        self.inet(fd, |s| s.remote.map(|r| Addr::inet(r, s.v6)).ok_or(Errno::ENOTCONN))
+        self.inet(fd, |s| {
+            s.remote.map(|r| Addr::inet(r, s.v6)).ok_or(Errno::ENOTCONN)
+        })
     }
 
     fn getsockopt(&self, fd: i32, level: i32, name: i32, into: &mut [u8]) -> Result<usize, Errno> {
         let value = self.inet(fd, |s| {
             Ok(match (level, name) {
                 (libc::SOL_SOCKET, libc::SO_COOKIE) => s.cookie.to_ne_bytes().to_vec(),
-                (libc::SOL_SOCKET, libc::SO_DOMAIN) => int_bytes(if s.v6 { libc::AF_INET6 } else { libc::AF_INET }),
+                (libc::SOL_SOCKET, libc::SO_DOMAIN) => {
+                    int_bytes(if s.v6 { libc::AF_INET6 } else { libc::AF_INET })
+                }
                 (libc::SOL_SOCKET, libc::SO_TYPE) => int_bytes(s.kind),
-                (libc::SOL_SOCKET, libc::SO_PROTOCOL) => int_bytes(if s.kind == libc::SOCK_DGRAM { 17 } else { 6 }),
+                (libc::SOL_SOCKET, libc::SO_PROTOCOL) => {
+                    int_bytes(if s.kind == libc::SOCK_DGRAM { 17 } else { 6 })
+                }
                 (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => int_bytes(i32::from(s.listening)),
                 (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => Vec::new(),
-                (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_RCVBUF) => {
-                    s.options.get(&(level, name)).cloned().unwrap_or_else(|| int_bytes(131_072))
-                }
+                (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_RCVBUF) => s
+                    .options
+                    .get(&(level, name))
+                    .cloned()
+                    .unwrap_or_else(|| int_bytes(131_072)),
                 key => s.options.get(&key).cloned().unwrap_or_else(|| int_bytes(0)),
             })
         })?;
@@ -305,7 +362,10 @@ impl Os for FakeOs {
         match cmd {
             libc::F_GETFL => Ok(status),
             libc::F_SETFL => {
-                t.fds.values_mut().filter(|(i, _)| *i == index).for_each(|(_, s)| *s = arg as i32);
+                t.fds
+                    .values_mut()
+                    .filter(|(i, _)| *i == index)
+                    .for_each(|(_, s)| *s = arg as i32);
                 Ok(0)
             }
             libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => {
@@ -386,7 +446,12 @@ impl Os for FakeOs {
             let (from, bytes) = s.queue.pop_front().ok_or(Errno::EAGAIN)?;
             let room = into.iter_mut().flat_map(|b| b.iter_mut());
             let n = room.zip(&bytes).map(|(to, from)| *to = *from).count();
-            Ok(Received { n, from: Addr::inet(from, s.v6), control: 0, flags: 0 })
+            Ok(Received {
+                n,
+                from: Addr::inet(from, s.v6),
+                control: 0,
+                flags: 0,
+            })
         })
     }
 
@@ -415,7 +480,12 @@ impl Os for FakeOs {
         Err(Errno::ECONNREFUSED)
     }
 
-    fn ppoll(&self, fds: &mut [PollFd], timeout: Option<u64>, _mask: Option<u64>) -> Result<usize, Errno> {
+    fn ppoll(
+        &self,
+        fds: &mut [PollFd],
+        timeout: Option<u64>,
+        _mask: Option<u64>,
+    ) -> Result<usize, Errno> {
         let start = Instant::now();
         loop {
             let mut n = 0;
@@ -436,13 +506,25 @@ impl Os for FakeOs {
         self.install(File::Epoll(HashMap::new()), 0)
     }
 
-    fn epoll_ctl(&self, epfd: i32, op: i32, fd: i32, event: Option<EpollEvent>) -> Result<(), Errno> {
+    fn epoll_ctl(
+        &self,
+        epfd: i32,
+        op: i32,
+        fd: i32,
+        event: Option<EpollEvent>,
+    ) -> Result<(), Errno> {
         self.file(epfd, |f| {
-            let File::Epoll(members) = f else { return Err(Errno::EINVAL) };
+            let File::Epoll(members) = f else {
+                return Err(Errno::EINVAL);
+            };
             match (op, event) {
                 (libc::EPOLL_CTL_ADD, Some(_)) if members.contains_key(&fd) => Err(Errno::EEXIST),
-                (libc::EPOLL_CTL_ADD, Some(e)) => members.insert(fd, e).map_or(Ok(()), |_| Err(Errno::EEXIST)),
-                (libc::EPOLL_CTL_MOD, Some(e)) => members.insert(fd, e).map(|_| ()).ok_or(Errno::ENOENT),
+                (libc::EPOLL_CTL_ADD, Some(e)) => {
+                    members.insert(fd, e).map_or(Ok(()), |_| Err(Errno::EEXIST))
+                }
+                (libc::EPOLL_CTL_MOD, Some(e)) => {
+                    members.insert(fd, e).map(|_| ()).ok_or(Errno::ENOENT)
+                }
                 (libc::EPOLL_CTL_DEL, _) => members.remove(&fd).map(|_| ()).ok_or(Errno::ENOENT),
                 _ => Err(Errno::EINVAL),
             }
@@ -456,11 +538,18 @@ impl Os for FakeOs {
         })?;
         let mut n = 0;
         for (fd, e) in members {
-            let events = self.revents(&PollFd { fd, events: e.events as i16, revents: 0 });
+            let events = self.revents(&PollFd {
+                fd,
+                events: e.events as i16,
+                revents: 0,
+            });
             if events != 0
                 && let Some(to) = into.get_mut(n)
             {
-                *to = EpollEvent { events: u32::from(events as u16), data: e.data };
+                *to = EpollEvent {
+                    events: u32::from(events as u16),
+                    data: e.data,
+                };
                 n += 1;
             }
         }
@@ -473,7 +562,9 @@ impl Os for FakeOs {
 
     fn futex_wait(&self, word: &AtomicU32, value: u32, timeout: u64) {
         let start = Instant::now();
-        while word.load(Ordering::Acquire) == value && start.elapsed() < Duration::from_nanos(timeout) {
+        while word.load(Ordering::Acquire) == value
+            && start.elapsed() < Duration::from_nanos(timeout)
+        {
             std::thread::yield_now();
         }
     }
@@ -485,7 +576,11 @@ impl Os for FakeOs {
     }
 
     fn run_signals(&self) -> Ran {
-        if enter::take_signal() { Ran::Interrupt } else { Ran::None }
+        if enter::take_signal() {
+            Ran::Interrupt
+        } else {
+            Ran::None
+        }
     }
 
     fn set_mask(&self, mask: u64) -> u64 {

@@ -18,10 +18,17 @@ const OUT: u32 = libc::EPOLLOUT as u32;
 
 fn listen(h: &Host, port: u16, flags: i32) -> i32 {
     let fd = h.socket(libc::AF_INET, STREAM | flags);
-    assert_eq!(h.lib.bind(fd, &h.at(port)), Answer::Kernel, "bind of a stream is the kernel's");
+    assert_eq!(
+        h.lib.bind(fd, &h.at(port)),
+        Answer::Kernel,
+        "bind of a stream is the kernel's"
+    );
     flyover_sockets::os::Os::bind(h.os, fd, &h.at(port)).expect("bind");
     assert_eq!(h.lib.listen(fd, 16), Answer::Value(0));
-    assert!(matches!(h.lib.look(fd), Fd::Tcp(_)), "the listener is accelerated");
+    assert!(
+        matches!(h.lib.look(fd), Fd::Tcp(_)),
+        "the listener is accelerated"
+    );
     fd
 }
 
@@ -71,11 +78,23 @@ fn a_connection_carries_bytes_and_ends() {
     assert_eq!(b.lib.send(s, &[b"world"], 0), Answer::Value(5));
     assert_eq!(recv(&a, c, 3).expect("data"), b"wor");
     assert_eq!(recv(&a, c, 9).expect("data"), b"ld");
-    assert_eq!(a.lib.getpeername(c).expect("ours").expect("peer").endpoint().expect("inet").port, 80);
+    assert_eq!(
+        a.lib
+            .getpeername(c)
+            .expect("ours")
+            .expect("peer")
+            .endpoint()
+            .expect("inet")
+            .port,
+        80
+    );
     assert_eq!(a.lib.shutdown(c, libc::SHUT_WR), Answer::Value(0));
     assert_eq!(recv(&b, s, 9).expect("end"), b"");
     assert_eq!(a.lib.send(c, &[b"x"], 0), Answer::Error(Errno::EPIPE));
-    assert_eq!(a.os.pipes_broken.load(std::sync::atomic::Ordering::Relaxed), 1);
+    assert_eq!(
+        a.os.pipes_broken.load(std::sync::atomic::Ordering::Relaxed),
+        1
+    );
     assert_eq!(b.lib.close(s), Answer::Value(0));
     assert_eq!(recv(&a, c, 9).expect("end"), b"");
     assert_eq!(a.lib.close(c), Answer::Value(0));
@@ -118,22 +137,45 @@ fn waitall_peek_and_timeouts() {
                 assert_eq!(a.lib.send(c, &[part], 0), Answer::Value(2));
             }
         });
-        assert_eq!(b.lib.recv(s, &mut [&mut buf], libc::MSG_WAITALL), Answer::Value(6));
+        assert_eq!(
+            b.lib.recv(s, &mut [&mut buf], libc::MSG_WAITALL),
+            Answer::Value(6)
+        );
     });
     assert_eq!(&buf, b"abcdef");
     assert_eq!(a.lib.send(c, &[b"peek"], 0), Answer::Value(4));
     settle(&a, &b);
-    assert_eq!(b.lib.recv(s, &mut [&mut buf], libc::MSG_PEEK), Answer::Value(4));
-    assert_eq!(b.lib.recv(s, &mut [&mut buf[..2]], libc::MSG_TRUNC), Answer::Value(2));
+    assert_eq!(
+        b.lib.recv(s, &mut [&mut buf], libc::MSG_PEEK),
+        Answer::Value(4)
+    );
+    assert_eq!(
+        b.lib.recv(s, &mut [&mut buf[..2]], libc::MSG_TRUNC),
+        Answer::Value(2)
+    );
     assert_eq!(b.lib.recv(s, &mut [&mut buf], 0), Answer::Value(2));
     assert_eq!(&buf[..2], b"ek");
-    assert_eq!(b.lib.recv(s, &mut [&mut buf], libc::MSG_DONTWAIT), Answer::Error(Errno::EAGAIN));
+    assert_eq!(
+        b.lib.recv(s, &mut [&mut buf], libc::MSG_DONTWAIT),
+        Answer::Error(Errno::EAGAIN)
+    );
     let mut limit = [0u8; 16];
     limit[8..].copy_from_slice(&5_000i64.to_ne_bytes());
-    assert_eq!(b.lib.setsockopt(s, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &limit), Answer::Value(0));
-    assert_eq!(b.lib.recv(s, &mut [&mut buf], 0), Answer::Error(Errno::EAGAIN));
+    assert_eq!(
+        b.lib
+            .setsockopt(s, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &limit),
+        Answer::Value(0)
+    );
+    assert_eq!(
+        b.lib.recv(s, &mut [&mut buf], 0),
+        Answer::Error(Errno::EAGAIN)
+    );
     let mut back = [0u8; 16];
-    assert_eq!(b.lib.getsockopt(s, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &mut back), Answer::Value(16));
+    assert_eq!(
+        b.lib
+            .getsockopt(s, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &mut back),
+        Answer::Value(16)
+    );
     assert_eq!(back, limit);
 }
 
@@ -159,7 +201,10 @@ fn nobody_listens() {
                 settle(&a, &b);
             }
         });
-        assert_eq!(a.lib.connect(c, &b.at(85)), Answer::Error(Errno::ECONNREFUSED));
+        assert_eq!(
+            a.lib.connect(c, &b.at(85)),
+            Answer::Error(Errno::ECONNREFUSED)
+        );
         done.store(true, std::sync::atomic::Ordering::Relaxed);
     });
     assert_eq!(a.lib.close(c), Answer::Value(0));
@@ -177,35 +222,101 @@ fn a_nonblocking_connect_is_seen_by_poll_and_epoll() {
     a.lib.on_epoll_create(e);
     let event = |events, data| Some(EpollEvent { events, data });
     // As nginx does: into the set before the connect.
-    assert_eq!(a.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, c, event(OUT, 5)), Answer::Value(0));
-    assert_eq!(a.lib.connect(c, &b.at(86)), Answer::Error(Errno::EINPROGRESS));
+    assert_eq!(
+        a.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, c, event(OUT, 5)),
+        Answer::Value(0)
+    );
+    assert_eq!(
+        a.lib.connect(c, &b.at(86)),
+        Answer::Error(Errno::EINPROGRESS)
+    );
     assert_eq!(a.lib.connect(c, &b.at(86)), Answer::Error(Errno::EALREADY));
     settle(&a, &b);
     let mut out = [EpollEvent::default(); 4];
-    assert_eq!(a.lib.epoll_wait(e, &mut out, Some(1_000_000_000), None), Some(Ok(1)));
-    assert_eq!(out[0], EpollEvent { events: OUT, data: 5 });
+    assert_eq!(
+        a.lib.epoll_wait(e, &mut out, Some(1_000_000_000), None),
+        Some(Ok(1))
+    );
+    assert_eq!(
+        out[0],
+        EpollEvent {
+            events: OUT,
+            data: 5
+        }
+    );
     let mut err = [9u8; 4];
-    assert_eq!(a.lib.getsockopt(c, libc::SOL_SOCKET, libc::SO_ERROR, &mut err), Answer::Value(4));
+    assert_eq!(
+        a.lib
+            .getsockopt(c, libc::SOL_SOCKET, libc::SO_ERROR, &mut err),
+        Answer::Value(4)
+    );
     assert_eq!(err, [0; 4]);
-    let mut fds = [PollFd { fd: lis, events: libc::POLLIN, revents: 0 }];
+    let mut fds = [PollFd {
+        fd: lis,
+        events: libc::POLLIN,
+        revents: 0,
+    }];
     assert_eq!(b.lib.poll(&mut fds, None, None), Some(Ok(1)));
-    let s = b.lib.accept(lis, libc::SOCK_NONBLOCK).expect("ours").expect("accepted").fd;
+    let s = b
+        .lib
+        .accept(lis, libc::SOCK_NONBLOCK)
+        .expect("ours")
+        .expect("accepted")
+        .fd;
     assert_eq!(recv(&b, s, 4), Err(Errno::EAGAIN));
     let one_shot = IN | (libc::EPOLLONESHOT as u32);
-    assert_eq!(a.lib.epoll_ctl(e, libc::EPOLL_CTL_MOD, c, event(one_shot, 6)), Answer::Value(0));
+    assert_eq!(
+        a.lib
+            .epoll_ctl(e, libc::EPOLL_CTL_MOD, c, event(one_shot, 6)),
+        Answer::Value(0)
+    );
     assert_eq!(b.lib.send(s, &[b"x"], 0), Answer::Value(1));
     assert_eq!(a.lib.epoll_wait(e, &mut out, None, None), Some(Ok(1)));
-    assert_eq!(out[0], EpollEvent { events: IN, data: 6 });
-    assert_eq!(a.lib.epoll_wait(e, &mut out, Some(0), None), Some(Ok(0)), "one shot");
-    assert_eq!(a.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, c, event(IN, 7)), Answer::Error(Errno::EEXIST));
-    assert_eq!(a.lib.epoll_ctl(e, libc::EPOLL_CTL_DEL, c, None), Answer::Value(0));
-    assert_eq!(a.lib.epoll_ctl(e, libc::EPOLL_CTL_DEL, c, None), Answer::Error(Errno::ENOENT));
+    assert_eq!(
+        out[0],
+        EpollEvent {
+            events: IN,
+            data: 6
+        }
+    );
+    assert_eq!(
+        a.lib.epoll_wait(e, &mut out, Some(0), None),
+        Some(Ok(0)),
+        "one shot"
+    );
+    assert_eq!(
+        a.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, c, event(IN, 7)),
+        Answer::Error(Errno::EEXIST)
+    );
+    assert_eq!(
+        a.lib.epoll_ctl(e, libc::EPOLL_CTL_DEL, c, None),
+        Answer::Value(0)
+    );
+    assert_eq!(
+        a.lib.epoll_ctl(e, libc::EPOLL_CTL_DEL, c, None),
+        Answer::Error(Errno::ENOENT)
+    );
     let edge = IN | (libc::EPOLLET as u32);
-    assert_eq!(a.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, c, event(edge, 8)), Answer::Value(0));
-    assert_eq!(a.lib.epoll_wait(e, &mut out, Some(0), None), Some(Ok(1)), "what is ready already");
-    assert_eq!(a.lib.epoll_wait(e, &mut out, Some(1_000_000), None), Some(Ok(0)), "no second edge");
+    assert_eq!(
+        a.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, c, event(edge, 8)),
+        Answer::Value(0)
+    );
+    assert_eq!(
+        a.lib.epoll_wait(e, &mut out, Some(0), None),
+        Some(Ok(1)),
+        "what is ready already"
+    );
+    assert_eq!(
+        a.lib.epoll_wait(e, &mut out, Some(1_000_000), None),
+        Some(Ok(0)),
+        "no second edge"
+    );
     assert_eq!(a.lib.close(c), Answer::Value(0));
-    assert_eq!(a.lib.epoll_wait(e, &mut out, Some(0), None), Some(Ok(0)), "closed members are gone");
+    assert_eq!(
+        a.lib.epoll_wait(e, &mut out, Some(0), None),
+        Some(Ok(0)),
+        "closed members are gone"
+    );
     assert_eq!(a.lib.close(e), Answer::Value(0));
 }
 
@@ -217,15 +328,25 @@ fn kernel_members_are_not_starved() {
     b.lib.on_epoll_create(e);
     let bell = flyover_sockets::os::Os::eventfd(b.os).expect("eventfd");
     let event = |events, data| Some(EpollEvent { events, data });
-    assert_eq!(b.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, bell, event(IN, 1)), Answer::Value(0));
-    assert_eq!(b.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, s, event(IN, 2)), Answer::Value(0));
+    assert_eq!(
+        b.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, bell, event(IN, 1)),
+        Answer::Value(0)
+    );
+    assert_eq!(
+        b.lib.epoll_ctl(e, libc::EPOLL_CTL_ADD, s, event(IN, 2)),
+        Answer::Value(0)
+    );
     assert_eq!(a.lib.send(c, &[b"always readable"], 0), Answer::Value(15));
     let _ = flyover_sockets::os::Os::write(b.os, bell, &1u64.to_ne_bytes());
     settle(&a, &b);
     let mut seen = [false; 3];
     for _ in 0..16 {
         let mut out = [EpollEvent::default(); 4];
-        let n = b.lib.epoll_wait(e, &mut out, Some(0), None).expect("ours").expect("events");
+        let n = b
+            .lib
+            .epoll_wait(e, &mut out, Some(0), None)
+            .expect("ours")
+            .expect("events");
         out[..n].iter().for_each(|e| seen[e.data as usize] = true);
     }
     assert_eq!(seen, [false, true, true]);
@@ -254,32 +375,79 @@ fn datagrams_go_both_ways_and_merge_with_the_kernels() {
     assert_eq!(b.lib.bind(server, &b.at(53)), Answer::Value(0));
     assert!(matches!(b.lib.look(server), Fd::Udp(_)));
     let client = a.socket(libc::AF_INET, DGRAM);
-    assert_eq!(a.lib.send_msg(client, &[b"question"], Some(&b.at(53)), &[], 0), Answer::Value(8));
-    assert!(matches!(a.lib.look(client), Fd::Udp(_)), "the first send decides");
+    assert_eq!(
+        a.lib
+            .send_msg(client, &[b"question"], Some(&b.at(53)), &[], 0),
+        Answer::Value(8)
+    );
+    assert!(
+        matches!(a.lib.look(client), Fd::Udp(_)),
+        "the first send decides"
+    );
     let mut buf = [0u8; 64];
-    let got = b.lib.recv_msg(server, &mut [&mut buf], &mut [], 0).expect("ours").expect("datagram");
+    let got = b
+        .lib
+        .recv_msg(server, &mut [&mut buf], &mut [], 0)
+        .expect("ours")
+        .expect("datagram");
     assert_eq!(&buf[..got.n], b"question");
     let from = got.from;
-    assert_eq!(b.lib.send_msg(server, &[b"ans", b"wer"], Some(&from), &[], 0), Answer::Value(6));
+    assert_eq!(
+        b.lib
+            .send_msg(server, &[b"ans", b"wer"], Some(&from), &[], 0),
+        Answer::Value(6)
+    );
     assert_eq!(recv(&a, client, 64).expect("datagram"), b"answer");
     // One that a V-NIC did not bring.
-    let other = Endpoint { ip: Ip::v4([192, 0, 2, 9]), port: 9 };
+    let other = Endpoint {
+        ip: Ip::v4([192, 0, 2, 9]),
+        port: 9,
+    };
     b.os.kernel_datagram(server, other, b"loop");
-    let Fd::Udp(ep) = b.lib.look(server) else { panic!("udp") };
-    ep.shared().os_ready.store(1, std::sync::atomic::Ordering::Release);
-    let got = b.lib.recv_msg(server, &mut [&mut buf], &mut [], 0).expect("ours").expect("datagram");
-    assert_eq!((got.from.endpoint(), &buf[..got.n]), (Some(other), &b"loop"[..]));
+    let Fd::Udp(ep) = b.lib.look(server) else {
+        panic!("udp")
+    };
+    ep.shared()
+        .os_ready
+        .store(1, std::sync::atomic::Ordering::Release);
+    let got = b
+        .lib
+        .recv_msg(server, &mut [&mut buf], &mut [], 0)
+        .expect("ours")
+        .expect("datagram");
+    assert_eq!(
+        (got.from.endpoint(), &buf[..got.n]),
+        (Some(other), &b"loop"[..])
+    );
     assert!(matches!(
-        b.lib.recv_msg(server, &mut [&mut buf], &mut [], libc::MSG_DONTWAIT),
+        b.lib
+            .recv_msg(server, &mut [&mut buf], &mut [], libc::MSG_DONTWAIT),
         Some(Err(Errno::EAGAIN))
     ));
     // Truncation is told.
-    assert_eq!(a.lib.send_msg(client, &[b"0123456789"], Some(&b.at(53)), &[], 0), Answer::Value(10));
-    let got = b.lib.recv_msg(server, &mut [&mut buf[..4]], &mut [], libc::MSG_TRUNC).expect("ours").expect("datagram");
+    assert_eq!(
+        a.lib
+            .send_msg(client, &[b"0123456789"], Some(&b.at(53)), &[], 0),
+        Answer::Value(10)
+    );
+    let got = b
+        .lib
+        .recv_msg(server, &mut [&mut buf[..4]], &mut [], libc::MSG_TRUNC)
+        .expect("ours")
+        .expect("datagram");
     assert_eq!((got.n, got.flags), (10, libc::MSG_TRUNC));
     // Somewhere no V-NIC leads: the kernel socket, which says no here.
-    let far = flyover_sockets::Addr::inet(Endpoint { ip: Ip::v4([198, 51, 100, 1]), port: 1 }, false);
-    assert_eq!(a.lib.send_msg(client, &[b"x"], Some(&far), &[], 0), Answer::Error(Errno::ENETUNREACH));
+    let far = flyover_sockets::Addr::inet(
+        Endpoint {
+            ip: Ip::v4([198, 51, 100, 1]),
+            port: 1,
+        },
+        false,
+    );
+    assert_eq!(
+        a.lib.send_msg(client, &[b"x"], Some(&far), &[], 0),
+        Answer::Error(Errno::ENETUNREACH)
+    );
     assert_eq!(a.lib.close(client), Answer::Value(0));
     assert_eq!(b.lib.close(server), Answer::Value(0));
     assert_eq!((a.stack().socks_used(), b.stack().socks_used()), (0, 0));
@@ -291,12 +459,20 @@ fn packet_information_comes_with_datagrams() {
     let server = b.socket(libc::AF_INET, DGRAM);
     assert_eq!(b.lib.bind(server, &b.at(54)), Answer::Value(0));
     let on = 1i32.to_ne_bytes();
-    assert_eq!(b.lib.setsockopt(server, libc::IPPROTO_IP, libc::IP_PKTINFO, &on), Answer::Value(0));
+    assert_eq!(
+        b.lib
+            .setsockopt(server, libc::IPPROTO_IP, libc::IP_PKTINFO, &on),
+        Answer::Value(0)
+    );
     let client = a.socket(libc::AF_INET, DGRAM);
     assert_eq!(a.lib.connect(client, &b.at(54)), Answer::Value(0));
     assert_eq!(a.lib.send(client, &[b"who"], 0), Answer::Value(3));
     let (mut buf, mut control) = ([0u8; 16], [0u8; 64]);
-    let got = b.lib.recv_msg(server, &mut [&mut buf], &mut control, 0).expect("ours").expect("datagram");
+    let got = b
+        .lib
+        .recv_msg(server, &mut [&mut buf], &mut control, 0)
+        .expect("ours")
+        .expect("datagram");
     assert_eq!((got.n, got.control, got.flags), (3, 32, 0));
     assert_eq!(control[16..28], [1, 0, 0, 0, 10, 0, 0, 2, 10, 0, 0, 2]);
 }
@@ -316,13 +492,20 @@ fn files_are_sent_with_exact_offsets() {
             }
             got
         });
-        assert_eq!(a.lib.sendfile(c, file, Some(&mut at), 50_000), Answer::Value(50_000));
+        assert_eq!(
+            a.lib.sendfile(c, file, Some(&mut at), 50_000),
+            Answer::Value(50_000)
+        );
         assert_eq!(a.lib.sendfile(c, file, None, 10_000), Answer::Value(10_000));
         reader.join().expect("thread")
     });
     assert_eq!(at, 60_000);
     assert!(got[..50_000] == bytes[10_000..60_000] && got[50_000..] == bytes[..10_000]);
-    assert_eq!(a.lib.sendfile(c, file, Some(&mut 99_990), 500), Answer::Value(10), "the file ends");
+    assert_eq!(
+        a.lib.sendfile(c, file, Some(&mut 99_990), 500),
+        Answer::Value(10),
+        "the file ends"
+    );
     assert_eq!(a.lib.sendfile(c, c, None, 5), Answer::Error(Errno::EINVAL));
 }
 
@@ -331,11 +514,16 @@ fn without_descriptors_no_connection_is_lost() {
     let (a, b) = pair();
     let lis = listen(&b, 90, libc::SOCK_NONBLOCK);
     let c = a.socket(libc::AF_INET, STREAM | libc::SOCK_NONBLOCK);
-    assert_eq!(a.lib.connect(c, &b.at(90)), Answer::Error(Errno::EINPROGRESS));
+    assert_eq!(
+        a.lib.connect(c, &b.at(90)),
+        Answer::Error(Errno::EINPROGRESS)
+    );
     settle(&a, &b);
-    b.os.no_more_fds.store(libc::EMFILE, std::sync::atomic::Ordering::Relaxed);
+    b.os.no_more_fds
+        .store(libc::EMFILE, std::sync::atomic::Ordering::Relaxed);
     assert!(matches!(b.lib.accept(lis, 0), Some(Err(Errno::EMFILE))));
-    b.os.no_more_fds.store(0, std::sync::atomic::Ordering::Relaxed);
+    b.os.no_more_fds
+        .store(0, std::sync::atomic::Ordering::Relaxed);
     assert!(matches!(b.lib.accept(lis, 0), Some(Ok(_))));
 }
 
@@ -343,10 +531,19 @@ fn without_descriptors_no_connection_is_lost() {
 fn what_no_vnic_serves_stays_with_the_kernel() {
     let (a, b) = pair();
     let c = a.socket(libc::AF_INET, STREAM);
-    let lo = flyover_sockets::Addr::inet(Endpoint { ip: Ip::v4([127, 0, 0, 1]), port: 1 }, false);
+    let lo = flyover_sockets::Addr::inet(
+        Endpoint {
+            ip: Ip::v4([127, 0, 0, 1]),
+            port: 1,
+        },
+        false,
+    );
     assert_eq!(a.lib.connect(c, &lo), Answer::Kernel);
     assert!(matches!(a.lib.look(c), Fd::Kernel));
-    assert!(a.lib.attached().is_none(), "no stack for a loopback connection");
+    assert!(
+        a.lib.attached().is_none(),
+        "no stack for a loopback connection"
+    );
     let c = a.socket(libc::AF_INET, STREAM);
     assert_eq!(a.lib.connect(c, &a.at(1)), Answer::Kernel, "own address");
     let own = flyover_sockets::policy::Reason::Local;
@@ -360,23 +557,47 @@ fn options_are_honoured_and_read_back() {
     let c = a.socket(libc::AF_INET, STREAM);
     let on = 1i32.to_ne_bytes();
     // Before the endpoint exists.
-    assert_eq!(a.lib.setsockopt(c, libc::IPPROTO_TCP, libc::TCP_NODELAY, &on), Answer::Kernel);
-    flyover_sockets::os::Os::setsockopt(a.os, c, libc::IPPROTO_TCP, libc::TCP_NODELAY, &on).expect("set");
+    assert_eq!(
+        a.lib
+            .setsockopt(c, libc::IPPROTO_TCP, libc::TCP_NODELAY, &on),
+        Answer::Kernel
+    );
+    flyover_sockets::os::Os::setsockopt(a.os, c, libc::IPPROTO_TCP, libc::TCP_NODELAY, &on)
+        .expect("set");
     let lis = listen(&b, 91, 0);
     thread::scope(|t| {
         let _ = t.spawn(|| b.lib.accept(lis, 0));
         assert_eq!(a.lib.connect(c, &b.at(91)), Answer::Value(0));
     });
     let mut v = [0u8; 4];
-    assert_eq!(a.lib.getsockopt(c, libc::IPPROTO_TCP, libc::TCP_NODELAY, &mut v), Answer::Value(4));
+    assert_eq!(
+        a.lib
+            .getsockopt(c, libc::IPPROTO_TCP, libc::TCP_NODELAY, &mut v),
+        Answer::Value(4)
+    );
     assert_eq!(v, on);
-    assert_eq!(a.lib.setsockopt(c, libc::SOL_SOCKET, libc::SO_SNDBUF, &5000i32.to_ne_bytes()), Answer::Value(0));
-    assert_eq!(a.lib.getsockopt(c, libc::SOL_SOCKET, libc::SO_SNDBUF, &mut v), Answer::Value(4));
+    assert_eq!(
+        a.lib
+            .setsockopt(c, libc::SOL_SOCKET, libc::SO_SNDBUF, &5000i32.to_ne_bytes()),
+        Answer::Value(0)
+    );
+    assert_eq!(
+        a.lib
+            .getsockopt(c, libc::SOL_SOCKET, libc::SO_SNDBUF, &mut v),
+        Answer::Value(4)
+    );
     assert_eq!(i32::from_ne_bytes(v), 10_000, "doubled, as Linux does");
     let mut info = [0u8; 300];
-    assert_eq!(a.lib.getsockopt(c, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info), Answer::Value(232));
+    assert_eq!(
+        a.lib
+            .getsockopt(c, libc::IPPROTO_TCP, libc::TCP_INFO, &mut info),
+        Answer::Value(232)
+    );
     assert_eq!(info[0], 1, "established");
-    assert_eq!(a.lib.fcntl(c, libc::F_SETFL, libc::O_NONBLOCK as usize), Answer::Value(0));
+    assert_eq!(
+        a.lib.fcntl(c, libc::F_SETFL, libc::O_NONBLOCK as usize),
+        Answer::Value(0)
+    );
     assert_eq!(recv(&a, c, 1), Err(Errno::EAGAIN));
     let mut off = [0u8; 4];
     assert_eq!(a.lib.ioctl(c, libc::FIONBIO, &mut off), Answer::Value(0));

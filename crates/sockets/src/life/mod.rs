@@ -36,6 +36,9 @@ pub(crate) fn way(att: &Attachment, to: Ip, src: Option<Ip>, oif: u32) -> Result
     if to.is_multicast() || to.is_broadcast() {
         return Err(Reason::Multicast);
     }
+    if att.cplane.is_local(to) {
+        return Err(Reason::Local);
+    }
     let (ifindex, src) = match att.cplane.resolve(to, src, oif) {
         Resolve::Ready(f) => (f.ifindex, f.src),
         Resolve::NeedNeigh { ifindex, src, .. } => (ifindex, src),

@@ -1,7 +1,7 @@
 //! `getsockname(2)`, `getpeername(2)`, `shutdown(2)`.
 
-use flyover_core::TcpState;
 use flyover_core::sock::Kind as SockKind;
+use flyover_core::{SHUT_RD, SHUT_WR, TcpState};
 
 use crate::addr::Addr;
 use crate::errno::Errno;
@@ -47,13 +47,16 @@ impl Sockets {
         let (Fd::Tcp(ep) | Fd::Udp(ep)) = self.look(fd) else {
             return Answer::Kernel;
         };
-        if !matches!(how, libc::SHUT_RD | libc::SHUT_WR | libc::SHUT_RDWR) {
-            return Answer::Error(Errno::EINVAL);
-        }
+        let bits = match how {
+            libc::SHUT_RD => SHUT_RD,
+            libc::SHUT_WR => SHUT_WR,
+            libc::SHUT_RDWR => SHUT_RD | SHUT_WR,
+            _ => return Answer::Error(Errno::EINVAL),
+        };
         let listening = ep.shared().tcp_state() == TcpState::Listen;
         let ours = ep
             .att
-            .locked(|l| l.shutdown(ep.sock.id, how as u32))
+            .locked(|l| l.shutdown(ep.sock.id, bits))
             .map_err(Errno::from);
         if listening || ep.shared().kind() == SockKind::Udp {
             let kernels = self.os.shutdown(fd, how);

@@ -5,7 +5,10 @@ use std::sync::Mutex;
 use flyover_config::StackOpts;
 use flyover_core::{Instant, SockRef, Stack, layout_len};
 use flyover_cplane::writer::{Change, Writer};
-use flyover_cplane::{Addr, AddrFlags, Dims, Link, LinkFlags, LinkKind, LinkName, Neigh, NeighState, Reader, Route, Scope};
+use flyover_cplane::{
+    Addr, AddrFlags, Dims, Link, LinkFlags, LinkKind, LinkName, Neigh, NeighState, Reader, Route,
+    Scope,
+};
 use flyover_shm::HeapMap;
 use flyover_sockets::Sockets;
 use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, Parts};
@@ -103,7 +106,8 @@ fn ip(n: u8) -> Ip {
 }
 
 fn control_plane(me: u8, peer: u8) -> Reader<'static> {
-    let map: &'static HeapMap = Box::leak(Box::new(HeapMap::new(Dims::default().len().expect("size"))));
+    let map: &'static HeapMap =
+        Box::leak(Box::new(HeapMap::new(Dims::default().len().expect("size"))));
     let mut w = Writer::new(map.region(), &Dims::default(), 1).expect("dims");
     let _ = w.apply(Change::Link(Link {
         ifindex: 1,
@@ -125,12 +129,21 @@ fn control_plane(me: u8, peer: u8) -> Reader<'static> {
         flags: AddrFlags::empty(),
     }));
     let _ = w.apply(Change::Route(Route::unicast(ip(0), 24, 1)));
-    let _ = w.apply(Change::Neigh(Neigh { ifindex: 1, ip: ip(peer), mac: mac(peer), state: NeighState::Reachable }));
+    let _ = w.apply(Change::Neigh(Neigh {
+        ifindex: 1,
+        ip: ip(peer),
+        mac: mac(peer),
+        state: NeighState::Reachable,
+    }));
     w.reader()
 }
 
 fn host(n: u8, peer: u8, nic: MemNic) -> Host {
-    let opts = StackOpts { max_sockets: 256, buffers: 2048, ..StackOpts::default() };
+    let opts = StackOpts {
+        max_sockets: 256,
+        buffers: 2048,
+        ..StackOpts::default()
+    };
     let map: &'static HeapMap = Box::leak(Box::new(HeapMap::new(layout_len(&opts) as usize)));
     let os: &'static FakeOs = Box::leak(Box::new(FakeOs::new(ip(n))));
     let connector: &'static FakeConnector = Box::leak(Box::new(FakeConnector {
@@ -139,14 +152,33 @@ fn host(n: u8, peer: u8, nic: MemNic) -> Host {
         nic: Mutex::new(Some(nic)),
         os,
     }));
-    let settings = Settings { accelerate: true, spin: Budget::Adaptive, inherited: false };
-    let lib = Box::leak(Box::new(Sockets::new(os, connector, table(100_000), settings)));
+    let settings = Settings {
+        accelerate: true,
+        spin: Budget::Adaptive,
+        inherited: false,
+    };
+    let lib: &'static Sockets = Box::leak(Box::new(Sockets::new(
+        os,
+        connector,
+        table(100_000),
+        settings,
+    )));
+    // Stands for the keeper: acknowledges and retransmits while no call is in the stack.
+    let _ = std::thread::spawn(move || {
+        loop {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            let _ = lib.attached().map(|a| a.poll(64));
+        }
+    });
     Host { lib, os, ip: ip(n) }
 }
 
 /// Two hosts, one wire.
 pub fn pair() -> (Host, Host) {
-    let config = |n| MemConfig { mac: mac(n), ..MemConfig::default() };
+    let config = |n| MemConfig {
+        mac: mac(n),
+        ..MemConfig::default()
+    };
     let (a, b) = MemNic::pair(config(1), config(2));
     (host(1, 2, a), host(2, 1, b))
 }
