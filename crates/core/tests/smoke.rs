@@ -3,7 +3,8 @@
 use flyover_config::StackOpts;
 use flyover_core::sock::Kind;
 use flyover_core::{
-    Effects, Env, Instant, NicSet, RecvFlags, SendFlags, SockId, Stack, TcpState, layout_len,
+    Effects, Env, Instant, NicSet, RecvFlags, SendFlags, SockId, SockOpt, Stack, TcpState,
+    layout_len,
 };
 use flyover_cplane::writer::{Change, Writer};
 use flyover_cplane::{
@@ -127,38 +128,64 @@ impl<'m> Host<'m> {
     }
 }
 
+/// Memory of two hosts: stacks and control planes.
+struct Memory {
+    stacks: [HeapMap; 2],
+    cps: [HeapMap; 2],
+}
+
+impl Memory {
+    fn new() -> Self {
+        let stack = || HeapMap::new(layout_len(&opts()) as usize);
+        let cp = || HeapMap::new(Dims::default().len().expect("size"));
+        Self {
+            stacks: [stack(), stack()],
+            cps: [cp(), cp()],
+        }
+    }
+
+    fn hosts(&self, now: u64) -> (Host<'_>, Host<'_>) {
+        let nic = |n| MemConfig {
+            mac: mac(n),
+            ..MemConfig::default()
+        };
+        let (na, nb) = MemNic::pair(nic(1), nic(2));
+        let host = |i: usize, nic: MemNic| Host {
+            st: Stack::new(self.stacks[i].region(), &opts()).expect("layout"),
+            cp: control_plane(&self.cps[i], i as u8 + 1, 2 - i as u8),
+            nics: Nics(nic),
+        };
+        let (a, b) = (host(0, na), host(1, nb));
+        a.st.init(Instant(now), [1, 2, 3, 4]);
+        b.st.init(Instant(now), [5, 6, 7, 8]);
+        (a, b)
+    }
+}
+
+fn exchange(a: &mut Host<'_>, b: &mut Host<'_>, now: &mut u64) {
+    for _ in 0..4 {
+        *now += 10_000;
+        let _ = b.with(*now, |l| l.poll(64));
+        let _ = a.with(*now, |l| l.poll(64));
+    }
+}
+
+fn connect(a: &mut Host<'_>, now: u64, port: u16, server: Endpoint) -> SockId {
+    a.with(now, |l| {
+        let r = l
+            .sock_alloc(Kind::Tcp, false, u64::from(port))
+            .expect("slot");
+        l.tcp_connect(r.id, Endpoint { ip: ip(1), port }, server)
+            .expect("connect");
+        r.id
+    })
+}
+
 #[test]
-fn a_megabyte_each_way_and_nothing_left() {
-    let o = opts();
-    let maps: Vec<HeapMap> = (0..2)
-        .map(|_| HeapMap::new(layout_len(&o) as usize))
-        .collect();
-    let cps: Vec<HeapMap> = (0..2)
-        .map(|_| HeapMap::new(Dims::default().len().expect("size")))
-        .collect();
-    let (na, nb) = MemNic::pair(
-        MemConfig {
-            mac: mac(1),
-            ..MemConfig::default()
-        },
-        MemConfig {
-            mac: mac(2),
-            ..MemConfig::default()
-        },
-    );
-    let mut a = Host {
-        st: Stack::new(maps[0].region(), &o).expect("layout"),
-        cp: control_plane(&cps[0], 1, 2),
-        nics: Nics(na),
-    };
-    let mut b = Host {
-        st: Stack::new(maps[1].region(), &o).expect("layout"),
-        cp: control_plane(&cps[1], 2, 1),
-        nics: Nics(nb),
-    };
+fn a_slot_freed_and_taken_again_while_work_waits_loses_nobody_elses_work() {
+    let m = Memory::new();
     let mut now = 1_000_000_000u64;
-    a.st.init(Instant(now), [1, 2, 3, 4]);
-    b.st.init(Instant(now), [5, 6, 7, 8]);
+    let (mut a, mut b) = m.hosts(now);
     let server = Endpoint {
         ip: ip(2),
         port: 80,
@@ -168,24 +195,76 @@ fn a_megabyte_each_way_and_nothing_left() {
         l.tcp_listen(r.id, server, false, 8).expect("listen");
         r.id
     });
-    let c = a.with(now, |l| {
-        let r = l.sock_alloc(Kind::Tcp, false, 2).expect("slot");
-        l.tcp_connect(
-            r.id,
-            Endpoint {
-                ip: ip(1),
-                port: 4000,
-            },
-            server,
-        )
-        .expect("connect");
+    let (one, two) = (
+        connect(&mut a, now, 4000, server),
+        connect(&mut a, now, 4001, server),
+    );
+    exchange(&mut a, &mut b, &mut now);
+    let _first = b.with(now, |l| l.tcp_accept(lis)).expect("accepted");
+    let second = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    a.with(now, |l| {
+        l.set_opt(two, SockOpt::Cork, 1);
+        let _ = l
+            .tcp_send(two, &[b"held back"], SendFlags::default())
+            .expect("sent");
+        // Both have work for the end of the batch; the first one's slot is freed and taken again before that.
+        l.set_opt(one, SockOpt::NoDelay, 1);
+        l.set_opt(two, SockOpt::Cork, 0);
+        l.abort(one);
+        assert_eq!(l.sock_alloc(Kind::Tcp, false, 9).expect("slot").id, one);
+    });
+    exchange(&mut a, &mut b, &mut now);
+    let mut got = Vec::new();
+    b.read(now, second, &mut got);
+    assert_eq!(got, b"held back");
+}
+
+#[test]
+fn a_small_message_does_not_grow_the_receive_buffer() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let lis = b.with(now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+        l.tcp_listen(r.id, server, false, 64).expect("listen");
         r.id
     });
-    for _ in 0..4 {
-        now += 10_000;
-        let _ = b.with(now, |l| l.poll(64));
-        let _ = a.with(now, |l| l.poll(64));
+    for port in 0..20u16 {
+        let c = connect(&mut a, now, 4000 + port, server);
+        exchange(&mut a, &mut b, &mut now);
+        let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+        let _ = a
+            .with(now, |l| l.tcp_send(c, &[b"hello"], SendFlags::default()))
+            .expect("sent");
+        now += 1_000_000;
+        exchange(&mut a, &mut b, &mut now);
+        let mut got = Vec::new();
+        b.read(now, s, &mut got);
+        assert_eq!(got, b"hello");
+        assert_eq!(b.st.sock(s).rcvbuf.get(), opts().tcp_rmem);
     }
+}
+
+#[test]
+fn a_megabyte_each_way_and_nothing_left() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let lis = b.with(now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+        l.tcp_listen(r.id, server, false, 8).expect("listen");
+        r.id
+    });
+    let c = connect(&mut a, now, 4000, server);
+    exchange(&mut a, &mut b, &mut now);
     assert_eq!(a.st.sock(c).tcp_state(), TcpState::Established);
     let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
     let data: Vec<u8> = (0..1_000_000u32).map(|i| (i * 7 % 251) as u8).collect();

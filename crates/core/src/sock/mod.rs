@@ -28,6 +28,11 @@ shm_struct! {
         pub dbits: Shared32,
         /// Counts re-uses of the slot, so that a stale [`SockRef`] is noticed.
         pub gen_: Shared32,
+        /// Post-poll list: next. Not cleared with the slot: a socket may be freed, and its slot taken again, while it is
+        /// on the list.
+        pub pnext: SharedCell<OptIdx<Sock>>,
+        /// 1 while on the post-poll list.
+        pub pqueued: SharedCell<u32>,
         /// Everything from here on is cleared when the slot is taken.
         pub pad1: Shared32,
         /// [`Kind`].
@@ -124,10 +129,6 @@ shm_struct! {
         pub pad0: SharedCell<u32>,
         /// Timer wheel: tick at which it fires.
         pub ttick: SharedCell<u64>,
-        /// Post-poll list: next.
-        pub pnext: SharedCell<OptIdx<Sock>>,
-        /// 1 while on the post-poll list.
-        pub pqueued: SharedCell<u32>,
         // Listeners and their children.
         /// Accept queue: first child (listener); next sibling (child).
         pub acc_head: SharedCell<OptIdx<Sock>>,

@@ -56,6 +56,7 @@ fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
     t.irs.set(seg.seq.0);
     t.rcv_nxt.set(seg.seq.add(1).0);
     t.rcv_adv.set(t.rcv_nxt.get());
+    t.drs_seq.set(t.rcv_nxt.get());
     t.last_ack_sent.set(t.rcv_nxt.get());
     t.snd_wnd.set(u32::from(seg.hdr.window));
     t.max_wnd.set(u32::from(seg.hdr.window));

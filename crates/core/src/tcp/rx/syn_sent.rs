@@ -70,6 +70,7 @@ fn take_syn(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
     let t = &s.tcb;
     t.irs.set(seg.seq.0);
     t.rcv_nxt.set(seg.seq.add(1).0);
+    t.drs_seq.set(t.rcv_nxt.get());
     t.rcv_adv.set(
         t.rcv_nxt
             .get()

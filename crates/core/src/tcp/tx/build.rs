@@ -59,7 +59,11 @@ pub(crate) fn segment_room(t: &Tcb) -> u32 {
     if t.tflags.get() & tflag::SACK == 0 || blocks == 0 {
         return mss;
     }
-    let blocks = if t.tflags.get() & tflag::TS != 0 { blocks.min(MAX_BLOCKS - 1) } else { blocks };
+    let blocks = if t.tflags.get() & tflag::TS != 0 {
+        blocks.min(MAX_BLOCKS - 1)
+    } else {
+        blocks
+    };
     // Two NOPs, kind, length; eight bytes a block (RFC 2018 section 3).
     mss.saturating_sub(4 + 8 * blocks).max(8)
 }
