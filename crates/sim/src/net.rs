@@ -57,7 +57,8 @@ impl NetConfig {
         [Memory::new(&self.opts[0]), Memory::new(&self.opts[1])]
     }
 
-    fn host(&self, i: usize) -> HostConfig {
+    /// One of its hosts.
+    pub fn host(&self, i: usize) -> HostConfig {
         let ip = |i: usize| {
             let last = i as u8 + 1;
             if self.v6 {

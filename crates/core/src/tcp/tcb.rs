@@ -28,6 +28,10 @@ shm_struct! {
         pub max_wnd: SharedCell<u32>,
         /// SND.UP, meaningful with `URG_OUT`.
         pub snd_up: SharedCell<u32>,
+        /// End of the last segment that was smaller than a full one (Minshall's SND.SML).
+        pub snd_sml: SharedCell<u32>,
+        /// Fills the gap; always 0.
+        pub gap1: SharedCell<u32>,
         /// Shift count of the peer's window field.
         pub snd_scale: SharedCell<u32>,
         /// Shift count of our window field.

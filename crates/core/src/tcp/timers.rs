@@ -15,8 +15,6 @@ use crate::time::{Instant, MS, SEC};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::Seq;
 
-/// Retransmissions of an orphan before it is given up (Linux: `tcp_orphan_retries` 8).
-const ORPHAN_RETRIES: u32 = 8;
 /// How long an unresolved neighbour is waited for while connecting (Linux: 3 probes, 1 s apart).
 const NEIGH_PATIENCE: u64 = 3 * SEC;
 
@@ -58,6 +56,26 @@ pub(crate) fn restart_rtx(l: &mut Locked<'_, '_, '_>, id: SockId) {
     t.rtx_kind.set(kind);
     t.t_rtx.set(l.env.now.0.saturating_add(wait));
     rearm(l, id);
+}
+
+/// New data went out while the timer ran: a tail-loss probe may be due earlier than what the timer stands at (RFC 8985
+/// section 7.2 schedules it with every transmission). It is never put off, so that the timeout stays where it was.
+pub(crate) fn schedule_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    if !matches!(t.rtx_kind.get(), rtx::RTO | rtx::TLP) || t.t_rtx.get() == 0 {
+        return;
+    }
+    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
+    let Some(wait) = probe_timeout(l.st, s, flight) else {
+        return;
+    };
+    let at = l.env.now.0.saturating_add(wait);
+    if at < t.t_rtx.get() {
+        t.rtx_kind.set(rtx::TLP);
+        t.t_rtx.set(at);
+        rearm(l, id);
+    }
 }
 
 /// RFC 8985 section 7.2: two round trips; with a single segment in flight, the peer's delayed ACK on top.
@@ -294,7 +312,7 @@ fn given_up(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
         return true;
     }
     let limit = if s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ) {
-        ORPHAN_RETRIES
+        l.st.opts.orphan_retries
     } else {
         l.st.opts.retries2
     };
@@ -315,7 +333,7 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let n = t.probes.get() + 1;
     t.probes.set(n);
     let limit = if s.has(flag::ORPHAN) {
-        ORPHAN_RETRIES
+        l.st.opts.orphan_retries
     } else {
         l.st.opts.retries2
     };

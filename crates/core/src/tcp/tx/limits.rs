@@ -46,7 +46,7 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
     if rest {
         // The tail: full segments always go; a small last one is Nagle's or the cork's business.
         let small = len % mss;
-        if small != 0 && !fin_due && holds_back(s, f, flight) {
+        if small != 0 && !fin_due && holds_back(s, f) {
             len -= small;
         }
     } else {
@@ -75,12 +75,16 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
     })
 }
 
-/// Nagle (RFC 1122 section 4.2.3.4), `TCP_CORK` and `MSG_MORE`.
-fn holds_back(s: &Sock, f: u32, flight: u32) -> bool {
+/// Nagle (RFC 1122 section 4.2.3.4), `TCP_CORK` and `MSG_MORE`. As Linux, in Minshall's form: a small segment waits for
+/// the one small segment in flight, not for full ones, so that the tail of a large write goes out at once.
+fn holds_back(s: &Sock, f: u32) -> bool {
     if s.has(flag::CORK) || f & tflag::MORE != 0 {
         return true;
     }
-    !s.has(flag::NODELAY) && flight > 0
+    let t = &s.tcb;
+    let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
+    let small = Seq(t.snd_sml.get());
+    !s.has(flag::NODELAY) && una != nxt && small.after(una) && small.before_eq(nxt)
 }
 
 /// Payload bytes that one frame can carry: a super-frame, or one segment.

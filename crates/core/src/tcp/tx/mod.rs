@@ -37,6 +37,7 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
         while budget > 0 && rexmit::next(l, id) {
             budget -= 1;
         }
+        let first = t.snd_nxt.get();
         while budget > 0 {
             match next_piece(l.st, s, l.env) {
                 Some(piece) => {
@@ -51,6 +52,9 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
         if budget == 0 {
             // More is allowed than one burst: go on at once after the next poll.
             timers::retry(l, id, MS);
+        }
+        if t.snd_nxt.get() != first {
+            timers::schedule_probe(l, id);
         }
         timers::after_output(l, id);
     }
@@ -74,6 +78,9 @@ fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
         Out::Sent(n) => {
             let end = piece.seq.add(n).add(u32::from(piece.fin));
             t.snd_nxt.set(end.0);
+            if n % build::segment_room(t) != 0 {
+                t.snd_sml.set(piece.seq.add(n).0);
+            }
             if piece.fin {
                 t.tflags.set(t.tflags.get() | tflag::FIN_SENT);
             }

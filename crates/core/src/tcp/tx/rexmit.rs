@@ -79,7 +79,7 @@ fn send_again(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, at: Seq, len: u3
             off,
             len: data,
             fin,
-            push: fin,
+            push: off.saturating_add(data) >= queued,
             again: true,
         },
     )

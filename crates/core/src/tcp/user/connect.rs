@@ -110,6 +110,7 @@ pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: &Sock) {
     t.drs_time.set(l.env.now.0);
     t.last_rx.set(l.env.now.0);
     t.recover.set(t.iss.get());
+    t.snd_sml.set(t.iss.get());
 }
 
 /// The window of a SYN: half the receive buffer, as Linux accounts for overhead, and no more than 64 KiB.
