@@ -251,10 +251,10 @@ impl Sockets {
         self.os.getpid() != self.pid.load(Ordering::Acquire)
     }
 
-    /// True when closing `fd` here certainly is the last close of the socket.
+    /// True when closing `fd` here certainly is the last close of the socket. Not to be asked in a foreign child.
     pub fn is_sole_holder(&self, fd: i32) -> bool {
         let made = self.table.made(fd);
-        made != SHARED && made == self.fork_generation() && !self.is_foreign_child()
+        made != SHARED && made == self.fork_generation()
     }
 
     /// `socket(2)` succeeded with `fd`.

@@ -563,6 +563,11 @@ impl<'m> Locked<'_, '_, 'm> {
         Wait::Sleep { leader }
     }
 
+    /// The thread of `w` is awake and about to poll: events that it raises itself need no wake.
+    pub fn wait_awake(&mut self, w: WaiterId) {
+        self.st.waiters.at(w).state.store(wstate::AWAKE, Release);
+    }
+
     /// The thread of `w` is awake again. When it was the last that watched the V-NICs, a follower is promoted.
     pub fn wait_end(&mut self, w: WaiterId) {
         self.leave(w);

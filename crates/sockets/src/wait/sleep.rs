@@ -177,6 +177,8 @@ impl Attachment {
         }
         self.locked(|l| {
             if matches!(wait, Wait::Sleep { leader: true }) {
+                // What we raise ourselves must not wake us.
+                l.wait_awake(s.waiter);
                 let _: u32 = l.poll(64);
             }
             l.wait_end(s.waiter);
@@ -231,7 +233,8 @@ impl Attachment {
     fn drain(&self, s: &Sleeper) {
         let mut buf = [0u8; 8];
         if s.fds.first().is_some_and(|p| p.revents != 0) {
-            while self.os.read(s.rx, &mut buf).is_ok_and(|n| n > 0) {}
+            // One message as a rule; a second one costs a look without need.
+            let _: Result<usize, Errno> = self.os.read(s.rx, &mut buf);
         }
         if enter::has_signal() || s.fds.get(1).is_some_and(|p| p.revents != 0) {
             let _: Result<usize, Errno> = self.os.read(s.bell, &mut buf);

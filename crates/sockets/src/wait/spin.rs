@@ -16,7 +16,8 @@ pub enum Budget {
 }
 
 thread_local! {
-    /// How well spinning paid off lately: 0 never, `SCORE_MAX` always.
+    /// How well spinning paid off lately: 0 never, `SCORE_MAX` always. One up for a spin that was enough, two down for
+    /// one in vain: it has to be enough in two cases of three.
     static SCORE: Cell<u32> = const { Cell::new(SCORE_START) };
     static WAITS: Cell<u32> = const { Cell::new(0) };
 }
@@ -45,13 +46,13 @@ impl Attachment {
         loop {
             let _: bool = self.poll(64);
             if ready() {
-                SCORE.with(|s| s.set((s.get() + 2).min(SCORE_MAX)));
+                SCORE.with(|s| s.set((s.get() + 1).min(SCORE_MAX)));
                 return true;
             }
             let now = self.os.now();
             if now.saturating_sub(start) >= span || deadline.is_past(now) || enter::has_signal() {
                 if span != 0 {
-                    SCORE.with(|s| s.set(s.get().saturating_sub(1)));
+                    SCORE.with(|s| s.set(s.get().saturating_sub(2)));
                 }
                 return false;
             }
