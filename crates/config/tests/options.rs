@@ -307,3 +307,14 @@ proptest! {
         }
     }
 }
+
+/// `docs/options.md` is this crate's output.
+#[test]
+fn the_documentation_is_current() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/options.md");
+    let written = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(
+        written == docs::markdown(),
+        "docs/options.md is out of date: cargo run -p flyover-cli -- options --markdown > docs/options.md"
+    );
+}

@@ -24,6 +24,9 @@ pub(crate) enum DaemonError {
          `flyover daemon start`"
     )]
     NotRunning,
+    /// Somebody without privilege tried to start it.
+    #[error("only root can start flyoverd; try sudo")]
+    NotRoot,
     /// The socket is not for this user.
     #[error("no permission to use {0}; ask to be in the group that owns it")]
     Denied(String),

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use flyover_config::vars;
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 
 use super::{DaemonError, connect};
 use crate::{Outcome, places, show_line};
@@ -46,6 +47,9 @@ pub(super) enum Life {
 
 /// Starts the daemon and waits until it answers.
 pub(super) fn start(socket: &str, life: Life) -> Result<(), DaemonError> {
+    if !geteuid().is_root() {
+        return Err(DaemonError::NotRoot);
+    }
     let program = places::daemon().ok_or(DaemonError::NoProgram)?;
     let text = |what: &str, e: std::io::Error| DaemonError::Start(format!("{what}: {e}"));
     let directory = directory_of(socket);
