@@ -143,18 +143,18 @@ impl<'m> Tables<'m> {
     }
 
     /// Prefix lengths (128-bit form) that occur in a table of routes, longest first.
-    pub(crate) fn prefix_lens(&self, table: Table) -> impl Iterator<Item = u8> {
-        let words = self.len_words(table);
-        let words = words.iter().enumerate().rev();
-        words.flat_map(|(word, bits)| {
-            let bits = bits.get();
-            (0..64_u8)
-                .rev()
-                .filter(move |bit| bits >> bit & 1 != 0)
-                .filter_map(move |bit| {
-                    let len = u8::try_from(word).ok()?.checked_mul(64)?.checked_add(bit)?;
-                    (len <= 128).then_some(len)
-                })
+    pub(crate) fn prefix_lens(&self, table: Table) -> impl Iterator<Item = u8> + use<'m> {
+        let mut words = self.len_words(table).iter().zip([0_u8, 64, 128]).rev();
+        let (mut bits, mut base) = (0_u64, 0_u8);
+        core::iter::from_fn(move || {
+            while bits == 0 {
+                let (word, start) = words.next()?;
+                (bits, base) = (word.get(), start);
+            }
+            let top = bits.ilog2();
+            bits &= !(1_u64 << top);
+            // Beyond 128 only in garbage, where it matches nothing.
+            Some(base.saturating_add(top as u8))
         })
     }
 
