@@ -40,7 +40,7 @@ impl Net {
             .map_err(|e| Refusal::failed("entering the network namespace", e))?;
         let cplane = CplaneService::start(&ns)
             .map_err(|e| Refusal::failed("mirroring the control plane", e))?;
-        progress.tick()?;
+        progress.tick();
         let steer = ns
             .run(Steer::load)
             .map_err(|e| Refusal::failed("entering the network namespace", e))??;

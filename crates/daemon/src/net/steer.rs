@@ -19,6 +19,8 @@ pub struct Steer {
     /// Stacks with a packet V-NIC, by interface; and those with XDP V-NICs, with their place in the map of sockets.
     packet_users: HashMap<u32, BTreeSet<u32>>,
     xdp_users: HashMap<u32, HashMap<u32, XskRange>>,
+    /// Socket filters, by stack.
+    filters: HashMap<u32, OwnedFd>,
 }
 
 /// Places in the map of XDP sockets.
@@ -52,15 +54,32 @@ impl Steer {
             xdps: HashMap::new(),
             packet_users: HashMap::new(),
             xdp_users: HashMap::new(),
+            filters: HashMap::new(),
         })
+    }
+
+    /// Keeps maps and programs in place after the daemon's death, for keepers.
+    pub fn keepalive(&self) -> BorrowedFd<'_> {
+        self.maps.keepalive()
     }
 
     /// The socket filter that lets a stack's flows into its packet sockets.
     ///
     /// # Errors
     /// As bpf(2).
-    pub fn stack_filter(&self, stack: u32) -> io::Result<OwnedFd> {
-        self.maps.stack_filter(stack).map_err(os)
+    pub fn stack_filter(&mut self, stack: u32) -> io::Result<OwnedFd> {
+        if let Some(filter) = self.filters.get(&stack) {
+            return filter.try_clone();
+        }
+        let filter = self.maps.stack_filter(stack).map_err(os)?;
+        let copy = filter.try_clone()?;
+        self.filters.insert(stack, filter);
+        Ok(copy)
+    }
+
+    /// The stack has ended.
+    pub fn forget(&mut self, stack: u32) {
+        self.filters.remove(&stack);
     }
 
     /// A stack receives on an interface by a packet socket: keeps the kernel's stack from its flows there.

@@ -96,7 +96,7 @@ fn make_packet(
     let slot = *slots.first().ok_or(io::ErrorKind::StorageFull)?;
     let (sock, geometry) = create_packet(device.ifindex, &PacketConfig::default())?;
     // Locked in: whoever gets the socket can neither remove nor replace the filter.
-    attach_filter(sock.as_fd(), flows.map().stack_filter(stack)?.as_fd())?;
+    attach_filter(sock.as_fd(), flows.map_mut().stack_filter(stack)?.as_fd())?;
     flows.map_mut().use_packet(device.ifindex, stack)?;
     let desc = NicDesc {
         slot,

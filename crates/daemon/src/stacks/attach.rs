@@ -97,7 +97,7 @@ impl Member {
             let stack = daemon
                 .stacks
                 .find_or_add(key.clone(), wanted.clone(), quota)?;
-            let mut life = stack.life_for(progress)?;
+            let mut life = stack.life_for(progress);
             if matches!(*life, Life::New) {
                 let made = daemon
                     .nets

@@ -119,6 +119,8 @@ pub struct Live {
     pub memory: OwnedFd,
     /// Hears of the end of kernel sockets, for keepers.
     pub deaths: OwnedFd,
+    /// Keeps maps and programs in place when the daemon dies, for keepers.
+    pub keepalive: OwnedFd,
     /// Its keeper; `None` after too many deaths.
     pub keeper: Option<KeeperProcess>,
     /// Its V-NICs.
@@ -161,16 +163,13 @@ impl Stack {
     }
 
     /// The same, for a client that must be told that it takes a while.
-    ///
-    /// # Errors
-    /// The client is gone.
-    pub fn life_for(&self, progress: &mut Progress<'_>) -> Result<MutexGuard<'_, Life>, Refusal> {
+    pub fn life_for(&self, progress: &mut Progress<'_>) -> MutexGuard<'_, Life> {
         loop {
             if let Some(guard) = self.try_life() {
-                return Ok(guard);
+                return guard;
             }
             thread::sleep(Duration::from_millis(2));
-            progress.tick()?;
+            progress.tick();
         }
     }
 
@@ -192,10 +191,13 @@ impl Stack {
             .map_err(|e| Refusal::failed("making the stack's memory", e))?;
         let deaths = within(net.ns(), listen_for_deaths)
             .map_err(|e| Refusal::failed("listening for socket ends", e))?;
+        let keepalive = net.flows().map().keepalive().try_clone_to_owned();
+        let keepalive = keepalive.map_err(|e| Refusal::failed("duplicating descriptors", e))?;
         let mut live = Box::new(Live {
             net: net.clone(),
             memory,
             deaths,
+            keepalive,
             keeper: None,
             nics: Vec::new(),
             nic_gen: 1,
@@ -204,7 +206,7 @@ impl Stack {
             last_owner: 0,
             epoch: 0,
         });
-        progress.tick()?;
+        progress.tick();
         self.sync_nics(&mut live, progress);
         let started = KeeperProcess::start(self, &live, true, progress);
         let keeper = match started {
@@ -236,6 +238,7 @@ impl Stack {
         for nic in &live.nics {
             flows.map_mut().leave(nic.desc.ifindex, self.id);
         }
+        flows.map_mut().forget(self.id);
     }
 
     /// Gives the stack up, whatever is left in it. Called with its life held.
@@ -298,9 +301,7 @@ impl Stack {
                     live.problems.insert(ifindex, e.to_string());
                 }
             }
-            if progress.tick().is_err() {
-                break;
-            }
+            progress.tick();
         }
         changed
     }
@@ -329,6 +330,7 @@ impl Stack {
             live.memory.as_fd(),
             live.net.cplane().memfd(),
             live.deaths.as_fd(),
+            live.keepalive.as_fd(),
         ];
         fds.extend(nic_fds);
         let control = Control::Setup {

@@ -146,6 +146,7 @@ pub fn a_killed_daemon_leaves_the_interfaces_clean() {
     daemon.signal("KILL");
     sleep(Duration::from_millis(300));
     assert!(is_running(keeper), "the process still has its stack");
+    assert!(space.programs() > 0, "its connections are not cut off");
     drop((client, fds));
     eventually("clean interfaces", || (space.programs() == 0).then_some(()));
     eventually("the end of the keeper", || {

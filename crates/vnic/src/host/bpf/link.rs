@@ -1,7 +1,11 @@
-//! Attaching the programs to interfaces, as links that a descriptor owns.
+//! Attaching the programs to interfaces, as links that a descriptor owns. Each has a name in the private
+//! bpffs as well: whoever holds that file system keeps the programs attached when this process dies.
+
+use std::io;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
-use aya::programs::links::{FdLink, LinkOrder};
+use aya::programs::links::{FdLink, LinkOrder, PinnedLink};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode as Mode};
 
@@ -9,11 +13,30 @@ use super::BpfError;
 use crate::host::XdpMode;
 use crate::host::probe::{Interface, interface};
 
+/// A link with a name in the private bpffs; both go when it is dropped, only the link when the process dies.
+#[derive(Debug)]
+struct Kept(Option<PinnedLink>);
+
+impl Kept {
+    fn new(link: FdLink, path: PathBuf) -> Result<Self, BpfError> {
+        let pinned = link.pin(path);
+        let pinned = pinned.map_err(|e| BpfError::Os("naming a link", io::Error::other(e)))?;
+        Ok(Self(Some(pinned)))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // The interface, and with it the link, may be gone already; the name then stays until the bpffs goes.
+        let _: Option<Result<FdLink, io::Error>> = self.0.take().map(PinnedLink::unpin);
+    }
+}
+
 /// `xdp_flow` on an interface, until dropped.
 #[derive(Debug)]
 pub struct XdpAttachment {
     /// Keeps the program attached.
-    _link: FdLink,
+    _link: Kept,
     /// Native or generic.
     pub mode: XdpMode,
 }
@@ -32,7 +55,7 @@ pub enum XdpAttach {
 /// `tc_drop` on an interface, until dropped.
 #[derive(Debug)]
 pub struct DropLink {
-    _link: FdLink,
+    _link: Kept,
 }
 
 pub(super) const XDP: &str = "xdp_flow";
@@ -62,6 +85,7 @@ fn look_at(ifindex: u32) -> Result<Interface, BpfError> {
 
 pub(super) fn attach_xdp(
     ebpf: &mut Ebpf,
+    names: &Path,
     ifindex: u32,
     how: XdpAttach,
 ) -> Result<XdpAttachment, BpfError> {
@@ -83,13 +107,18 @@ pub(super) fn attach_xdp(
     let link = program.take_link(id.map_err(failed)?).map_err(failed)?;
     // Otherwise aya fell back to netlink, and the program would outlive this process.
     let link = FdLink::try_from(link).map_err(|_| BpfError::Missing("link of its own"))?;
+    let link = Kept::new(link, names.join(format!("xdp-{ifindex}")))?;
     let mode = look_at(ifindex)?
         .xdp
         .map_or(XdpMode::Generic, |(mode, _)| mode);
     Ok(XdpAttachment { _link: link, mode })
 }
 
-pub(super) fn attach_drop(ebpf: &mut Ebpf, ifindex: u32) -> Result<DropLink, BpfError> {
+pub(super) fn attach_drop(
+    ebpf: &mut Ebpf,
+    names: &Path,
+    ifindex: u32,
+) -> Result<DropLink, BpfError> {
     let name = look_at(ifindex)?.name;
     let program = classifier(ebpf)?;
     let failed = |e| BpfError::Program(DROP, e);
@@ -99,6 +128,7 @@ pub(super) fn attach_drop(ebpf: &mut Ebpf, ifindex: u32) -> Result<DropLink, Bpf
         .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     let link = FdLink::try_from(link).map_err(|_| BpfError::Missing("link of its own"))?;
+    let link = Kept::new(link, names.join(format!("drop-{ifindex}")))?;
     Ok(DropLink { _link: link })
 }
 

@@ -1,7 +1,7 @@
 //! Flow steering in the kernel: loads `bpf/flow.bpf.c` and keeps its maps and attachments.
 //!
-//! One [`FlowMaps`] per network namespace. Attachments are BPF links owned by descriptors of this
-//! process: when it dies, however, the interfaces are as they were before.
+//! One [`FlowMaps`] per network namespace. Attachments are BPF links: when this process dies, however, and
+//! nobody else holds [`FlowMaps::keepalive`], the interfaces are as they were before.
 
 mod key;
 mod link;
@@ -103,6 +103,12 @@ impl FlowMaps {
         })
     }
 
+    /// A descriptor that keeps maps and attachments when this process dies, for a process that goes on with
+    /// the V-NICs. It opens nothing to an unprivileged one.
+    pub fn keepalive(&self) -> BorrowedFd<'_> {
+        self.pins.mount()
+    }
+
     /// Gives a flow to a stack (or to [`PASS`]); replaces what it was.
     ///
     /// # Errors
@@ -180,7 +186,7 @@ impl FlowMaps {
     /// # Errors
     /// [`BpfError::Foreign`] when another XDP program is attached; it is left alone.
     pub fn attach_xdp(&mut self, ifindex: u32, how: XdpAttach) -> Result<XdpAttachment, BpfError> {
-        link::attach_xdp(&mut self.ebpf, ifindex, how)
+        link::attach_xdp(&mut self.ebpf, &self.pins.path(), ifindex, how)
     }
 
     /// Keeps the kernel's stack from the packets that packet V-NICs on this interface receive. Runs before
@@ -189,7 +195,7 @@ impl FlowMaps {
     /// # Errors
     /// What the kernel says; tcx needs Linux 6.6.
     pub fn attach_drop(&mut self, ifindex: u32) -> Result<DropLink, BpfError> {
-        link::attach_drop(&mut self.ebpf, ifindex)
+        link::attach_drop(&mut self.ebpf, &self.pins.path(), ifindex)
     }
 
     /// A socket filter that takes the flows of one stack; for [`attach_filter`](super::attach_filter). The

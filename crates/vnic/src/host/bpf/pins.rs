@@ -1,15 +1,18 @@
-//! A bpffs that is mounted nowhere: the instances of the object find its maps there by name, nobody else
-//! finds anything, and it vanishes with this process.
+//! A bpffs that is mounted nowhere: the instances of the object find its maps there by name, attachments
+//! have names there too, and it vanishes, with what only it holds, when nobody has its descriptor any longer.
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 
 const FSOPEN_CLOEXEC: libc::c_long = 1;
 const FSMOUNT_CLOEXEC: libc::c_long = 1;
+const FSCONFIG_SET_STRING: libc::c_long = 1;
 const FSCONFIG_CMD_CREATE: libc::c_long = 6;
 const BPFFS: &CStr = c"bpf";
+/// Only root gets in: unprivileged processes may hold the descriptor.
+const MODE: (&CStr, &CStr) = (c"mode", c"0700");
 
 #[derive(Debug)]
 pub(super) struct Pins {
@@ -23,6 +26,21 @@ impl Pins {
         // SAFETY: the name is a C string that lives during the call; the result is checked.
         let context = own(unsafe { libc::syscall(libc::SYS_fsopen, name, FSOPEN_CLOEXEC) })?;
         let (fd, none) = (context.as_raw_fd(), core::ptr::null::<u8>());
+        let (key, value) = (MODE.0.as_ptr(), MODE.1.as_ptr());
+        // SAFETY: key and value are C strings that live during the call; the result is checked.
+        let rc = unsafe {
+            libc::syscall(
+                libc::SYS_fsconfig,
+                fd,
+                FSCONFIG_SET_STRING,
+                key,
+                value,
+                0 as libc::c_long,
+            )
+        };
+        if rc != 0 {
+            return Err(io::Error::last_os_error());
+        }
         // SAFETY: no pointers but null; the result is checked.
         let rc = unsafe {
             libc::syscall(
@@ -41,6 +59,11 @@ impl Pins {
         let mount =
             unsafe { libc::syscall(libc::SYS_fsmount, fd, FSMOUNT_CLOEXEC, 0 as libc::c_long) };
         Ok(Self { mount: own(mount)? })
+    }
+
+    /// Keeps it, and what is in it.
+    pub(super) fn mount(&self) -> BorrowedFd<'_> {
+        self.mount.as_fd()
     }
 
     /// Its root, as long as self lives, for this process.

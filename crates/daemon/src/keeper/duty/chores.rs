@@ -1,0 +1,167 @@
+//! What needs the stack lock or the daemon, done as far as these can be had.
+
+use std::os::fd::AsFd as _;
+
+use flyover_proto::{Deadline, Notice, send};
+use rustix::event::epoll;
+
+use super::{Duty, MS, listen_once};
+use crate::keeper::served::{Wish, monotonic};
+
+/// A stack without processes and sockets is given up after this time, ns.
+const LINGER: u64 = 1_000 * MS;
+/// When reports of deaths were lost and no process is attached for this long, all sockets count as dead, ns.
+const LOST_LINGER: u64 = 10_000 * MS;
+/// Least time between two walks for dead sockets, ns.
+const WALK_PAUSE: u64 = 5 * MS;
+/// Wishes that wait for the daemon.
+const MAX_OUTBOX: usize = 4096;
+
+impl Duty {
+    /// Everything that needs the lock or the daemon, as far as these can be had now.
+    pub(super) fn work(&mut self) {
+        self.take_over_from_dead();
+        self.bury();
+        self.raise();
+        self.close_dead();
+        self.look_after_end();
+        self.pass_wishes();
+    }
+
+    fn take_over_from_dead(&mut self) {
+        let holder = self
+            .served
+            .lock_owner()
+            .filter(|owner| self.dead.contains(owner));
+        let Some(owner) = holder else { return };
+        // The slot may be in use again: the daemon says so before its process can take the lock.
+        self.control();
+        if self.dead.contains(&owner) && self.served.take_over(owner) {
+            tracing::warn!(
+                owner,
+                "a process died with the lock; the stack was recovered"
+            );
+        }
+    }
+
+    fn bury(&mut self) {
+        while let Some(owner) = self.pending.gone.first().copied() {
+            if self
+                .served
+                .locked(|locked| locked.owner_gone(owner))
+                .is_none()
+            {
+                return;
+            }
+            self.pending.gone.remove(&owner);
+        }
+    }
+
+    fn raise(&mut self) {
+        if self.pending.events.is_empty() {
+            return;
+        }
+        let events = std::mem::take(&mut self.pending.events);
+        if self
+            .served
+            .locked(|locked| events.iter().for_each(|sock| locked.os_event(*sock)))
+            .is_none()
+        {
+            self.pending.events = events;
+        }
+    }
+
+    /// The first death after a pause is seen to at once; those that follow it at most every 5 ms together, and in at most
+    /// a tenth of the time.
+    fn close_dead(&mut self) {
+        let start = monotonic();
+        if start < self.next_walk {
+            return;
+        }
+        if self.pending.cookies.is_empty() {
+            if std::mem::take(&mut self.deaf)
+                && let Err(e) = listen_once(epoll::modify, self.epoll.as_fd(), self.deaths.as_fd())
+            {
+                tracing::error!("listening for the end of sockets: {e}");
+            }
+            return;
+        }
+        if self.served.stack().socks_used() == 0
+            || self.served.close_dead(&self.pending.cookies).is_some()
+        {
+            self.pending.cookies.clear();
+        }
+        let end = monotonic();
+        self.next_walk =
+            end.saturating_add(end.saturating_sub(start).saturating_mul(9).max(WALK_PAUSE));
+    }
+
+    /// A stack that nobody uses any longer ends.
+    fn look_after_end(&mut self) {
+        if !self.attached.is_empty() {
+            (self.alone_since, self.idle_since) = (None, None);
+            return;
+        }
+        let now = monotonic();
+        let alone = *self.alone_since.get_or_insert(now);
+        let (held, orphans) = self.served.stack().live_sockets();
+        if held + orphans > 0 || !self.pending.gone.is_empty() {
+            self.idle_since = None;
+            if held > 0 && self.deaths.lost && now.saturating_sub(alone) >= LOST_LINGER {
+                self.close_all();
+            }
+            return;
+        }
+        let idle = *self.idle_since.get_or_insert(now);
+        if self.told_idle || now.saturating_sub(idle) < LINGER {
+            return;
+        }
+        if self.control.is_none() {
+            self.done = true;
+        } else {
+            self.outbox.push_back(Notice::Idle { epoch: self.epoch });
+            self.told_idle = true;
+        }
+    }
+
+    /// Reports of deaths were lost, and no process is left: whatever is still held is held by nobody.
+    fn close_all(&mut self) {
+        let stack = self.served.stack();
+        let closed = self
+            .served
+            .locked(|locked| stack.each_sock().for_each(|sock| locked.close(sock.id)));
+        if closed.is_some() {
+            self.deaths.lost = false;
+        }
+    }
+
+    fn pass_wishes(&mut self) {
+        for wish in std::mem::take(&mut self.served.wishes) {
+            let notice = match wish {
+                Wish::CloseParked(sock) => {
+                    self.parked.close(sock);
+                    continue;
+                }
+                Wish::Resolve { ifindex, ip } => Notice::Resolve { ifindex, ip },
+                Wish::DelFilter(id) => Notice::DelFilter { id },
+            };
+            if self.outbox.len() < MAX_OUTBOX {
+                self.outbox.push_back(notice);
+            }
+        }
+        let Some(control) = &self.control else {
+            self.outbox.clear();
+            return;
+        };
+        while let Some(notice) = self.outbox.front() {
+            let mut buf = [0; 64];
+            let Ok(len) = notice.encode(0, &mut buf) else {
+                break;
+            };
+            if send(control.as_fd(), &buf[..len], &[], Deadline::NOW).is_err() {
+                return;
+            }
+            self.outbox.pop_front();
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What the daemon and the processes tell the keeper.
+
+use std::os::fd::AsFd as _;
+
+use flyover_core::SockRef;
+use flyover_proto::{Control, Deadline, FdBag, KeeperMsg, Packet, recv};
+use flyover_shm::Idx;
+use rustix::io::Errno;
+
+use super::{CHANNELS, Duty, add};
+use crate::keeper::sockets::watch;
+
+/// Messages taken from one channel before the others have their turn.
+const TURN: usize = 64;
+
+impl Duty {
+    /// Messages of the daemon.
+    pub(super) fn control(&mut self) {
+        for _ in 0..TURN {
+            let Some(control) = &self.control else { return };
+            match recv(control.as_fd(), &mut self.buf, Deadline::NOW) {
+                Ok(Packet::Message(len, fds)) => match Control::decode(&self.buf[..len]) {
+                    Ok((_, message)) => self.obey(message, fds),
+                    Err(e) => tracing::error!("message of the daemon: {e}"),
+                },
+                Err(Errno::TIMEDOUT) => return,
+                Ok(Packet::Closed) | Err(_) => {
+                    tracing::warn!(
+                        "the daemon is gone; the stack goes on until its processes and sockets are gone"
+                    );
+                    self.control = None;
+                    let left = |owner: &u16| !self.channels.contains_key(owner);
+                    let gone: Vec<u16> = self.attached.iter().copied().filter(left).collect();
+                    gone.into_iter().for_each(|owner| self.owner_gone(owner));
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, message: Control, mut fds: FdBag) {
+        match message {
+            Control::Setup { .. } => tracing::error!("a second setup"),
+            Control::Nics { nic_gen, nics } => {
+                if let Err(e) = self.served.set_nics(nic_gen, &nics, &mut fds, false) {
+                    tracing::error!("taking over V-NICs: {e}");
+                }
+                self.served.poll();
+            }
+            Control::Owner { owner } => {
+                let Some(channel) = fds.pop() else { return };
+                self.dead.remove(&owner);
+                self.attached.insert(owner);
+                self.alone_since = None;
+                if let Err(e) = add(
+                    self.epoll.as_fd(),
+                    channel.as_fd(),
+                    CHANNELS + u64::from(owner),
+                ) {
+                    tracing::error!(owner, "watching a process's channel: {e}");
+                }
+                self.channels.insert(owner, channel);
+            }
+            Control::OwnerGone { owner, epoch } => {
+                self.epoch = epoch;
+                self.owner_gone(owner);
+            }
+            Control::Exit {} => self.done = true,
+        }
+    }
+
+    pub(super) fn owner_gone(&mut self, owner: u16) {
+        self.attached.remove(&owner);
+        self.channels.remove(&owner);
+        self.dead.insert(owner);
+        self.pending.gone.insert(owner);
+        self.parked.sweep(self.served.stack());
+        self.told_idle = false;
+    }
+
+    /// Messages of a process; true when there was a poke.
+    pub(super) fn channel(&mut self, owner: u16) -> bool {
+        let mut poked = false;
+        for _ in 0..TURN {
+            let Some(channel) = self.channels.get(&owner) else {
+                return poked;
+            };
+            match recv(channel.as_fd(), &mut self.buf, Deadline::NOW) {
+                Ok(Packet::Message(len, mut fds)) => match KeeperMsg::decode(&self.buf[..len]) {
+                    Ok((_, KeeperMsg::Poke {})) => poked = true,
+                    Ok((_, message)) => self.serve(message, &mut fds),
+                    Err(e) => tracing::debug!(owner, "message of a process: {e}"),
+                },
+                Err(Errno::TIMEDOUT) => return poked,
+                Ok(Packet::Closed) | Err(_) => {
+                    self.channels.remove(&owner);
+                    // Otherwise the daemon tells, which watches the process itself.
+                    if self.control.is_none() {
+                        self.owner_gone(owner);
+                    }
+                }
+            }
+        }
+        poked
+    }
+
+    fn serve(&mut self, message: KeeperMsg, fds: &mut FdBag) {
+        let stack = self.served.stack();
+        let known = |sock: u32, generation: u32| {
+            (sock < stack.limits().socks).then_some(SockRef {
+                id: Idx::new(sock),
+                generation,
+            })
+        };
+        match message {
+            KeeperMsg::RegOs {
+                sock,
+                generation,
+                listen: _,
+            } => {
+                let (Some(sock), Some(fd)) = (known(sock, generation), fds.pop()) else {
+                    return;
+                };
+                if let Err(e) = watch(self.epoll.as_fd(), sock, fd.as_fd()) {
+                    tracing::warn!("watching a kernel socket: {e}");
+                }
+            }
+            KeeperMsg::Park { sock, generation } => {
+                let (Some(sock), Some(fd)) = (known(sock, generation), fds.pop()) else {
+                    return;
+                };
+                self.parked.park(stack, sock, fd);
+            }
+            KeeperMsg::Unpark { sock, generation } => {
+                known(sock, generation)
+                    .into_iter()
+                    .for_each(|sock| self.parked.close(sock));
+            }
+            KeeperMsg::Poke {} => {}
+        }
+    }
+}
