@@ -4,7 +4,7 @@ use crate::effects::Effect;
 use crate::sock::Sock;
 use crate::stack::locked::Locked;
 use core::sync::atomic::Ordering::Relaxed;
-use flyover_cplane::{Fwd, Resolve};
+use flyover_cplane::{Fwd, Reason, Resolve};
 use flyover_vnic::VnicKind;
 use flyover_wire::{Ip, Mac};
 
@@ -117,6 +117,8 @@ fn lookup(l: &mut Locked<'_, '_, '_>, dst: Ip, src: Option<Ip>) -> Result<Fwd, N
             });
             Err(NoWay::Wait)
         }
+        // The tables are being changed right now.
+        Resolve::Unreachable(Reason::Busy) => Err(NoWay::Wait),
         _ => {
             let _: u64 = stats.tx_no_route.fetch_add(1, Relaxed);
             Err(NoWay::Unreachable)

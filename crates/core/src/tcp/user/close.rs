@@ -132,6 +132,9 @@ impl Locked<'_, '_, '_> {
     /// Resets the connection: RST to the peer, nothing delivered any more.
     pub fn abort(&mut self, id: SockId) {
         let s = self.st.sock(id);
+        if s.kind() == Kind::Tcp && s.tcp_state() == TcpState::Listen {
+            self.stop_listening(id);
+        }
         if s.kind() == Kind::Tcp
             && s.tcp_state().is_synchronised()
             && s.tcp_state() != TcpState::TimeWait
