@@ -10,6 +10,11 @@ unsafe extern "C" {
 }
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
+/// In the environment of everything that runs under the library: a program that finds it may have inherited accelerated
+/// descriptors.
+const CHILD_VAR: &CStr = c"_FLYOVER_CHILD=1";
+/// The name of [`CHILD_VAR`].
+pub const CHILD: &CStr = c"_FLYOVER_CHILD";
 
 /// What to put into new environments.
 struct Saved {
@@ -78,7 +83,7 @@ pub fn set(name: &CStr, value: &str) {
 /// Remembers what new environments must keep.
 pub fn save(inherit: bool) {
     let mut preload = None;
-    let mut options = Vec::new();
+    let mut options = vec![CHILD_VAR.to_owned()];
     // SAFETY: `environ` is a C environment.
     unsafe {
         each_of(current(), |var| {
@@ -90,16 +95,14 @@ pub fn save(inherit: bool) {
             }
         })
     };
-    let Some((preload, list)) = preload else {
-        return;
-    };
-    let ours = |p: &&[u8]| p.ends_with(b"libflyover.so");
-    let Some(library) = list
-        .split(|c| *c == b':' || *c == b' ')
-        .find(ours)
-        .map(<[u8]>::to_vec)
-    else {
-        return;
+    let Some(library) = own_path() else { return };
+    // Loaded in another way than by LD_PRELOAD: children get it that way.
+    let preload = match preload {
+        Some((var, list)) if contains(&list, &library) => var,
+        _ => match CString::new([PRELOAD, &library].concat()) {
+            Ok(v) => v,
+            Err(_) => return,
+        },
     };
     let _ = SAVED.get_or_init(|| Saved {
         preload,
@@ -107,6 +110,20 @@ pub fn save(inherit: bool) {
         options,
         inherit,
     });
+}
+
+/// The path that this library was loaded from.
+fn own_path() -> Option<Vec<u8>> {
+    let mut info = core::mem::MaybeUninit::<libc::Dl_info>::zeroed();
+    // SAFETY: an address in this library and a live local; dladdr fills the latter in.
+    let found = unsafe { libc::dladdr(own_path as *const core::ffi::c_void, info.as_mut_ptr()) };
+    // SAFETY: all-zero is a valid Dl_info (null pointers), so it is initialised either way.
+    let name = unsafe { info.assume_init() }.dli_fname;
+    if found == 0 || name.is_null() {
+        return None;
+    }
+    // SAFETY: not null, a C string of the dynamic linker that lives as long as the library.
+    Some(unsafe { CStr::from_ptr(name) }.to_bytes().to_vec())
 }
 
 /// Room for variables on the stack; larger environments are passed on as they are.

@@ -1,7 +1,6 @@
 //! Start-up. The constructor reads the options and installs the fork hooks; it makes no socket and talks to nobody.
 //! Calls that arrive earlier (constructors of other libraries) find no [`Sockets`] and go to libc.
 
-use core::ffi::CStr;
 use std::sync::OnceLock;
 
 use flyover_config::{LogLevel, Options as _, ProcessOpts, StackOpts, StackSelect, Text};
@@ -15,10 +14,6 @@ use crate::{environ, fast, link, next};
 
 static OS: Linux = Linux;
 static LIB: OnceLock<Sockets> = OnceLock::new();
-
-/// Set in the environment of everything that runs under the library: a program that finds it may have inherited
-/// accelerated descriptors.
-const CHILD: &CStr = c"_FLYOVER_CHILD";
 
 /// The socket layer, once the constructor has run.
 #[inline]
@@ -81,9 +76,9 @@ extern "C" fn start() {
         (None, flyover_config::Profile::Balanced) => Budget::Adaptive,
         _ => Budget::Fixed(u64::from(opts.spin()) * 1_000),
     };
-    let inherited = environ::has(CHILD.to_bytes());
+    let inherited = environ::has(environ::CHILD.to_bytes());
     environ::save(opts.inherit);
-    environ::set(CHILD, "1");
+    environ::set(environ::CHILD, "1");
     let _ = next::resolve_vfork();
     let settings = Settings {
         accelerate: opts.accelerate,

@@ -1,7 +1,8 @@
 //! The ways out of the process: `flyoverd`, the keeper, and the mappings that come with attaching.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd as _};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use flyover_config::{LogLevel, ProcessOpts, StackOpts, StackSelect, VnicChoice};
 use flyover_core::{LAYOUT_HASH, SockRef, Stack};
@@ -22,6 +23,9 @@ pub struct FlyoverDaemon {
     opts: ProcessOpts,
     stack: StackOpts,
 }
+
+/// The stack's memory, kept open for the children of `fork`; -1 while there is none.
+static STACK_MEMORY: AtomicI32 = AtomicI32::new(-1);
 
 /// What went wrong, in words for the log.
 enum Failure {
@@ -72,6 +76,20 @@ impl FlyoverDaemon {
 
     fn try_attach(&self) -> Result<Parts, Failure> {
         let mut client = Client::connect(self.opts.socket.as_str().as_bytes(), LAYOUT_HASH)?;
+        let memory = STACK_MEMORY.load(Ordering::Acquire);
+        if memory >= 0 {
+            // A child of fork: its parent's sockets are in its parent's stack, whatever user it is by now.
+            let inherited = Attach {
+                stack: StackName::Inherited,
+                ..self.request()
+            };
+            match client.attach_inherited(inherited, borrowed(memory)) {
+                Ok((attached, fds)) => return assemble(client, attached, fds),
+                // The daemon was started anew, or the program entered another network namespace.
+                Err(ClientError::Refused(..)) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
         let (attached, fds) = client.attach(self.request())?;
         assemble(client, attached, fds)
     }
@@ -118,6 +136,9 @@ fn assemble(client: Client, attached: Attached, fds: AttachedFds) -> Result<Part
         .map_err(|_| Failure::Text("the tables are smaller than they say"))?;
     let mut own_fds = vec![fds.keeper.as_fd().as_raw_fd()];
     own_fds.extend(client.as_fd().map(|f| f.as_raw_fd()));
+    let memory = fds.stack.into_raw_fd();
+    own_fds.push(memory);
+    STACK_MEMORY.store(memory, Ordering::Release);
     let mut nic_fds = Vec::new();
     let mut nic_ifindex = Vec::new();
     let mut nics: Vec<Option<Box<dyn Vnic + Send>>> = Vec::new();

@@ -281,7 +281,8 @@ pub unsafe fn sigaction(
         let mut was = unsafe { kernel_old.assume_init() };
         if was.sa_sigaction == handler as *const () as usize {
             was.sa_sigaction = previous.handler;
-            was.sa_flags = (was.sa_flags & !libc::SA_SIGINFO) | (previous.flags as c_int & libc::SA_SIGINFO);
+            was.sa_flags =
+                (was.sa_flags & !libc::SA_SIGINFO) | (previous.flags as c_int & libc::SA_SIGINFO);
         }
         // SAFETY: not null, valid by the caller's promise.
         unsafe { *old = was };

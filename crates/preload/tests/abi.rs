@@ -7,8 +7,15 @@ use std::process::{Command, Output};
 fn library() -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
     let deps = exe.parent().expect("target directory");
-    let here = [deps.join("libflyover.so"), deps.parent().expect("profile directory").join("libflyover.so")];
-    here.into_iter().find(|p| p.exists()).expect("libflyover.so beside the tests")
+    let here = [
+        deps.join("libflyover.so"),
+        deps.parent()
+            .expect("profile directory")
+            .join("libflyover.so"),
+    ];
+    here.into_iter()
+        .find(|p| p.exists())
+        .expect("libflyover.so beside the tests")
 }
 
 fn compile(source: &Path) -> PathBuf {
@@ -26,7 +33,11 @@ fn compile(source: &Path) -> PathBuf {
 
 fn run(program: &Path, preload: Option<&Path>) -> Output {
     let mut c = Command::new("timeout");
-    let _ = c.arg("20").arg(program).env("FLYOVER_SOCKET", "/nonexistent/flyoverd.sock").env_remove("LD_PRELOAD");
+    let _ = c
+        .arg("20")
+        .arg(program)
+        .env("FLYOVER_SOCKET", "/nonexistent/flyoverd.sock")
+        .env_remove("LD_PRELOAD");
     if let Some(l) = preload {
         let _ = c.env("LD_PRELOAD", l);
     }
@@ -34,12 +45,30 @@ fn run(program: &Path, preload: Option<&Path>) -> Output {
 }
 
 fn same(name: &str) {
-    let program = compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi").join(name));
+    let program = compile(
+        &Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/abi")
+            .join(name),
+    );
     let plain = run(&program, None);
     let ours = run(&program, Some(&library()));
-    let text = |o: &Output| format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr));
-    assert_eq!(text(&plain), text(&ours), "{name} prints something else under the library");
-    assert_eq!(plain.status.code(), ours.status.code(), "{name} ends differently");
+    let text = |o: &Output| {
+        format!(
+            "{}{}",
+            String::from_utf8_lossy(&o.stdout),
+            String::from_utf8_lossy(&o.stderr)
+        )
+    };
+    assert_eq!(
+        text(&plain),
+        text(&ours),
+        "{name} prints something else under the library"
+    );
+    assert_eq!(
+        plain.status.code(),
+        ours.status.code(),
+        "{name} ends differently"
+    );
     assert!(plain.status.success(), "{name} fails: {}", text(&plain));
 }
 
@@ -69,12 +98,21 @@ fn a_foreign_call_stays_cheap() {
     let program = compile(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/abi/call_cost.c"));
     let ns = |preload: Option<&Path>| -> f64 {
         let o = run(&program, preload);
-        String::from_utf8_lossy(&o.stdout).trim().parse().expect("a number")
+        String::from_utf8_lossy(&o.stdout)
+            .trim()
+            .parse()
+            .expect("a number")
     };
     let lib = library();
     // Least of several: other work on the machine only ever adds.
-    let (plain, ours) = (0..5).fold((f64::MAX, f64::MAX), |(p, o), _| (p.min(ns(None)), o.min(ns(Some(&lib)))));
+    let (plain, ours) = (0..5).fold((f64::MAX, f64::MAX), |(p, o), _| {
+        (p.min(ns(None)), o.min(ns(Some(&lib))))
+    });
     println!("a read of a pipe: {plain:.1} ns, under the library {ours:.1} ns");
     let most = if cfg!(debug_assertions) { 200.0 } else { 20.0 };
-    assert!(ours - plain < most, "the library adds {:.1} ns to a read of a pipe", ours - plain);
+    assert!(
+        ours - plain < most,
+        "the library adds {:.1} ns to a read of a pipe",
+        ours - plain
+    );
 }

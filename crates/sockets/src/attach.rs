@@ -208,10 +208,12 @@ impl Attachment {
     pub fn new(os: &'static dyn Os, parts: Parts) -> Result<Self, Errno> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let wake_tx = crate::os::move_high(os, os.socket(libc::AF_UNIX, kind, 0)?)?;
-        let context = || {
+        let seed = os.entropy();
+        let context = |i: usize| {
+            let rng = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
             Mutex::new(Context {
                 fx: Effects::new(),
-                rng: os.entropy() | 1,
+                rng,
             })
         };
         Ok(Self {
@@ -225,7 +227,7 @@ impl Attachment {
             keeper: parts.keeper,
             sleepers: Sleepers::new(),
             daemon: Mutex::new(parts.daemon),
-            contexts: (0..CONTEXTS).map(|_| context()).collect(),
+            contexts: (0..CONTEXTS).map(context).collect(),
             hint: AtomicU32::new(0),
             nics: Mutex::new(Nics::default()),
             make_nic: parts.nics,

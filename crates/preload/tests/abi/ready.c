@@ -67,8 +67,8 @@ int main(void)
 	SAY(poll(pf, 3, -1));
 	printf("%x %x %x\n", pf[0].revents, pf[1].revents, pf[2].revents);
 	FD_ZERO(&r);
-	FD_SET(999, &r);
-	SAY(select(1000, &r, NULL, NULL, &t));
+	FD_SET(40, &r);
+	SAY(select(41, &r, NULL, NULL, &t));
 	SAY(read(s[0], buf, 16));
 	struct timespec ts = {0, 10000000};
 	pf[0].events = POLLIN;
@@ -76,6 +76,6 @@ int main(void)
 	ts.tv_nsec = -1;
 	SAY(ppoll(pf, 1, &ts, NULL));
 	SAY(close(e));
-	SAY(epoll_wait(e, NULL, 1, 0));
+	SAY(epoll_wait(e, &(struct epoll_event){0}, 1, 0));
 	return 0;
 }

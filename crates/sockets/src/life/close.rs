@@ -57,6 +57,8 @@ impl Sockets {
         }
         self.epolls.forget_closed(self, fd, ep, true);
         let s = ep.shared();
+        // What arrived but was not looked at yet decides between FIN and RST, and may let queued data go.
+        let _: bool = tcp && ep.att.poll(64);
         let linger = tcp && s.has(flag::LINGER) && s.linger.get() != 0;
         if linger {
             // The socket must outlive the call: close it, then wait until the FIN is acknowledged.
