@@ -73,7 +73,7 @@ pub unsafe fn put_addr(
     }
     // SAFETY: checked for null, valid by the caller's promise.
     let room = unsafe { *len };
-    if room as c_int > i32::MAX || (room as i32) < 0 {
+    if (room as i32) < 0 {
         return Err(Errno::EINVAL);
     }
     let b = a.as_bytes();

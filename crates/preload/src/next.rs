@@ -22,6 +22,11 @@ fn resolve(name: &'static core::ffi::CStr, slot: &AtomicUsize) -> usize {
     p
 }
 
+/// What a C function of type `void` returns.
+type Nothing = ();
+
+fn nothing() {}
+
 macro_rules! next {
     ($($(#[$m:meta])* fn $name:ident($($arg:ident: $ty:ty),* $(,)?) -> $ret:ty = $absent:expr;)*) => {
         $(
@@ -74,7 +79,7 @@ next! {
     fn shutdown(fd: c_int, how: c_int) -> c_int = no_such_call();
     fn close(fd: c_int) -> c_int = no_such_call();
     fn close_range(first: u32, last: u32, flags: c_int) -> c_int = no_such_call();
-    fn closefrom(first: c_int) -> () = ();
+    fn closefrom(first: c_int) -> Nothing = nothing();
     fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int = no_such_call();
     fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int = no_such_call();
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int
@@ -160,8 +165,8 @@ next! {
         name: *const c_char, family: c_int, ret: *mut libc::hostent, buf: *mut c_char, len: size_t,
         res: *mut *mut libc::hostent, err: *mut c_int,
     ) -> c_int = libc::ENOSYS;
-    fn pthread_testcancel() -> () = ();
-    fn _exit(status: c_int) -> () = ();
+    fn pthread_testcancel() -> Nothing = nothing();
+    fn _exit(status: c_int) -> Nothing = nothing();
 }
 
 /// Address of the next library's `vfork`, for the tail jump of our own.

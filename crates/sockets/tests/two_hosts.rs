@@ -548,7 +548,7 @@ fn what_no_vnic_serves_stays_with_the_kernel() {
     assert_eq!(a.lib.connect(c, &a.at(1)), Answer::Kernel, "own address");
     let own = flyover_sockets::policy::Reason::Local;
     assert_eq!(a.lib.kernel_path_count(own), 1);
-    drop(b);
+    assert!(b.lib.attached().is_none());
 }
 
 #[test]

@@ -98,11 +98,11 @@ unsafe fn receive(
     // SAFETY: valid by the caller's promise.
     let m = unsafe { &mut *msg };
     // SAFETY: the application's control buffer of the length it says.
-    let control = unsafe { args::bytes_mut(m.msg_control, m.msg_controllen as usize) };
+    let control = unsafe { args::bytes_mut(m.msg_control, m.msg_controllen) };
     let got = control.and_then(|control| {
         // SAFETY: the application's vector.
         unsafe {
-            args::with_pieces_mut(m.msg_iov, m.msg_iovlen as usize, |b| {
+            args::with_pieces_mut(m.msg_iov, m.msg_iovlen, |b| {
                 Ok(lib.recv_msg(fd, b, control, flags))
             })
         }
@@ -202,13 +202,13 @@ unsafe fn transmit(
         Err(e) => return lib.fault(fd, e),
     };
     // SAFETY: the application's control data of the length it says.
-    let control = match unsafe { args::bytes(m.msg_control, m.msg_controllen as usize) } {
+    let control = match unsafe { args::bytes(m.msg_control, m.msg_controllen) } {
         Ok(c) => c,
         Err(e) => return lib.fault(fd, e),
     };
     // SAFETY: the application's vector.
     let sent = unsafe {
-        args::with_pieces(m.msg_iov, m.msg_iovlen as usize, |b| {
+        args::with_pieces(m.msg_iov, m.msg_iovlen, |b| {
             Ok(lib.send_msg(fd, b, to.as_ref(), control, flags))
         })
     };

@@ -170,11 +170,9 @@ pub unsafe extern "C" fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut s
         return kernel() as c_int;
     }
     // SAFETY: the application's buffer of the length it says.
+    let copy_out = |a: flyover_sockets::Addr| unsafe { put(&a, addr, len) };
     result(
-        |lib| {
-            lib.getpeername(fd)
-                .map(|r| r.and_then(|a| unsafe { put(&a, addr, len) }))
-        },
+        |lib| lib.getpeername(fd).map(|r| r.and_then(copy_out)),
         kernel,
     ) as c_int
 }

@@ -46,7 +46,8 @@ impl Sockets {
         let mut deadline = None;
         loop {
             let kernel_has = s.os_ready.load(Ordering::Acquire) != 0;
-            let kernel_first = kernel_has && TURNS.fetch_add(1, Ordering::Relaxed) % TURN == 0;
+            let kernel_first =
+                kernel_has && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(TURN);
             if kernel_first && let Some(r) = self.recv_kernels(ep, fd, into, control, flags) {
                 return Some(r);
             }

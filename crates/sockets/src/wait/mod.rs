@@ -3,6 +3,7 @@
 pub mod epoll;
 pub mod poll;
 pub mod select;
+mod sets;
 pub mod sleep;
 pub mod spin;
 

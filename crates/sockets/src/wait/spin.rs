@@ -38,7 +38,7 @@ impl Attachment {
             Budget::Fixed(ns) => ns,
             Budget::Adaptive => {
                 let n = WAITS.with(|w| w.replace(w.get().wrapping_add(1)));
-                let worth = SCORE.with(Cell::get) >= SCORE_SPIN || n % RETRY == 0;
+                let worth = SCORE.with(Cell::get) >= SCORE_SPIN || n.is_multiple_of(RETRY);
                 if worth { ADAPTIVE_NS } else { 0 }
             }
         };

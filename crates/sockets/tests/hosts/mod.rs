@@ -55,6 +55,8 @@ impl Daemon for FakeDaemon {
         Ok(7)
     }
     fn del_filter(&mut self, _: u32) {}
+    fn narrow(&mut self, _id: u32, _to: &[(Endpoint, Endpoint)]) {}
+
     fn resolve(&mut self, _: u32, _: Ip) {}
 }
 
