@@ -1,10 +1,14 @@
 //! `flyoverd`: the daemon, and with `--keeper` the keeper of one stack. Starts either.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use flyover_config::{LogLevel, vars};
 use flyover_daemon::{args, keeper, server};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 fn main() -> ExitCode {
     let run = || -> anyhow::Result<()> {
@@ -34,10 +38,16 @@ fn log_to_stderr(level: LogLevel) {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    tracing_subscriber::fmt()
-        .with_max_level(level)
+    // Libraries tell more than anybody wants to know.
+    let quiet = Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("flyover", level);
+    let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(lines.with_filter(quiet))
         .init();
     for name in vars::unknown_in_env() {
         tracing::warn!("{name} is not an option: misspelt?");

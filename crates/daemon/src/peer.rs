@@ -3,9 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
+use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::{PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::netns::NetNs;
 
@@ -29,19 +29,19 @@ impl Peer {
     /// # Errors
     /// `ESRCH` when the process is gone or not visible here.
     pub fn of(sock: BorrowedFd<'_>) -> io::Result<Self> {
-        let cred = socket_peercred(sock)?;
-        let raw = cred.pid.as_raw_nonzero().get();
-        let pid = u32::try_from(raw).map_err(|_| io::Error::from(rustix::io::Errno::SRCH))?;
-        let pidfd = match nix::sys::socket::getsockopt(&sock, nix::sys::socket::sockopt::PeerPidfd)
-        {
+        let cred = getsockopt(&sock, sockopt::PeerCredentials)?;
+        // 0 is a process that the daemon's pid namespace does not show.
+        let id = Pid::from_raw(cred.pid()).ok_or(rustix::io::Errno::SRCH)?;
+        let pidfd = match getsockopt(&sock, sockopt::PeerPidfd) {
             Ok(fd) => fd,
-            Err(nix::Error::ENOPROTOOPT) => pidfd_open(cred.pid, PidfdFlags::empty())?,
+            Err(nix::Error::ENOPROTOOPT) => pidfd_open(id, PidfdFlags::empty())?,
             Err(e) => return Err(e.into()),
         };
+        let pid = u32::try_from(cred.pid()).map_err(io::Error::other)?;
         Ok(Self {
             pid,
-            uid: cred.uid.as_raw(),
-            gid: cred.gid.as_raw(),
+            uid: cred.uid(),
+            gid: cred.gid(),
             pidfd,
         })
     }

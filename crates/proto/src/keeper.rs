@@ -46,8 +46,8 @@ messages! {
     /// What `flyoverd` tells a keeper.
     pub enum Control {
         /// First message. Descriptors: stack memfd, control-plane memfd, a netlink socket that hears of the end of
-        /// kernel sockets (`NETLINK_SOCK_DIAG`, groups `SKNLGRP_INET*_DESTROY`), one that only has to be held (it keeps
-        /// the flow programs attached when the daemon dies), then those of each V-NIC.
+        /// kernel sockets (`NETLINK_SOCK_DIAG`, groups `SKNLGRP_INET*_DESTROY`), two that only have to be held (they keep
+        /// the flow programs attached and the stack's number taken when the daemon dies), then those of each V-NIC.
         1 Setup {
             /// Number of the stack.
             stack_id: u32,

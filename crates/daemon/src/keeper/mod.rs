@@ -21,6 +21,7 @@ use std::os::fd::AsFd as _;
 
 use anyhow::{Context as _, bail};
 use flyover_proto::{Control, Deadline, MAX_MESSAGE, Notice, Packet, Text, recv, send};
+use nix::sys::signal::SigSet;
 use rustix::io::Errno;
 
 pub use deaths::listen as listen_for_deaths;
@@ -30,6 +31,10 @@ pub use deaths::listen as listen_for_deaths;
 /// # Errors
 /// What kept it from starting, for the log; the daemon has been told.
 pub fn run() -> anyhow::Result<()> {
+    // The daemon blocks the signals that it reads from a descriptor, and its children inherit that.
+    SigSet::all()
+        .thread_unblock()
+        .context("unblocking signals")?;
     let control = std::io::stdin()
         .as_fd()
         .try_clone_to_owned()

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use flyover_proto::{Attach, Attached, Control, List, MAX_OWNERS, RefusedCode, StackName};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::registry::UserQuota;
 use super::stack::{Life, Live, Stack, StackKey, Wanted};
 use crate::daemon::Daemon;
 use crate::net::Net;
+use crate::netns::NetNs;
 use crate::nic::NicPolicy;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
@@ -49,8 +51,9 @@ impl Grant {
     }
 }
 
-/// A stack can end between being found and being attached to; then another one is made. This often.
-const TRIES: u32 = 10;
+/// A stack can end between being found and being attached to, and its number can be taken; then another one is made.
+/// This often.
+const TRIES: u32 = 20;
 
 impl Member {
     /// Attaches a process to the stack that it asks for, which is made when there is none.
@@ -93,18 +96,20 @@ impl Member {
             }
         };
         let ns = Arc::new(ns);
-        for _ in 0..TRIES {
+        for attempt in 0..TRIES {
             let stack = daemon
                 .stacks
                 .find_or_add(key.clone(), wanted.clone(), quota)?;
             let mut life = stack.life_for(progress);
             if matches!(*life, Life::New) {
-                let made = daemon
-                    .nets
-                    .open(&ns, progress)
-                    .and_then(|net| stack.make(daemon, net, progress));
-                match made {
-                    Ok(live) => *life = Life::Live(live),
+                match stack.make_in(daemon, &ns, progress) {
+                    Ok(Some(live)) => *life = Life::Live(live),
+                    Ok(None) => {
+                        stack.end(daemon, &mut life);
+                        // The next number first; then one that nobody can guess.
+                        daemon.stacks.skip(if attempt < 3 { 0 } else { random() });
+                        continue;
+                    }
                     Err(refusal) => {
                         stack.end(daemon, &mut life);
                         return Err(refusal);
@@ -121,7 +126,7 @@ impl Member {
         }
         Err(Refusal::failed(
             "attaching",
-            "the stack ended again and again",
+            "no stack could be made or found",
         ))
     }
 
@@ -149,7 +154,31 @@ impl Member {
     }
 }
 
+fn random() -> u16 {
+    let mut bytes = [0; 2];
+    // Without entropy the next number has to do.
+    let _: rustix::io::Result<usize> = getrandom(&mut bytes, GetRandomFlags::NONBLOCK);
+    u16::from_ne_bytes(bytes)
+}
+
 impl Stack {
+    /// Makes the stack in a namespace; `None` when its number is taken there.
+    fn make_in(
+        self: &Arc<Self>,
+        daemon: &Arc<Daemon>,
+        ns: &Arc<NetNs>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Option<Box<Live>>, Refusal> {
+        let net = daemon.nets.open(ns, progress)?;
+        let claim = self
+            .claim(&net)
+            .map_err(|e| Refusal::failed("claiming the stack's number", e))?;
+        let Some(claim) = claim else {
+            return Ok(None);
+        };
+        self.make(daemon, net, claim, progress).map(Some)
+    }
+
     /// Gives a process an owner slot and everything that it needs.
     fn admit(&self, live: &mut Live, peer: &Peer) -> Result<(u16, Grant), Refusal> {
         let most = (self.wanted.opts.max_owners as usize).min(MAX_OWNERS) as u16;

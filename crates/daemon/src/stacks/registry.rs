@@ -78,6 +78,12 @@ impl Registry {
         Ok(stack)
     }
 
+    /// Numbers up to some way above the last one turned out to be in use elsewhere.
+    pub fn skip(&self, numbers: u16) {
+        let mut inner = self.inner();
+        inner.last_id = inner.last_id.wrapping_add(numbers.into());
+    }
+
     /// Forgets a stack: whoever asks for its key gets a new one.
     pub fn forget(&self, stack: &Stack) {
         let mut inner = self.inner();

@@ -1,6 +1,7 @@
 //! One stack: what it was made as, and what it has while it lives.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread;
@@ -12,6 +13,8 @@ use flyover_cplane::Dims;
 use flyover_proto::{Attach, Control, List, MAX_NICS, NicDesc};
 use flyover_shm::host::sealed_memfd;
 use rustix::fs::{SealFlags, fcntl_add_seals};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 
 use super::attach::Owner;
 use super::keeper::{KeeperProcess, watch_keeper};
@@ -71,6 +74,7 @@ impl Wanted {
             flyover_proto::StackName::Default => "default".to_owned(),
             flyover_proto::StackName::Named(name) => name.as_str().to_owned(),
             flyover_proto::StackName::Private => "private".to_owned(),
+            flyover_proto::StackName::Inherited => "inherited".to_owned(),
         };
         let interfaces = attach
             .interfaces
@@ -119,6 +123,8 @@ pub struct Live {
     pub memory: OwnedFd,
     /// Hears of the end of kernel sockets, for keepers.
     pub deaths: OwnedFd,
+    /// Holds the stack's number in its namespace, for keepers.
+    pub claim: OwnedFd,
     /// Keeps maps and programs in place when the daemon dies, for keepers.
     pub keepalive: OwnedFd,
     /// Its keeper; `None` after too many deaths.
@@ -173,6 +179,28 @@ impl Stack {
         }
     }
 
+    /// Takes possession of the stack's number in its namespace, where the names of waiters' wake sockets contain it:
+    /// a stack of another daemon, or one that outlived its daemon, may have it. `None` when it is taken.
+    ///
+    /// # Errors
+    /// As socket(2).
+    pub fn claim(&self, net: &Net) -> io::Result<Option<OwnedFd>> {
+        let name = format!("flyover-stack/{}", self.id);
+        within(net.ns(), || {
+            let sock = socket_with(
+                AddressFamily::UNIX,
+                SocketType::DGRAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )?;
+            match bind(&sock, &SocketAddrUnix::new_abstract_name(name.as_bytes())?) {
+                Ok(()) => Ok(Some(sock)),
+                Err(Errno::ADDRINUSE) => Ok(None),
+                Err(e) => Err(e.into()),
+            }
+        })
+    }
+
     /// Makes the stack: memory, V-NICs, keeper. Called with its life held in [`Life::New`].
     ///
     /// # Errors
@@ -181,6 +209,7 @@ impl Stack {
         self: &Arc<Self>,
         daemon: &Arc<Daemon>,
         net: Arc<Net>,
+        claim: OwnedFd,
         progress: &mut Progress<'_>,
     ) -> Result<Box<Live>, Refusal> {
         let memory = sealed_memfd(&format!("flyover-stack-{}", self.id), self.wanted.len)
@@ -197,6 +226,7 @@ impl Stack {
             net: net.clone(),
             memory,
             deaths,
+            claim,
             keepalive,
             keeper: None,
             nics: Vec::new(),
@@ -331,6 +361,7 @@ impl Stack {
             live.net.cplane().memfd(),
             live.deaths.as_fd(),
             live.keepalive.as_fd(),
+            live.claim.as_fd(),
         ];
         fds.extend(nic_fds);
         let control = Control::Setup {

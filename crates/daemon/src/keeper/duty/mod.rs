@@ -68,8 +68,8 @@ pub struct Duty {
     control: Option<OwnedFd>,
     buf: Box<[u8]>,
     done: bool,
-    /// Keeps the flow programs attached after the daemon's death.
-    _keepalive: OwnedFd,
+    /// Keep the flow programs attached, and the stack's number taken, after the daemon's death.
+    _held: [OwnedFd; 2],
 }
 
 impl Duty {
@@ -93,8 +93,8 @@ impl Duty {
         else {
             anyhow::bail!("the first message is no setup");
         };
-        let (Some(stack), Some(cplane), Some(deaths), Some(keepalive)) =
-            (fds.pop(), fds.pop(), fds.pop(), fds.pop())
+        let (Some(stack), Some(cplane), Some(deaths), Some(keepalive), Some(claim)) =
+            (fds.pop(), fds.pop(), fds.pop(), fds.pop(), fds.pop())
         else {
             anyhow::bail!("descriptors are missing");
         };
@@ -131,7 +131,7 @@ impl Duty {
             control: None,
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
             done: false,
-            _keepalive: keepalive,
+            _held: [keepalive, claim],
         };
         if !fresh {
             duty.succeed();
