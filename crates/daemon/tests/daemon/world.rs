@@ -5,7 +5,7 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -155,9 +155,14 @@ impl Daemon {
     }
 
     pub fn with(args: &[&str]) -> Self {
+        Self::of(Path::new(env!("CARGO_BIN_EXE_flyoverd")), args)
+    }
+
+    /// The daemon of another program file.
+    pub fn of(program: &Path, args: &[&str]) -> Self {
         let dir = std::env::temp_dir().join(format!("flyd-{}", unique()));
         let path = dir.join("s");
-        let mut child = Self::command(&path)
+        let mut child = Self::command_of(program, &path)
             .args(args)
             .stdout(Stdio::piped())
             .spawn()
@@ -171,8 +176,12 @@ impl Daemon {
         Self { child, path, dir }
     }
 
-    pub fn command(path: &std::path::Path) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flyoverd"));
+    pub fn command(path: &Path) -> Command {
+        Self::command_of(Path::new(env!("CARGO_BIN_EXE_flyoverd")), path)
+    }
+
+    fn command_of(program: &Path, path: &Path) -> Command {
+        let mut command = Command::new(program);
         command.arg("--socket").arg(path).args(["--ready-fd", "1"]);
         let log = std::env::var("FLYD_LOG").unwrap_or_else(|_| "error".into());
         command.args(["--log", &log]);

@@ -51,9 +51,9 @@ pub fn a_killed_keeper_is_replaced() {
     let opts = StackOpts::from_words(&a.opts).unwrap();
     let map = Map::rw(&fds.stack, a.stack_len as usize).unwrap();
     let stack = Stack::new(map.region(), &opts).unwrap();
-    for _ in 0..3 {
+    for signal in ["KILL", "TERM", "KILL"] {
         let old = keeper().unwrap();
-        sh(&format!("kill -9 {old}"));
+        sh(&format!("kill -{signal} {old}"));
         eventually("another keeper", || keeper().filter(|pid| *pid != old));
     }
     // The memory was not initialised anew, and the new keeper serves it: it sleeps, and takes the lock from a process
@@ -197,4 +197,47 @@ pub fn one_daemon_per_socket() {
     let said = String::from_utf8_lossy(&out.stderr).into_owned();
     assert!(said.contains("another flyoverd"), "{said}");
     assert!(daemon.client().ps().is_ok());
+}
+
+/// Wake sockets have the stack's number in their names: in one namespace a number means one stack.
+pub fn numbers_are_unique_in_a_namespace() {
+    let _space = Space::new();
+    let mut first = Daemon::start();
+    let (client, a, fds) = first.attach(StackName::Default);
+    let second = Daemon::start();
+    let (_c, b, _f) = second.attach(StackName::Default);
+    assert_ne!(a.stack_id, b.stack_id);
+    // Also when the daemon of the older stack is gone.
+    first.signal("KILL");
+    first.child.wait().unwrap();
+    let third = Daemon::start();
+    let (_c, c, _f) = third.attach(StackName::Default);
+    assert!(![a.stack_id, b.stack_id].contains(&c.stack_id));
+    drop((client, fds));
+    eventually("a free number", || {
+        let (_c, d, _f) = third.attach(StackName::Private);
+        (d.stack_id != c.stack_id).then_some(())
+    });
+}
+
+/// The client's user need not be able to reach the daemon's program.
+pub fn keepers_start_from_anywhere() {
+    let _space = Space::new();
+    let dir = std::env::temp_dir().join(format!("flyd-private-{}", std::process::id()));
+    let program = dir.join("flyoverd");
+    sh(&format!(
+        "mkdir -m 700 {} && cp {} {}",
+        dir.display(),
+        env!("CARGO_BIN_EXE_flyoverd"),
+        program.display()
+    ));
+    let daemon = Daemon::of(&program, &[]);
+    // Replaced by a newer one meanwhile.
+    std::fs::remove_dir_all(&dir).unwrap();
+    let helper = daemon.helper(65534);
+    assert!(
+        daemon.row(helper.stack).unwrap()["keeper_pid"]
+            .as_u64()
+            .is_some()
+    );
 }
