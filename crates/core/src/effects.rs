@@ -23,6 +23,14 @@ pub enum Effect {
     },
     /// No connection uses this filter any longer.
     DelFilter(u32),
+    /// A listener ended while connections that came through its filter live: the filter is to be narrowed to them
+    /// ([`crate::Stack::child_flows`]), so that whoever listens on the port next gets his own connections.
+    Narrow {
+        /// The filter.
+        filter: u32,
+        /// The listener's slot, kept until its last connection ends.
+        listener: SockRef,
+    },
     /// The endpoint is gone: a kernel socket parked for it may be closed.
     CloseParked(SockRef),
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use flyover_core::LAYOUT_HASH;
 use flyover_proto::{
     Deadline, FdBag, FilterSpec, List, MAX_MESSAGE, MAX_TEXT, Packet, RefusedCode, Reply, Request,
-    Text, VERSION, recv, send,
+    StackName, Text, VERSION, recv, send,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -172,8 +172,14 @@ impl Session {
                     .into());
                 }
                 let mut progress = Progress::to(self.sock.as_fd(), seq);
-                let (member, grant) =
-                    Member::attach(&self.daemon, &self.peer, &attach, &mut progress)?;
+                let (member, grant) = if attach.stack == StackName::Inherited {
+                    let memory = fds
+                        .pop()
+                        .ok_or_else(|| Refusal::bad("no memory as proof"))?;
+                    Member::attach_inherited(&self.daemon, &self.peer, memory.as_fd())?
+                } else {
+                    Member::attach(&self.daemon, &self.peer, &attach, &mut progress)?
+                };
                 // From here on the member leaves again, however the session ends.
                 self.member = Some(member);
                 let reply = Reply::Attached {
@@ -192,6 +198,13 @@ impl Session {
             Request::DelFilter { id } => {
                 if let Some(member) = &self.member {
                     member.net.flows().remove(member.stack.id, id);
+                }
+                Ok(())
+            }
+            Request::Narrow { id, to } => {
+                if let Some(member) = &self.member {
+                    let to: Vec<_> = to.iter().map(|c| (c.local, c.remote)).collect();
+                    member.net.flows().narrow(member.stack.id, id, &to);
                 }
                 Ok(())
             }

@@ -8,13 +8,13 @@ use flyover_config::{LogLevel, ProcessOpts, StackOpts, StackSelect, VnicChoice};
 use flyover_core::{LAYOUT_HASH, SockRef, Stack};
 use flyover_cplane::{Dims, Reader};
 use flyover_proto::{
-    Attach, Attached, AttachedFds, Client, ClientError, FilterSpec, KeeperLink, List, NicDesc,
-    NicFds, StackName, Text, VnicPref,
+    Attach, Attached, AttachedFds, Client, ClientError, Connection, FilterSpec, KeeperLink, List,
+    MAX_NARROW, NicDesc, NicFds, StackName, Text, VnicPref,
 };
 use flyover_shm::host::Map;
 use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, NicMaker, Parts};
 use flyover_vnic::{NicState, PacketGeometry, PacketNic, Vnic, XdpGeometry, XdpNic};
-use flyover_wire::Ip;
+use flyover_wire::{Endpoint, Ip};
 
 use crate::init::say;
 
@@ -228,6 +228,18 @@ impl Daemon for DaemonLink {
 
     fn del_filter(&mut self, id: u32) {
         let _ = self.0.del_filter(id);
+    }
+
+    fn narrow(&mut self, id: u32, to: &[(Endpoint, Endpoint)]) {
+        if to.len() > MAX_NARROW {
+            // Too many for one message: the filter stays as wide as it is until they have ended.
+            return;
+        }
+        let to = to.iter().map(|(local, remote)| Connection {
+            local: *local,
+            remote: *remote,
+        });
+        let _ = self.0.narrow(id, to);
     }
 
     fn resolve(&mut self, ifindex: u32, ip: Ip) {

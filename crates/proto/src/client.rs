@@ -17,7 +17,10 @@ use crate::channel::{Deadline, Packet, recv, send};
 use crate::fds::{FdBag, move_high};
 use crate::keeper::KeeperLink;
 use crate::limits::{MAX_MESSAGE, MAX_NICS, MAX_WHOLE_TEXT, REPLY_TIMEOUT, TOTAL_TIMEOUT, VERSION};
-use crate::{Attach, Attached, CodecError, FilterSpec, List, NicDesc, RefusedCode, Reply, Request};
+use crate::{
+    Attach, Attached, CodecError, Connection, FilterSpec, List, NicDesc, RefusedCode, Reply,
+    Request,
+};
 
 /// Why a call did not succeed.
 #[derive(Debug)]
@@ -131,7 +134,27 @@ impl Client {
     /// # Errors
     /// Any [`ClientError`].
     pub fn attach(&mut self, attach: Attach) -> Result<(Attached, AttachedFds), ClientError> {
-        let (reply, mut fds) = self.ask(&Request::Attach { attach }, &[])?;
+        self.attach_with(attach, &[])
+    }
+
+    /// Attaches to the stack whose memory is `memory` ([`StackName::Inherited`](crate::StackName::Inherited)).
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn attach_inherited(
+        &mut self,
+        attach: Attach,
+        memory: BorrowedFd<'_>,
+    ) -> Result<(Attached, AttachedFds), ClientError> {
+        self.attach_with(attach, &[memory])
+    }
+
+    fn attach_with(
+        &mut self,
+        attach: Attach,
+        proof: &[BorrowedFd<'_>],
+    ) -> Result<(Attached, AttachedFds), ClientError> {
+        let (reply, mut fds) = self.ask(&Request::Attach { attach }, proof)?;
         let Reply::Attached { attached } = reply else {
             return Err(self.broken("no stack"));
         };
@@ -186,6 +209,21 @@ impl Client {
     pub fn del_filter(&mut self, id: u32) -> Result<(), ClientError> {
         let deadline = Deadline::after(self.silence);
         self.tell(&Request::DelFilter { id }, &[], deadline)
+            .map(|_| ())
+    }
+
+    /// Narrows a filter to these connections (at most [`MAX_NARROW`](crate::MAX_NARROW)); no answer.
+    ///
+    /// # Errors
+    /// [`ClientError::Absent`] or [`ClientError::Timeout`].
+    pub fn narrow(
+        &mut self,
+        id: u32,
+        to: impl IntoIterator<Item = Connection>,
+    ) -> Result<(), ClientError> {
+        let deadline = Deadline::after(self.silence);
+        let to = List::new(to);
+        self.tell(&Request::Narrow { id, to }, &[], deadline)
             .map(|_| ())
     }
 

@@ -8,7 +8,9 @@ use rustix::io::Errno;
 
 use crate::channel::{Deadline, send};
 use crate::codec::messages;
-use crate::{List, MAX_NICS, MAX_OWNERS, MAX_REASON, MAX_WORDS, NicDesc, Text};
+use crate::{
+    Connection, List, MAX_NARROW, MAX_NICS, MAX_OWNERS, MAX_REASON, MAX_WORDS, NicDesc, Text,
+};
 
 messages! {
     /// What an attached process tells the keeper, over the channel that came with `Attached`.
@@ -120,6 +122,13 @@ messages! {
         5 DelFilter {
             /// Its number.
             id: u32,
+        }
+        /// A listener ended: its filter shall take these connections only.
+        6 Narrow {
+            /// Its number.
+            id: u32,
+            /// The connections.
+            to: List<Connection, MAX_NARROW>,
         }
     }
 }

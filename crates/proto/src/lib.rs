@@ -37,5 +37,7 @@ pub use fds::{FdBag, move_high};
 pub use field::{Field, List, Text};
 pub use keeper::{Control, KeeperLink, KeeperMsg, Notice};
 pub use limits::*;
-pub use msg::{Attach, Attached, FilterSpec, RefusedCode, Reply, Request, StackName, VnicPref};
+pub use msg::{
+    Attach, Attached, Connection, FilterSpec, RefusedCode, Reply, Request, StackName, VnicPref,
+};
 pub use nic::NicDesc;

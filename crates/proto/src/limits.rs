@@ -43,3 +43,5 @@ pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
 pub const FD_FLOOR: i32 = 700;
 /// Most processes of one stack, whatever its options say.
 pub const MAX_OWNERS: usize = 1024;
+/// Most connections that a filter can be narrowed to; one with more stays as wide as it is until they end.
+pub const MAX_NARROW: usize = 256;

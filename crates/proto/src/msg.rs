@@ -5,8 +5,8 @@ use flyover_wire::{Endpoint, Ip};
 
 use crate::codec::{coded, messages, record};
 use crate::{
-    CodecError, Field, List, MAX_IFNAME, MAX_INTERFACES, MAX_NICS, MAX_REASON, MAX_STACK_NAME,
-    MAX_TEXT, MAX_WORDS, NicDesc, Reader, Text, Writer,
+    CodecError, Field, List, MAX_IFNAME, MAX_INTERFACES, MAX_NARROW, MAX_NICS, MAX_REASON,
+    MAX_STACK_NAME, MAX_TEXT, MAX_WORDS, NicDesc, Reader, Text, Writer,
 };
 
 /// Which stack a process wants to use. The daemon's key is (network namespace, user, this).
@@ -19,6 +19,9 @@ pub enum StackName {
     Named(Text<MAX_STACK_NAME>),
     /// A new one that no other process finds.
     Private,
+    /// The one whose memory's descriptor comes with the message: a child of `fork` stays with its parent's stack, also
+    /// when it has changed its user since. Holding the descriptor is holding the memory: it is the proof.
+    Inherited,
 }
 
 impl Field for StackName {
@@ -30,6 +33,7 @@ impl Field for StackName {
                 name.put(w)
             }
             Self::Private => 2u8.put(w),
+            Self::Inherited => 3u8.put(w),
         }
     }
     fn take(r: &mut Reader<'_>) -> Result<Self, CodecError> {
@@ -37,6 +41,7 @@ impl Field for StackName {
             0 => Ok(Self::Default),
             1 => Ok(Self::Named(Text::take(r)?)),
             2 => Ok(Self::Private),
+            3 => Ok(Self::Inherited),
             _ => Err(CodecError::Value),
         }
     }
@@ -129,6 +134,17 @@ record! {
     }
 }
 
+record! {
+    /// One connection.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct Connection {
+        /// Local end.
+        pub local: Endpoint,
+        /// Remote end.
+        pub remote: Endpoint,
+    }
+}
+
 messages! {
     /// What a client asks.
     pub enum Request {
@@ -173,6 +189,13 @@ messages! {
         }
         /// What the daemon can do for the sender's namespace, as JSON; answered by `Text`.
         9 Check {}
+        /// A listener ended: its filter shall take these connections only, until it is deleted. No reply.
+        10 Narrow {
+            /// From `FilterAdded`.
+            id: u32,
+            /// The connections.
+            to: List<Connection, MAX_NARROW>,
+        }
     }
 }
 

@@ -51,7 +51,8 @@ fn stack_name() -> impl Strategy<Value = StackName> {
     prop_oneof![
         Just(StackName::Default),
         ".{0,80}".prop_map(|s| StackName::Named(Text::new(&s))),
-        Just(StackName::Private)
+        Just(StackName::Private),
+        Just(StackName::Inherited)
     ]
 }
 

@@ -250,6 +250,13 @@ impl<'m> Host<'m> {
         out
     }
 
+    /// Makes sure that the lock is free, whatever the lock word says: what a keeper does when its holder is dead.
+    pub fn free_lock(&mut self) {
+        if self.stack.lock().owner().is_some() {
+            let _: bool = self.stack.lock().force_unlock();
+        }
+    }
+
     /// Leaves `work` of a socket to whoever holds the lock: to a holder who appears in between, when `contended`.
     pub fn defer(&mut self, sock: SockRef, bits: u32, contended: bool) {
         const HOLDER: u16 = 9;
@@ -298,6 +305,30 @@ impl<'m> Host<'m> {
         self.locked(|l| l.poll(budget))
     }
 
+    /// As [`poll`](Self::poll), unless the lock is held: an adversary may set its word at any moment.
+    pub fn try_poll(&mut self) -> Option<u32> {
+        let (stack, budget) = (self.stack, self.budget);
+        let n = {
+            let mut env = self.env();
+            stack.try_lock(&mut env).map(|mut l| l.poll(budget))
+        };
+        self.perform();
+        n
+    }
+
+    /// Recovers a stack whose lock was taken over for [`me`](Self::me).
+    ///
+    /// # Panics
+    /// When the lock is not held by us.
+    pub fn recover_held(&mut self) {
+        let stack = self.stack;
+        {
+            let mut env = self.env();
+            stack.assume_locked(&mut env).expect("held by us").recover();
+        }
+        self.perform();
+    }
+
     /// True when a poll would find something to do now.
     pub fn wants_poll(&self) -> bool {
         self.nic.depth().0 > 0 || self.deadline().is_some_and(|t| t <= self.now)
@@ -332,7 +363,10 @@ impl<'m> Host<'m> {
                     }
                 }
                 Effect::DelFilter(f) => self.wishes.filters.push(f),
-                Effect::FutexWakeLock | Effect::PokeKeeper | Effect::CloseParked(_) => {}
+                Effect::FutexWakeLock
+                | Effect::PokeKeeper
+                | Effect::Narrow { .. }
+                | Effect::CloseParked(_) => {}
             }
         }
     }

@@ -52,6 +52,8 @@ pub trait Daemon: Send {
     fn add_filter(&mut self, flow: Flow, proof: i32) -> Result<u32, DaemonError>;
     /// Steers it no longer.
     fn del_filter(&mut self, id: u32);
+    /// Lets it take these connections only: their listener has ended.
+    fn narrow(&mut self, id: u32, to: &[(Endpoint, Endpoint)]);
     /// Has the kernel resolve a neighbour.
     fn resolve(&mut self, ifindex: u32, ip: Ip);
 }
@@ -375,6 +377,10 @@ impl Attachment {
                 Effect::PokeKeeper => self.keeper.poke(),
                 Effect::ResolveNeigh { ifindex, ip } => self.daemon(|d| d.resolve(ifindex, ip)),
                 Effect::DelFilter(id) => self.daemon(|d| d.del_filter(id)),
+                Effect::Narrow { filter, listener } => {
+                    let flows: Vec<_> = self.stack.child_flows(listener).collect();
+                    self.daemon(|d| d.narrow(filter, &flows));
+                }
                 Effect::CloseParked(sock) => self.keeper.unpark(sock),
             }
         }

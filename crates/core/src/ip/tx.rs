@@ -126,6 +126,17 @@ fn lookup(l: &mut Locked<'_, '_, '_>, dst: Ip, src: Option<Ip>) -> Result<Fwd, N
     }
 }
 
+/// Nothing comes back from the peer: has the kernel check whether the next hop is still there.
+pub(crate) fn doubt_neighbour(l: &mut Locked<'_, '_, '_>, s: &Sock) {
+    let (dst, src) = (s.remote().ip, s.local().ip);
+    if let Resolve::Ready(fwd) = l.env.cp.resolve(dst, Some(src), 0) {
+        l.env.fx.push(Effect::ResolveNeigh {
+            ifindex: fwd.ifindex,
+            ip: fwd.nexthop,
+        });
+    }
+}
+
 fn clamp_mtu(l: &mut Locked<'_, '_, '_>, nic: usize, mtu: u32) -> u32 {
     // An AF_XDP frame holds one packet: its V-NIC's MTU binds whatever the route says.
     match l.env.nics.nic(nic).map(|n| n.caps()) {

@@ -87,6 +87,12 @@ impl Locked<'_, '_, '_> {
         if s.children.get() > 0 {
             s.set_flag(flag::ORPHAN);
             s.cookie.store(0, Release);
+            if s.filter.get() != 0 {
+                self.env.fx.push(Effect::Narrow {
+                    filter: s.filter.get(),
+                    listener: st.sock_ref(id),
+                });
+            }
             return;
         }
         let filter = s.filter.get();

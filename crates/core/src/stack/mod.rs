@@ -12,13 +12,14 @@ pub mod stats;
 pub mod wake;
 pub mod wheel;
 
-use crate::sock::{Kind, Sock, SockId, SockRef};
+use crate::sock::{Kind, Sock, SockId, SockRef, flag};
 use crate::time::Instant;
 use buf::Buf;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use flyover_config::StackOpts;
 use flyover_shm::{Arena, Idx, OptIdx, Region, SharedCell, ShmBytes, StackLock, shm_struct};
 use flyover_vnic::NicState;
+use flyover_wire::Endpoint;
 use layout::{Layout, Limits};
 use state::StackState;
 use wake::{Item, Set, Waiter};
@@ -198,5 +199,21 @@ impl<'m> Stack<'m> {
             .map(Idx::new)
             .filter(move |id| self.sock(*id).kind() != Kind::Free)
             .map(move |id| self.sock_ref(id))
+    }
+
+    /// Local and remote end of every connection that came through this listener. Needs no lock: a connection that
+    /// ends meanwhile may still be named.
+    pub fn child_flows(
+        self,
+        listener: SockRef,
+    ) -> impl Iterator<Item = (Endpoint, Endpoint)> + use<'m> {
+        self.each_sock()
+            .map(move |r| self.sock(r.id))
+            .filter(move |s| {
+                s.has(flag::CHILD)
+                    && s.parent.get().opt() == Some(listener.id)
+                    && s.parent_gen.get() == listener.generation
+            })
+            .map(|s| (s.local(), s.remote()))
     }
 }

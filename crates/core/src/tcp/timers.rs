@@ -288,8 +288,10 @@ fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
     t.head_rtx_at.set(0);
     t.rtt_at.set(0);
     t.dupacks.set(0);
-    // The route may be the reason.
+    // The route may be the reason, or a neighbour that went away without a word: the kernel, which never sees our
+    // packets go unanswered, is asked to look after it (RFC 1122 section 2.3.2.1).
     s.rt_valid.set(0);
+    crate::ip::tx::doubt_neighbour(l, s);
     let before = t.t_rtx.get();
     tx::output(l, id);
     if t.t_rtx.get() == before || t.t_rtx.get() == 0 {

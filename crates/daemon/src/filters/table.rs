@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
 use flyover_proto::{FilterSpec, RefusedCode};
-use flyover_wire::Ip;
+use flyover_wire::{Endpoint, Ip};
 
 use super::key::{Claim, claims};
 use crate::refusal::Refusal;
@@ -33,6 +33,8 @@ pub trait FlowMap {
 struct Filter {
     stack: u32,
     spec: FilterSpec,
+    /// What it claims now: what its specification says, or, once narrowed, single connections.
+    claims: Vec<Claim>,
 }
 
 #[derive(Debug)]
@@ -106,7 +108,15 @@ impl<M: FlowMap> FlowTable<M> {
             )));
         }
         let id = self.free_id();
-        self.filters.insert(id, Filter { stack, spec });
+        let claims = wanted.clone();
+        self.filters.insert(
+            id,
+            Filter {
+                stack,
+                spec,
+                claims,
+            },
+        );
         self.by_stack.entry(stack).or_default().insert(id);
         for claim in &wanted {
             self.claims
@@ -135,17 +145,67 @@ impl<M: FlowMap> FlowTable<M> {
                 ids.remove();
             }
         }
-        for claim in claims(&filter.spec).unwrap_or_default() {
-            if let Entry::Occupied(mut holder) = self.claims.entry(claim) {
+        self.release(&filter.claims);
+        true
+    }
+
+    fn release(&mut self, claims: &[Claim]) {
+        for claim in claims {
+            if let Entry::Occupied(mut holder) = self.claims.entry(*claim) {
                 holder.get_mut().filters -= 1;
                 if holder.get().filters == 0 {
                     holder.remove();
                 }
             }
-            if let Err(e) = self.write(&claim) {
+            if let Err(e) = self.write(claim) {
                 tracing::warn!(?claim, "removing a flow: {e}");
             }
         }
+    }
+
+    /// Replaces what a filter of `stack` claims by these connections, which it must cover. A connection that another
+    /// stack has, or that the map has no room for, is left out; false when the stack has no such filter.
+    pub fn narrow(&mut self, stack: u32, id: u32, to: &[(Endpoint, Endpoint)]) -> bool {
+        let Some(filter) = self.filters.get(&id).filter(|f| f.stack == stack) else {
+            return false;
+        };
+        let spec = filter.spec;
+        let covered = |local: &Endpoint| {
+            local.port == spec.local.port
+                && (spec.local.ip == local.ip
+                    || (spec.local.ip.is_unspecified()
+                        && (spec.dual || spec.local.ip.is_v4() == local.ip.is_v4())))
+        };
+        let mut exact: Vec<Claim> = Vec::new();
+        for (local, remote) in to.iter().filter(|(local, _)| covered(local)) {
+            let one = FilterSpec {
+                local: *local,
+                remote: Some(*remote),
+                dual: false,
+                ..spec
+            };
+            for claim in claims(&one).unwrap_or_default() {
+                let taken = self.claims.get(&claim).is_some_and(|h| h.stack != stack);
+                if !taken && !exact.contains(&claim) {
+                    exact.push(claim);
+                }
+            }
+        }
+        // The new ones first: no packet of a connection falls between.
+        for claim in &exact {
+            self.claims
+                .entry(*claim)
+                .or_insert(Holder { stack, filters: 0 })
+                .filters += 1;
+            if let Err(e) = self.write(claim) {
+                tracing::warn!(?claim, "narrowing a filter: {e}");
+            }
+        }
+        let old = self
+            .filters
+            .get_mut(&id)
+            .map(|f| std::mem::replace(&mut f.claims, exact));
+        self.release(&old.unwrap_or_default());
         true
     }
 

@@ -181,3 +181,28 @@ proptest! {
         prop_assert!(t.parts().0.flows.is_empty());
     }
 }
+
+#[test]
+fn a_narrowed_filter_takes_its_connections_only_and_ends_whole() {
+    let mut t = table(100);
+    let id = t.add(7, dual(80), MOST).unwrap();
+    let end = |ip, port| Endpoint { ip, port };
+    let peer = end(Ip::v4([10, 0, 0, 9]), 4000);
+    let ours = (end(A, 80), peer);
+    let foreign_port = (end(A, 81), peer);
+    assert!(!t.narrow(8, id, &[ours]), "not this stack's filter");
+    assert!(t.narrow(7, id, &[ours, foreign_port, ours]));
+    let exact = Claim {
+        proto: 6,
+        local: ours.0,
+        remote: Some(ours.1),
+    };
+    assert_eq!(t.map().flows, HashMap::from([(exact, 7)]));
+    // The port is free for another stack, whose listener takes new connections.
+    let other = t.add(8, listen(A, 80), MOST).unwrap();
+    assert_eq!(t.map().flows.get(&exact), Some(&7));
+    assert!(t.remove(7, id));
+    assert_eq!(t.map().flows.len(), 1);
+    assert!(t.remove(8, other));
+    assert!(t.map().flows.is_empty());
+}

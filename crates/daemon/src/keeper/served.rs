@@ -8,7 +8,7 @@ use std::time::Duration;
 use flyover_config::StackOpts;
 use flyover_core::{Effect, Effects, Env, Instant, Locked, NicSet, SockRef, Stack, WaiterId};
 use flyover_cplane::{Dims, Reader};
-use flyover_proto::{FdBag, NicDesc};
+use flyover_proto::{Connection, FdBag, MAX_NARROW, NicDesc};
 use flyover_shm::Idx;
 use flyover_shm::host::{Map, futex_wait, futex_wake};
 use flyover_vnic::{NicState, PacketGeometry, PacketNic, Vnic, XdpGeometry, XdpNic};
@@ -39,7 +39,7 @@ pub fn monotonic() -> u64 {
 }
 
 /// What the stack wishes that only others can do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Wish {
     /// Ask the daemon to make the kernel resolve a neighbour.
     Resolve {
@@ -50,6 +50,8 @@ pub enum Wish {
     },
     /// Ask the daemon to remove a filter.
     DelFilter(u32),
+    /// Let a filter take these connections only.
+    Narrow(u32, Vec<Connection>),
     /// Close the kernel socket parked for an endpoint.
     CloseParked(SockRef),
 }
@@ -319,6 +321,15 @@ impl Served {
                     self.wishes.push(Wish::Resolve { ifindex, ip })
                 }
                 Effect::DelFilter(id) => self.wishes.push(Wish::DelFilter(id)),
+                Effect::Narrow { filter, listener } => {
+                    let flows = self.stack.child_flows(listener).take(MAX_NARROW + 1);
+                    let to: Vec<_> = flows
+                        .map(|(local, remote)| Connection { local, remote })
+                        .collect();
+                    if to.len() <= MAX_NARROW {
+                        self.wishes.push(Wish::Narrow(filter, to));
+                    }
+                }
                 Effect::CloseParked(sock) => self.wishes.push(Wish::CloseParked(sock)),
             }
         }

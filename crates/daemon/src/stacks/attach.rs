@@ -80,7 +80,7 @@ impl Member {
             memory: u64::from(daemon.opts.user_memory_mib) << 20,
         };
         let key = match &attach.stack {
-            StackName::Private => None,
+            StackName::Private | StackName::Inherited => None,
             StackName::Default => Some(StackKey {
                 ns: ns.id(),
                 uid: peer.uid,
@@ -128,6 +128,52 @@ impl Member {
             "attaching",
             "no stack could be made or found",
         ))
+    }
+
+    /// Attaches a process to the stack whose memory it holds: a child that `fork` made, perhaps of another user by now.
+    ///
+    /// # Errors
+    /// No stack has that memory, it was opened for reading only, or the process is in another network namespace.
+    pub fn attach_inherited(
+        daemon: &Daemon,
+        peer: &Peer,
+        memory: BorrowedFd<'_>,
+    ) -> Result<(Self, Grant), Refusal> {
+        let unknown = || Refusal::new(RefusedCode::NotFound, "no stack has that memory");
+        let writable = rustix::fs::fcntl_getfl(memory)
+            .is_ok_and(|f| f & rustix::fs::OFlags::RWMODE == rustix::fs::OFlags::RDWR);
+        let wanted = rustix::fs::fstat(memory).map_err(|_| unknown())?;
+        if !writable {
+            return Err(Refusal::new(
+                RefusedCode::Denied,
+                "the memory was opened for reading only",
+            ));
+        }
+        let ns = peer
+            .netns()
+            .map_err(|e| Refusal::failed("finding the network namespace", e))?;
+        for stack in daemon.stacks.list() {
+            let mut life = stack.life();
+            let Life::Live(live) = &mut *life else {
+                continue;
+            };
+            let same = rustix::fs::fstat(&live.memory)
+                .is_ok_and(|s| (s.st_dev, s.st_ino) == (wanted.st_dev, wanted.st_ino));
+            if !same {
+                continue;
+            }
+            if live.net.ns().id() != ns.id() {
+                return Err(Refusal::new(
+                    RefusedCode::Denied,
+                    "the stack is of another network namespace",
+                ));
+            }
+            let (owner, grant) = stack.admit(live, peer)?;
+            let net = live.net.clone();
+            drop(life);
+            return Ok((Self { stack, net, owner }, grant));
+        }
+        Err(unknown())
     }
 
     /// The process is gone.

@@ -229,6 +229,10 @@ fn follow_keeper(daemon: &Daemon, stack: &Arc<Stack>, net: &Net, control: &Owned
             Ok((_, Notice::Idle { epoch })) => stack.end_if_idle(daemon, epoch),
             Ok((_, Notice::Resolve { ifindex, ip })) => net.cplane().resolve(ifindex, ip),
             Ok((_, Notice::DelFilter { id })) => drop(net.flows().remove(stack.id, id)),
+            Ok((_, Notice::Narrow { id, to })) => {
+                let to: Vec<_> = to.iter().map(|c| (c.local, c.remote)).collect();
+                net.flows().narrow(stack.id, id, &to);
+            }
             Ok((_, Notice::Failed { text })) => tracing::error!(stack = stack.id, "keeper: {text}"),
             Ok((_, Notice::Ready {})) => {}
             Err(e) => tracing::error!(stack = stack.id, "notice of the keeper: {e}"),

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use flyover_proto::{Deadline, Notice, send};
+use flyover_proto::{Deadline, List, MAX_MESSAGE, Notice, send};
 use rustix::event::epoll;
 
 use super::{Duty, MS, listen_once};
@@ -144,6 +144,10 @@ impl Duty {
                 }
                 Wish::Resolve { ifindex, ip } => Notice::Resolve { ifindex, ip },
                 Wish::DelFilter(id) => Notice::DelFilter { id },
+                Wish::Narrow(id, to) => Notice::Narrow {
+                    id,
+                    to: List::new(to),
+                },
             };
             if self.outbox.len() < MAX_OUTBOX {
                 self.outbox.push_back(notice);
@@ -154,7 +158,7 @@ impl Duty {
             return;
         };
         while let Some(notice) = self.outbox.front() {
-            let mut buf = [0; 64];
+            let mut buf = [0; MAX_MESSAGE];
             let Ok(len) = notice.encode(0, &mut buf) else {
                 break;
             };
