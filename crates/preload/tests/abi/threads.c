@@ -40,14 +40,33 @@ static void *ask(void *arg)
 	return NULL;
 }
 
-int main(void)
+/* Alone: both sides over loopback. `threads serve` and `threads ask ADDRESS`: one side each, on port 9100. */
+int main(int argc, char **argv)
 {
 	pthread_t s[THREADS], c[THREADS];
-	lis = listener(&where);
-	for (int i = 0; i < THREADS; i++) {
-		pthread_create(&s[i], NULL, serve, NULL);
-		pthread_create(&c[i], NULL, ask, NULL);
+	int serves = argc < 2 || !strcmp(argv[1], "serve"), asks = argc < 2 || argc == 3;
+	if (argc < 2)
+		lis = listener(&where);
+	else
+		where = loopback(9100);
+	if (argc == 3)
+		inet_pton(AF_INET, argv[2], &where.sin_addr);
+	if (argc == 2) {
+		int on = 1;
+		where.sin_addr.s_addr = INADDR_ANY;
+		lis = socket(AF_INET, SOCK_STREAM, 0);
+		setsockopt(lis, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+		if (bind(lis, (struct sockaddr *)&where, sizeof where) || listen(lis, 64))
+			return 2;
 	}
+	for (int i = 0; i < THREADS; i++) {
+		if (serves)
+			pthread_create(&s[i], NULL, serve, NULL);
+		if (asks)
+			pthread_create(&c[i], NULL, ask, NULL);
+	}
+	if (!asks)
+		pthread_join(s[0], NULL);
 	for (int i = 0; i < THREADS; i++)
 		pthread_join(c[i], NULL);
 	printf("%d threads asked %d times each\n", done, ROUNDS);
