@@ -1,55 +1,104 @@
-//! Somebody who shares the stack's memory and means ill, or has a stray pointer: stores anything anywhere.
+//! Somebody who shares the stack's memory and means ill, or has a stray pointer: stores anything anywhere, word by
+//! word, between calls or from another thread during them.
 
 use crate::rng::Rng;
-use flyover_shm::Region;
+use flyover_config::StackOpts;
+use flyover_core::stack::layout::Layout;
+use flyover_shm::{Arena, Idx, Region, SharedCell, shm_struct};
 
-/// Where and what to scribble.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scribble {
-    /// One random byte run.
-    Bytes,
-    /// A small number in a 32-bit word: a plausible index or state.
-    SmallWord,
-    /// A word from elsewhere in the memory: a plausible but wrong link.
-    Copied,
-    /// A page of noise.
-    Page,
+shm_struct! {
+    /// A page of words.
+    pub struct Page {
+        words: [SharedCell<u32>; 1024],
+    }
 }
 
-/// Kinds of scribbling.
-pub const ALL: [Scribble; 4] = [
-    Scribble::Bytes,
-    Scribble::SmallWord,
+/// What is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scribble {
+    /// Anything.
+    Noise,
+    /// A small number: a plausible index, state or length.
+    Small,
+    /// All bits, or all but one.
+    Large,
+    /// A word from elsewhere in the memory: a plausible but wrong link.
+    Copied,
+    /// Zero: something forgotten.
+    Zero,
+    /// One bit changed.
+    Flip,
+    /// 256 words of noise.
+    Run,
+}
+
+const ALL: [Scribble; 7] = [
+    Scribble::Noise,
+    Scribble::Small,
+    Scribble::Large,
     Scribble::Copied,
-    Scribble::Page,
+    Scribble::Zero,
+    Scribble::Flip,
+    Scribble::Run,
 ];
 
-/// Scribbles once somewhere in `[from, to)`.
-pub fn scribble(rng: &mut Rng, memory: Region<'_>, from: usize, to: usize, kind: Scribble) {
-    let span = to.saturating_sub(from).max(8) as u64;
-    let at = from + rng.below(span) as usize;
-    let word = at & !3;
-    match kind {
-        Scribble::Bytes => {
-            let mut noise = [0; 64];
-            rng.fill(&mut noise);
-            let n = rng.range(1, 64) as usize;
-            let _: usize = memory.bytes(at, n).copy_in(&noise[..n]);
-        }
-        Scribble::SmallWord => {
-            let v = rng.magnitude(4096) as u32;
-            let _: usize = memory.bytes(word, 4).copy_in(&v.to_le_bytes());
-        }
-        Scribble::Copied => {
-            let mut v = [0; 4];
-            let other = from + rng.below(span) as usize & !3;
-            let _: usize = memory.bytes(other, 4).copy_out(&mut v);
-            let _: usize = memory.bytes(word, 4).copy_in(&v);
-        }
-        Scribble::Page => {
-            let mut noise = [0; 4096];
-            rng.fill(&mut noise);
-            let _: usize = memory.bytes(at & !4095, 4096).copy_in(&noise);
+/// Someone with a mapping of the stack.
+#[derive(Debug)]
+pub struct Adversary<'m> {
+    memory: Region<'m>,
+    /// Bytes from the start that hold control state: what is behind them is payload.
+    control: usize,
+    /// Where sockets lie.
+    socks: (usize, usize),
+    rng: Rng,
+}
+
+impl<'m> Adversary<'m> {
+    /// An adversary of a stack with these options.
+    pub fn new(memory: Region<'m>, opts: &StackOpts, rng: Rng) -> Self {
+        let l = Layout::new(opts);
+        Self { memory, control: l.data, socks: (l.socks, l.bufs), rng }
+    }
+
+    fn word(&self, at: usize) -> Option<&'m SharedCell<u32>> {
+        let page: Arena<'m, Page> = Arena::new(self.memory, at & !4095, 1).ok()?;
+        page.at(Idx::new(0)).words.get((at & 4095) / 4)
+    }
+
+    /// A place: the root object, the sockets, or anywhere in the control state.
+    fn place(&mut self) -> usize {
+        let (from, to) = match self.rng.below(4) {
+            0 => (0, 12_000),
+            1 | 2 => self.socks,
+            _ => (0, self.control),
+        };
+        from + self.rng.below((to - from) as u64) as usize
+    }
+
+    /// Stores one thing somewhere.
+    pub fn strike(&mut self) {
+        let kind = *self.rng.pick(&ALL);
+        let at = self.place();
+        let Some(cell) = self.word(at) else { return };
+        match kind {
+            Scribble::Noise => cell.set(self.rng.word() as u32),
+            Scribble::Small => cell.set(self.rng.magnitude(4096) as u32),
+            Scribble::Large => cell.set((self.rng.magnitude(16) as u32).wrapping_neg()),
+            Scribble::Zero => cell.set(0),
+            Scribble::Flip => cell.set(cell.get() ^ 1 << self.rng.below(32)),
+            Scribble::Copied => {
+                let other = self.place();
+                if let Some(other) = self.word(other) {
+                    cell.set(other.get());
+                }
+            }
+            Scribble::Run => {
+                for i in 0..256 {
+                    if let Some(c) = self.word(at + 4 * i) {
+                        c.set(self.rng.word() as u32);
+                    }
+                }
+            }
         }
     }
 }

@@ -32,6 +32,7 @@
 //! | [`stream`] | the oracle: every byte once, in order |
 //! | [`session`] | programs at both ends that read, write, pause and close at random |
 //! | [`matrix`] | one seed, one experiment |
+//! | [`fuzz`] | a program that makes any call in any order |
 //! | [`mutate`] | damaged frames |
 //! | [`adversary`] | who scribbles over the stack's memory |
 //! | [`peer`] | segments made by hand |
@@ -41,6 +42,7 @@
 #![forbid(unsafe_code)]
 
 pub mod adversary;
+pub mod fuzz;
 pub mod host;
 pub mod link;
 pub mod matrix;

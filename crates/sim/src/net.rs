@@ -100,6 +100,8 @@ pub struct Net<'m> {
     pub links: [Link; 2],
     /// What was seen on the wire.
     pub trace: Trace,
+    /// Copies of the frames that the hosts sent, if somebody wants them.
+    pub capture: Option<Vec<Vec<u8>>>,
     /// Events so far.
     pub steps: u64,
 }
@@ -116,6 +118,7 @@ impl<'m> Net<'m> {
             ],
             links: [link(0), link(1)],
             trace: Trace::default(),
+            capture: None,
             steps: 0,
         }
     }
@@ -148,6 +151,9 @@ impl<'m> Net<'m> {
         let mut busy = false;
         while let Some(frame) = self.hosts[from].nic.take() {
             busy = true;
+            if let Some(seen) = &mut self.capture {
+                seen.push(frame.bytes.clone());
+            }
             let fate = if self.trace.on {
                 let copy = frame.clone();
                 let fate = self.links[from].send(self.now, frame);
@@ -209,12 +215,14 @@ impl<'m> Net<'m> {
         while self.step(limit) {}
     }
 
-    /// Runs until nothing is on its way and no timer runs, at most `ns`. False: time ran out first.
+    /// Runs until nothing is on its way and no timer runs, at most `ns`. False: time ran out first, or the hosts do
+    /// not come to an end with one another.
     pub fn run_until_idle(&mut self, ns: u64) -> bool {
         let limit = self.now + ns;
+        let last = self.steps + 500_000;
         self.settle();
         while let Some(t) = self.next_event() {
-            if t > limit {
+            if t > limit || self.steps > last {
                 return false;
             }
             self.advance_to(t);

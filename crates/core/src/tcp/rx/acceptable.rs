@@ -85,27 +85,32 @@ fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
 
 /// Not acceptable: an ACK tells the peer where we are.
 fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
-    let t = &s.tcb;
-    if s.tcp_state() == TcpState::SynRcvd {
-        // The peer did not get our SYN-ACK: its SYN again.
-        if seg.flags.has(TcpFlags::SYN) && seg.seq == Seq(t.irs.get()) {
-            tx::send_syn_ack(l, id);
-        } else {
-            tx::send_ack(l, id);
-        }
+    if answered_lately(l, s, seg) {
         return Step::Done;
     }
-    if seg.len == 0 && !seg.flags.any(TcpFlags::SYN.with(TcpFlags::FIN)) {
-        // Probes are answered, but no more than one empty segment in 500 ms, so that two confused ends never
-        // answer one another for ever.
-        let last = t.challenge_at.get();
-        let recent = last != 0 && l.env.now.since(Instant(last)) < 500 * MS;
-        let probe = seg.seq.add(1) == Seq(t.rcv_nxt.get());
-        if recent && !probe {
-            return Step::Done;
-        }
-        t.challenge_at.set(l.env.now.0);
+    let again = seg.flags.has(TcpFlags::SYN) && seg.seq == Seq(s.tcb.irs.get());
+    if again && s.tcp_state() == TcpState::SynRcvd {
+        // The peer did not get our SYN-ACK: its SYN again.
+        tx::send_syn_ack(l, id);
+    } else {
+        tx::send_ack(l, id);
     }
-    tx::send_ack(l, id);
     Step::Done
+}
+
+/// Two ends that disagree must not answer one another for ever: segments that carry neither data nor FIN are answered
+/// once in 500 ms (as Linux's `tcp_invalid_ratelimit`), window and keep-alive probes somewhat more often.
+pub(super) fn answered_lately(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
+    if seg.len > 0 || seg.flags.has(TcpFlags::FIN) {
+        return false;
+    }
+    let t = &s.tcb;
+    let probe = seg.seq.add(1) == Seq(t.rcv_nxt.get());
+    let quiet = if probe { 100 * MS } else { 500 * MS };
+    let last = t.challenge_at.get();
+    if last != 0 && l.env.now.since(Instant(last)) < quiet {
+        return true;
+    }
+    t.challenge_at.set(l.env.now.0.max(1));
+    false
 }

@@ -1,7 +1,7 @@
 //! TIME_WAIT: a new SYN may reopen the port pair (RFC 6191, as Linux's `tcp_timewait_state_process`), the peer's FIN
 //! again is acknowledged, an RST does not shorten the wait (RFC 1337).
 
-use super::{Seg, closed, count, listen};
+use super::{Seg, acceptable, closed, count, listen};
 use crate::sock::SockId;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
@@ -39,6 +39,9 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     if seg.seq_len() > 0 || seg.seq != Seq(t.rcv_nxt.get()) {
         if seg.flags.has(TcpFlags::FIN) {
             l.restart_time_wait(id);
+        }
+        if acceptable::answered_lately(l, s, &seg) {
+            return;
         }
         tx::send_ack(l, id);
     }
