@@ -176,7 +176,12 @@ impl Session {
                     let memory = fds
                         .pop()
                         .ok_or_else(|| Refusal::bad("no memory as proof"))?;
-                    Member::attach_inherited(&self.daemon, &self.peer, memory.as_fd())?
+                    Member::attach_inherited(
+                        &self.daemon,
+                        &self.peer,
+                        memory.as_fd(),
+                        &mut progress,
+                    )?
                 } else {
                     Member::attach(&self.daemon, &self.peer, &attach, &mut progress)?
                 };

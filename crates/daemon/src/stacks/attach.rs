@@ -138,6 +138,7 @@ impl Member {
         daemon: &Daemon,
         peer: &Peer,
         memory: BorrowedFd<'_>,
+        progress: &mut Progress<'_>,
     ) -> Result<(Self, Grant), Refusal> {
         let unknown = || Refusal::new(RefusedCode::NotFound, "no stack has that memory");
         let writable = rustix::fs::fcntl_getfl(memory)
@@ -153,7 +154,7 @@ impl Member {
             .netns()
             .map_err(|e| Refusal::failed("finding the network namespace", e))?;
         for stack in daemon.stacks.list() {
-            let mut life = stack.life();
+            let mut life = stack.life_for(progress);
             let Life::Live(live) = &mut *life else {
                 continue;
             };

@@ -27,6 +27,7 @@ cases! {
         versions_and_layouts_must_agree,
         quotas,
         reports,
+        the_memory_is_the_proof,
     }
     filters {
         the_proof_counts,

@@ -1,12 +1,12 @@
 //! Getting a stack.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use flyover_config::StackOpts;
 use flyover_core::Stack;
 use flyover_cplane::{Dims, Reader};
 use flyover_proto::{Client, ClientError, List, NicDesc, RefusedCode, StackName, Text, VnicPref};
-use flyover_shm::host::Map;
+use flyover_shm::host::{Map, sealed_memfd};
 use flyover_vnic::{PacketGeometry, PacketNic, XdpGeometry, XdpNic};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 
@@ -206,4 +206,41 @@ pub fn reports() {
         (of("v0")["vnic"].as_str(), of("lo")["vnic"].as_str()),
         (Some("packet"), None)
     );
+}
+
+/// Whoever holds a stack's memory for writing, a child of `fork` for instance, may join it; nobody else.
+pub fn the_memory_is_the_proof() {
+    let _space = Space::new();
+    let daemon = Daemon::start();
+    let (_c1, a, fds) = daemon.attach(StackName::Private);
+    let join = |memory: &OwnedFd| {
+        let mut client = daemon.client();
+        let attach = wish(StackName::Inherited, VnicPref::Auto);
+        let result = client.attach_inherited(attach, memory.as_fd());
+        result.map(|(attached, fds)| (client, attached, fds))
+    };
+    let (_c2, b, _f2) = join(&fds.stack).unwrap();
+    assert_eq!((b.stack_id, b.owner), (a.stack_id, 2));
+    let path = format!("/proc/self/fd/{}", fds.stack.as_raw_fd());
+    let read_only = OwnedFd::from(std::fs::File::open(path).unwrap());
+    assert!(matches!(
+        join(&read_only),
+        Err(ClientError::Refused(RefusedCode::Denied, _))
+    ));
+    let other = sealed_memfd("other", 4096).unwrap();
+    assert!(matches!(
+        join(&other),
+        Err(ClientError::Refused(RefusedCode::NotFound, _))
+    ));
+    let mut client = daemon.client();
+    let without = client.attach(wish(StackName::Inherited, VnicPref::Auto));
+    assert!(matches!(
+        without,
+        Err(ClientError::Refused(RefusedCode::Bad, _))
+    ));
+    let _elsewhere = Space::new();
+    assert!(matches!(
+        join(&fds.stack),
+        Err(ClientError::Refused(RefusedCode::Denied, _))
+    ));
 }
