@@ -152,5 +152,6 @@ pub fn move_high(os: &dyn Os, fd: i32) -> Result<i32, Errno> {
     Ok(fd)
 }
 
-/// Where the library's own descriptors go: as high as the soft limit allows.
-const HIGH_BASES: [usize; 4] = [60_000, 10_000, 900, 200];
+/// Where the library's own descriptors go: above what programs use or put into an `fd_set`-sized loop, but not so high
+/// that the kernel's table of the process, which every `fork` copies, becomes large.
+const HIGH_BASES: [usize; 2] = [700, 200];

@@ -3,7 +3,6 @@
 
 use core::sync::atomic::Ordering;
 
-use flyover_core::sock::flag;
 use flyover_core::time::Instant;
 
 use crate::addr::Addr;
@@ -162,9 +161,6 @@ impl Sockets {
             } else {
                 ours
             };
-            if tcp && e == 0 && ep.shared().tcp_state().is_synchronised() {
-                ep.shared().set_flag(flag::CONNECTED_SEEN);
-            }
             return put(into, &e.to_ne_bytes());
         }
         if !tcp {

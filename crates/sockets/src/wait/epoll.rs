@@ -230,7 +230,7 @@ impl Sockets {
             } else {
                 -1
             };
-            match att.sleep(On::Set(id), &mut [PollFd::input(kernel_fd)], until, mask)? {
+            match att.sleep(On::Set(id), &mut [PollFd::input(kernel_fd)], until, mask) {
                 Slept::Woken | Slept::Signal(Ran::None) => {}
                 // epoll_wait(2) is never restarted, see signal(7).
                 Slept::Signal(Ran::Restart | Ran::Interrupt) => signalled = true,

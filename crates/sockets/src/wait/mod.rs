@@ -78,7 +78,7 @@ impl Attachment {
                 &mut kernel,
                 deadline,
                 None,
-            )?;
+            );
             if kernel.iter().any(|k| k.revents != 0) {
                 return Ok(());
             }

@@ -140,10 +140,9 @@ impl Sockets {
             };
             self.os.test_cancel();
             match att.sleep(On::Socks(&wants), &mut kernel, until, mask) {
-                Ok(Slept::Woken | Slept::Signal(Ran::None)) => {}
+                Slept::Woken | Slept::Signal(Ran::None) => {}
                 // poll(2) is never restarted, see signal(7).
-                Ok(Slept::Signal(Ran::Restart | Ran::Interrupt)) => signalled = true,
-                Err(e) => return Some(Err(e)),
+                Slept::Signal(Ran::Restart | Ran::Interrupt) => signalled = true,
             }
         }
     }

@@ -88,6 +88,9 @@ impl Sleepers {
 /// Longest sleep of one system call, ns: a lost wake costs no more than this.
 const NAP: u64 = 1_000_000_000;
 
+/// Sleep without a waiter, ns.
+const NAP_BLIND: u64 = 1_000_000;
+
 impl Attachment {
     fn sleeper(&self) -> Result<Sleeper, Errno> {
         if let Some(s) = self.sleepers.take() {
@@ -135,17 +138,17 @@ impl Attachment {
 
     /// Sleeps once. `kernel` descriptors are watched as well, and their `revents` filled in. `mask` is the signal
     /// mask during the sleep. The caller looks at the sockets afterwards, and loops.
-    ///
-    /// # Errors
-    /// `ENOBUFS` or `EMFILE` when the means to sleep are missing.
     pub fn sleep(
         &self,
         on: On<'_>,
         kernel: &mut [PollFd],
         deadline: Deadline,
         mask: Option<u64>,
-    ) -> Result<Slept, Errno> {
-        let mut s = self.sleeper()?;
+    ) -> Slept {
+        let Ok(mut s) = self.sleeper() else {
+            // No descriptors or waiters left: short naps have to do.
+            return self.nap(kernel, deadline, mask);
+        };
         let wait = self.locked(|l| {
             let set = match on {
                 On::Set(set) => set,
@@ -167,9 +170,9 @@ impl Attachment {
         });
         let wait = match wait {
             Ok(w) => w,
-            Err(e) => {
+            Err(_) => {
                 self.sleepers.put(s);
-                return Err(e.into());
+                return self.nap(kernel, deadline, mask);
             }
         };
         if let Wait::Sleep { leader } = wait {
@@ -186,9 +189,23 @@ impl Attachment {
         });
         self.sleepers.put(s);
         if enter::has_signal() {
-            return Ok(Slept::Signal(self.os.run_signals()));
+            return Slept::Signal(self.os.run_signals());
         }
-        Ok(Slept::Woken)
+        Slept::Woken
+    }
+
+    /// A sleep without the means to be woken: a millisecond at most.
+    fn nap(&self, kernel: &mut [PollFd], deadline: Deadline, mask: Option<u64>) -> Slept {
+        let span = deadline
+            .left(self.os.now())
+            .map_or(NAP_BLIND, |left| left.min(NAP_BLIND));
+        let _: Result<usize, Errno> = self.os.ppoll(kernel, Some(span), mask);
+        let _: bool = self.poll(64);
+        if enter::has_signal() {
+            Slept::Signal(self.os.run_signals())
+        } else {
+            Slept::Woken
+        }
     }
 
     /// The system call itself.

@@ -31,6 +31,9 @@ const RETRY: u32 = 64;
 /// Longest adaptive spin, ns: about what a sleep and a wake cost.
 const ADAPTIVE_NS: u64 = 20_000;
 
+/// The clock is looked at once in so many rounds.
+const CLOCK_ROUNDS: u32 = 8;
+
 impl Attachment {
     /// Polls the stack until `ready`, the budget is used up, the deadline passed or a signal waits. True: ready.
     pub fn spin(&self, budget: Budget, deadline: Deadline, ready: impl Fn() -> bool) -> bool {
@@ -43,11 +46,17 @@ impl Attachment {
             }
         };
         let start = self.os.now();
+        let mut rounds = 0u32;
         loop {
             let _: bool = self.poll(64);
             if ready() {
                 SCORE.with(|s| s.set((s.get() + 1).min(SCORE_MAX)));
                 return true;
+            }
+            rounds = rounds.wrapping_add(1);
+            if span != 0 && !rounds.is_multiple_of(CLOCK_ROUNDS) {
+                core::hint::spin_loop();
+                continue;
             }
             let now = self.os.now();
             if now.saturating_sub(start) >= span || deadline.is_past(now) || enter::has_signal() {
