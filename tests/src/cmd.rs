@@ -17,10 +17,26 @@ use crate::cleanup;
 use crate::netns::Netns;
 use crate::procfs;
 
-/// Processes that a [`Proc`] waits for itself.
+/// Children that a [`Proc`] or a daemon guard waits for itself.
 static CHILDREN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-/// Is this a process that its [`Proc`] will reap?
+/// Notes that somebody here waits for this child.
+pub fn know_child(pid: u32) {
+    CHILDREN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .insert(pid);
+}
+
+/// The child has been waited for.
+pub fn forget_child(pid: u32) {
+    CHILDREN
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .remove(&pid);
+}
+
+/// Is this a process that somebody here will reap?
 pub fn is_known_child(pid: u32) -> bool {
     CHILDREN
         .lock()
@@ -177,6 +193,12 @@ pub struct Output {
 }
 
 impl Output {
+    /// Removes what it printed from the logs of the test: it is of no interest when the test fails.
+    pub fn forget(&self) {
+        let _ = fs::remove_file(&self.out);
+        let _ = fs::remove_file(self.out.with_extension("err"));
+    }
+
     /// Standard output exactly as it was printed.
     pub fn bytes(&self) -> Result<Vec<u8>> {
         fs::read(&self.out).with_context(|| format!("reading {}", self.out.display()))
@@ -330,9 +352,6 @@ impl Drop for Proc {
             let _ = self.child.wait();
             cleanup::kill_all(&tree);
         }
-        CHILDREN
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&self.child.id());
+        forget_child(self.child.id());
     }
 }

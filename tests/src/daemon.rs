@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use rustix::process::Signal;
 
 use crate::cleanup;
-use crate::cmd::tail;
+use crate::cmd::{forget_child, know_child, tail};
 use crate::procfs;
 
 /// Environment variable with the path of the daemon's socket.
@@ -46,6 +46,7 @@ impl Flyoverd {
             .process_group(0)
             .spawn()
             .with_context(|| format!("starting {}", bin.join("flyoverd").display()))?;
+        know_child(child.id());
         let mut daemon = Self {
             child,
             directory: directory.to_owned(),
@@ -132,6 +133,7 @@ impl Drop for Flyoverd {
             let _ = self.child.wait();
             cleanup::kill_all(&tree);
         }
+        forget_child(self.pid());
         cleanup::kill_all(&procfs::using_socket_below(&self.directory));
     }
 }

@@ -1,6 +1,6 @@
 //! A live connection that a test asks for one echo at a time.
 //!
-//! `verify_echo --interactive` holds the connection; it runs under Flyover when its host does. So a
+//! `load echo interactive` holds the connection; it runs under Flyover when its host does. So a
 //! test can change the world between two echoes and see whether the connection still works.
 
 use std::net::SocketAddr;
@@ -15,7 +15,7 @@ use crate::procfs::Proto;
 /// An echo server on the server host.
 pub fn serve(lab: &Lab, port: u16) -> Result<Proc> {
     let mut server = lab
-        .workload(Host::Server, "verify_echo")
+        .workload(Host::Server, "echo")
         .arg("serve")
         .arg(format!("[::]:{port}"))
         .spawn()?;
@@ -34,7 +34,7 @@ impl Probe {
     /// Connects to `address`.
     pub fn connect(lab: &Lab, address: SocketAddr) -> Result<Self> {
         let program = lab
-            .workload(Host::Client, "verify_echo")
+            .workload(Host::Client, "echo")
             .arg("interactive")
             .arg(address.to_string())
             .piped()

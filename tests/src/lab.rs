@@ -217,7 +217,7 @@ impl Lab {
 
     /// One of our own workload programs on this host, under Flyover when the host is accelerated.
     pub fn workload(&self, host: Host, name: &str) -> Cmd<'_> {
-        self.cmd(host, self.setup.bin.join(name))
+        self.cmd(host, self.setup.bin.join("load")).arg(name)
     }
 
     /// A script of `tests/programs` on this host, run by the system's Python.

@@ -69,11 +69,12 @@ impl Lab {
             return Ok(Vec::new());
         }
         let flyover = self.bin().join("flyover");
-        let output = self
+        let listed = self
             .plain(host, flyover)
             .args("ss --json")
-            .run(Duration::from_secs(10))?
-            .stdout;
+            .run(Duration::from_secs(10))?;
+        listed.forget();
+        let output = listed.stdout;
         let value: Value = serde_json::from_str(&output)
             .with_context(|| format!("flyover ss --json printed {output:?}"))?;
         let list = value.get("sockets").unwrap_or(&value);
@@ -146,7 +147,7 @@ impl Watch<'_> {
         Ok(())
     }
 
-    /// The same for datagrams.
+    /// The same for datagrams, both ways.
     pub fn ensure_udp_bypassed(&self) -> Result<()> {
         for (host, before) in [(Host::Server, &self.server), (Host::Client, &self.client)] {
             self.check(host, before, "Udp.InDatagrams")?;
@@ -155,11 +156,20 @@ impl Watch<'_> {
         Ok(())
     }
 
+    /// The same for datagrams that arrive: those that leave may take the kernel's way.
+    pub fn ensure_udp_received(&self) -> Result<()> {
+        self.check(Host::Server, &self.server, "Udp.InDatagrams")?;
+        self.check(Host::Client, &self.client, "Udp.InDatagrams")
+    }
+
     fn check(&self, host: Host, before: &Snmp, counter: &str) -> Result<()> {
+        // The first datagram to a neighbour that is not resolved goes through the kernel, which
+        // resolves it: one for each family, or a few when they are sent at once.
+        let allowed = if counter == "Udp.OutDatagrams" { 4 } else { 0 };
         let moved = Snmp::read(self.lab.netns(host))?.since(before, counter);
         if self.lab.side.includes(host) {
             ensure!(
-                moved == 0,
+                moved <= allowed,
                 "the kernel of the accelerated {host:?} has {counter} +{moved}"
             );
         } else {

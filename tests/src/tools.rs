@@ -112,11 +112,13 @@ fn read_wrk(report: &str) -> Result<Load> {
         line.map(str::trim)
             .with_context(|| format!("wrk printed no {label:?}\n{report}"))
     };
-    Ok(Load {
+    let load = Load {
         per_second: value("Requests/sec:")?.parse()?,
         p50_us: microseconds(value("50%")?)?,
         p99_us: microseconds(value("99%")?)?,
-    })
+    };
+    ensure!(load.per_second > 0.0, "wrk got no answer\n{report}");
+    Ok(load)
 }
 
 /// `1.25ms`, `870.00us` or `1.02s` in microseconds.

@@ -50,15 +50,14 @@ pub fn lossy(setup: &Setup, side: Side, impairment: Impairment) -> Result<(Lab, 
     }
     address_ends(&server, &client)?;
     let log = setup.directory.join("middlebox");
-    let program = setup.bin.join("middlebox");
-    let middlebox = crate::cmd::Cmd::new(&middle, Vec::new(), program, &setup.directory, log)
-        .args("left right")
+    let program = setup.bin.join("lab");
+    let mut middlebox = crate::cmd::Cmd::new(&middle, Vec::new(), program, &setup.directory, log)
+        .args("middlebox left right")
         .arg(format!("--loss={}", impairment.loss))
         .arg(format!("--reorder={}", impairment.reorder))
         .arg(format!("--duplicate={}", impairment.duplicate))
         .arg(format!("--seed={}", impairment.seed))
         .spawn()?;
-    let mut middlebox = middlebox;
     crate::lab::wait_until(std::time::Duration::from_secs(5), || {
         middlebox.ensure_running()?;
         Ok(middlebox.stdout().contains("forwarding").then_some(()))

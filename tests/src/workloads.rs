@@ -139,7 +139,7 @@ pub fn asyncio_echo(lab: &Lab, seconds: f64) -> Result<(Measured, f64)> {
     let mut bytes = 0.0;
     let measured = with_cpu(|| {
         let output = lab
-            .workload(Host::Client, "verify_echo")
+            .workload(Host::Client, "echo")
             .args(&format!(
                 "load {} --connections 20 --max 1024",
                 server(7007)
@@ -236,7 +236,7 @@ pub fn connections(lab: &Lab, threads: u32, seconds: f64) -> Result<Measured> {
 
 /// Nanoseconds of one read from a pipe on the server host.
 pub fn pipe_read(lab: &Lab) -> Result<f64> {
-    let output = lab.workload(Host::Server, "callcost").run(LIMIT)?;
+    let output = lab.workload(Host::Server, "call").run(LIMIT)?;
     number(&json(&output)?, "ns_per_read")
 }
 

@@ -34,12 +34,12 @@ fn main() -> Result<()> {
         "test" => test(&rest),
         "demo" => {
             prepare()?;
-            steps::become_program("demo", &rest)
+            steps::become_lab("demo", &rest)
         }
         "bench" => {
             prepare()?;
             steps::raw_floor()?;
-            steps::become_program("bench", &rest)
+            steps::become_lab("bench", &rest)
         }
         "lint" => {
             steps::lint()?;
@@ -81,5 +81,5 @@ fn test(filters: &[String]) -> Result<()> {
     if !failed.is_empty() {
         arguments.push(format!("--failed-before={}", failed.join(",")));
     }
-    steps::become_program("e2e", &arguments)
+    steps::become_lab("test", &arguments)
 }

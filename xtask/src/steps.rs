@@ -99,11 +99,13 @@ pub fn lint() -> Result<()> {
     cargo("clippy", "clippy --workspace --all-targets -- -D warnings")
 }
 
-/// Replaces this process by a built program, which then gets Ctrl-C itself and cleans up.
-pub fn become_program(name: &str, arguments: &[String]) -> Result<()> {
-    let program = target()?.join("release").join(name);
-    eprintln!("==> {name}");
+/// Replaces this process by the runner of the `tests` package, which then gets Ctrl-C itself and
+/// cleans up.
+pub fn become_lab(command: &str, arguments: &[String]) -> Result<()> {
+    let program = target()?.join("release/lab");
+    eprintln!("==> {command}");
     let error = Command::new(&program)
+        .arg(command)
         .args(arguments)
         .current_dir(root())
         .exec();

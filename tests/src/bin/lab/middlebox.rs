@@ -1,13 +1,11 @@
 //! A wire with faults: forwards Ethernet frames between two interfaces of its namespace, and loses,
 //! reorders and duplicates some of them. The decisions follow a seed. One thread, two packet sockets.
-#![forbid(unsafe_code)]
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, IntoRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use flyover_e2e::pattern::Random;
 use pnet_datalink::{Channel, Config, NetworkInterface};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -15,8 +13,8 @@ use rustix::io::{Errno, fcntl_dupfd_cloexec};
 use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::net::{recv, send, socket_with, sockopt};
 
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     left: String,
     right: String,
     /// Percent of the frames that vanish.
@@ -40,8 +38,7 @@ const SOCKET_BUFFER: usize = 32 << 20;
 /// Frames taken from one side before the other gets its turn.
 const BATCH: usize = 64;
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+pub fn run(args: &Args) -> Result<()> {
     let left = open(&args.left)?;
     let right = open(&args.right)?;
     let mut rightwards = Direction::new(args.seed);
@@ -54,8 +51,8 @@ fn main() -> Result<()> {
             &right,
             rightwards.held.is_empty() && leftwards.held.is_empty(),
         )?;
-        rightwards.forward(&left, &right, &args, &mut frame)?;
-        leftwards.forward(&right, &left, &args, &mut frame)?;
+        rightwards.forward(&left, &right, args, &mut frame)?;
+        leftwards.forward(&right, &left, args, &mut frame)?;
     }
 }
 

@@ -8,7 +8,7 @@ use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 use flyover_e2e::tools::sockperf;
 
-use crate::each_side;
+use super::each_side;
 
 const PORT: u16 = 11111;
 

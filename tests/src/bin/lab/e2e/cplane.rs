@@ -10,7 +10,7 @@ use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Side, server, server6};
 use flyover_e2e::runner::Case;
 use flyover_e2e::wiring;
 
-use crate::{each_side, on_pair};
+use super::{each_side, on_pair};
 
 const PORT: u16 = 7700;
 const SOON: Duration = Duration::from_secs(5);

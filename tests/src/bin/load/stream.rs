@@ -1,24 +1,23 @@
 //! One bulk stream. The receiver compares every byte with the pattern that the sender sends, and
 //! tells the sender at the end; both report. Either may listen or connect.
-#![forbid(unsafe_code)]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args as Group, Parser, Subcommand};
+use clap::{Args as Group, Subcommand};
 use flyover_e2e::pattern::{PATTERN_RUN, Pattern};
 use flyover_e2e::procfs;
 
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     #[command(subcommand)]
     role: Role,
 }
 
 #[derive(Subcommand)]
-enum Role {
+pub enum Role {
     /// Send until the bytes or the seconds are used up.
     Send {
         #[command(flatten)]
@@ -45,7 +44,7 @@ enum Role {
 
 #[derive(Group)]
 #[group(required = true, multiple = false)]
-struct End {
+pub struct End {
     /// Wait for one connection here.
     #[arg(long)]
     listen: Option<SocketAddr>,
@@ -56,8 +55,8 @@ struct End {
 
 const SEED: u64 = 0x5eed;
 
-fn main() -> Result<()> {
-    match Args::parse().role {
+pub fn run(args: Args) -> Result<()> {
+    match args.role {
         Role::Send {
             end,
             write,

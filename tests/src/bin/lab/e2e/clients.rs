@@ -10,7 +10,7 @@ use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 use flyover_e2e::tools::{RedisLoad, json, number, redis_benchmark};
 
-use crate::{each_side, on_pair, with_options};
+use super::{each_side, on_pair, with_options};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -87,7 +87,7 @@ fn echoes(lab: &Lab) -> Result<()> {
     let _server = echo::serve(lab, 7400)?;
     let watch = lab.watch_kernel()?;
     let load = |words: &str| {
-        lab.workload(Host::Client, "verify_echo")
+        lab.workload(Host::Client, "echo")
             .args(&format!("load {words}"))
             .run(LIMIT)
     };
@@ -127,7 +127,7 @@ fn two_servers(lab: &Lab) -> Result<()> {
         port: 6379,
     };
     let mut echoing = lab
-        .workload(Host::Client, "verify_echo")
+        .workload(Host::Client, "echo")
         .args(&format!(
             "load {} --connections 5 --seconds 3",
             server(7500)

@@ -14,7 +14,7 @@ use flyover_e2e::servers::nginx;
 use flyover_e2e::wiring;
 use rustix::process::Signal;
 
-use crate::{on_pair, with_options};
+use super::{on_pair, with_options};
 
 const PORT: u16 = 7900;
 const SOON: Duration = Duration::from_secs(5);
@@ -214,14 +214,14 @@ fn daemon_absent(setup: &Setup) -> Result<()> {
             .env("LD_PRELOAD", &library)
             .env(SOCKET_VARIABLE, lab.directory().join("nobody-listens-here"))
     };
-    let echo = lab.bin().join("verify_echo").into_os_string();
+    let echo = lab.bin().join("load").into_os_string();
     let mut serving = preloaded(Host::Server, echo.clone())
-        .args(&format!("serve [::]:{PORT}"))
+        .args(&format!("echo serve [::]:{PORT}"))
         .spawn()?;
     lab.wait_for_port(Proto::Tcp, PORT, &mut serving)?;
     preloaded(Host::Client, echo)
         .args(&format!(
-            "load {} --connections 5 --seconds 1",
+            "echo load {} --connections 5 --seconds 1",
             server(PORT)
         ))
         .run(LIMIT)?;
@@ -238,11 +238,11 @@ fn autostart(setup: &Setup) -> Result<()> {
         "run".into(),
         "--".into(),
     ];
-    let echo = lab.bin().join("verify_echo");
+    let echo = lab.bin().join("load");
     let mut serving = lab
         .wrapped(Host::Server, wrapper, echo)
         .env(SOCKET_VARIABLE, &socket)
-        .args(&format!("serve [::]:{PORT}"))
+        .args(&format!("echo serve [::]:{PORT}"))
         .spawn()?;
     wait_until(LIMIT, || {
         serving.ensure_running()?;

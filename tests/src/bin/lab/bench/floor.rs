@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
-use crate::plan::{Column, Floor};
+use super::plan::{Column, Floor};
 
 /// Rows of the raw frame benchmark, and where its report has them; nanoseconds become microseconds.
 const ROWS: &[(Floor, &str, &str, f64)] = &[

@@ -9,7 +9,7 @@ use flyover_e2e::pattern::{sha256, write_file};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 
-use crate::each_side;
+use super::each_side;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const BYTES: usize = 20_000_000;

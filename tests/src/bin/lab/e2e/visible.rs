@@ -7,7 +7,7 @@ use flyover_e2e::echo::{self, Probe};
 use flyover_e2e::lab::{Host, Lab, Side, server};
 use flyover_e2e::runner::Case;
 
-use crate::on_pair;
+use super::on_pair;
 
 const LIMIT: Duration = Duration::from_secs(10);
 const PORT: u16 = 7600;
@@ -44,8 +44,8 @@ fn listed(lab: &Lab) -> Result<()> {
             .any(|line| line.has_port(PORT) && line.state.to_uppercase().starts_with("LISTEN"));
         ensure!(listens, "the listener is not listed: {lines:?}");
         let inside = lab
-            .plain(Host::Server, lab.bin().join("verify_echo"))
-            .args(&format!("interactive 127.0.0.1:{PORT}"))
+            .plain(Host::Server, lab.bin().join("load"))
+            .args(&format!("echo interactive 127.0.0.1:{PORT}"))
             .piped()
             .spawn()?;
         flyover_e2e::lab::wait_until(LIMIT, || Ok(inside.stdout().contains("ok").then_some(())))?;

@@ -10,7 +10,7 @@ use flyover_e2e::runner::Case;
 use flyover_e2e::servers::{REDIS_PORT as PORT, redis};
 use flyover_e2e::tools::{RedisLoad, redis_benchmark};
 
-use crate::{each_side, on_pair, with_options};
+use super::{each_side, on_pair, with_options};
 
 const LIMIT: Duration = Duration::from_secs(15);
 

@@ -1,19 +1,18 @@
 //! Round trips of small messages over TCP or UDP, with blocking calls or spinning on non-blocking
 //! ones. Every answer is compared with its request. The same program runs plain or under Flyover.
-#![forbid(unsafe_code)]
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, Subcommand};
+use clap::Subcommand;
 use flyover_e2e::pattern::Random;
 use flyover_e2e::procfs;
 use flyover_e2e::stats::Latencies;
 
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     #[command(subcommand)]
     role: Role,
     /// Use UDP instead of TCP.
@@ -28,7 +27,7 @@ struct Args {
 }
 
 #[derive(Subcommand)]
-enum Role {
+pub enum Role {
     /// Send everything back.
     Server { address: SocketAddr },
     /// Measure.
@@ -43,8 +42,7 @@ enum Role {
     },
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+pub fn run(args: Args) -> Result<()> {
     match (&args.role, args.udp) {
         (Role::Server { address }, false) => serve_tcp(*address, args.spin, args.size),
         (Role::Server { address }, true) => serve_udp(*address, args.spin),

@@ -1,20 +1,19 @@
 //! Holds many idle connections: a server that accepts and keeps, a client that opens and keeps.
-#![forbid(unsafe_code)]
 
 use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::Subcommand;
 
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     #[command(subcommand)]
     role: Role,
 }
 
 #[derive(Subcommand)]
-enum Role {
+pub enum Role {
     /// Accept and keep.
     Server { address: SocketAddr },
     /// Open, say `ready`, keep until standard input ends.
@@ -25,8 +24,8 @@ enum Role {
     },
 }
 
-fn main() -> Result<()> {
-    match Args::parse().role {
+pub fn run(args: Args) -> Result<()> {
+    match args.role {
         Role::Server { address } => {
             let listener = TcpListener::bind(address).context("listening")?;
             let mut held = Vec::new();

@@ -7,7 +7,7 @@ use flyover_e2e::lab::{Host, Lab, SERVER};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 
-use crate::each_side;
+use super::each_side;
 
 const PORT: u16 = 11211;
 const LIMIT: Duration = Duration::from_secs(30);

@@ -1,24 +1,23 @@
 //! Echo: a server, a load generator that verifies every byte, and a connection that does one echo
 //! for each line on standard input.
-#![forbid(unsafe_code)]
 
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Parser, Subcommand};
+use clap::Subcommand;
 use flyover_e2e::pattern::Random;
 use flyover_e2e::stats::Latencies;
 
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     #[command(subcommand)]
     role: Role,
 }
 
 #[derive(Subcommand)]
-enum Role {
+pub enum Role {
     /// Echo TCP and UDP on this address.
     Serve { address: SocketAddr },
     /// Many connections, messages of random length and content.
@@ -38,8 +37,8 @@ enum Role {
     Interactive { address: SocketAddr },
 }
 
-fn main() -> Result<()> {
-    match Args::parse().role {
+pub fn run(args: Args) -> Result<()> {
+    match args.role {
         Role::Serve { address } => serve(address),
         Role::Load {
             address,

@@ -9,7 +9,7 @@ use flyover_e2e::runner::Case;
 use flyover_e2e::servers::nginx;
 use flyover_e2e::tools::wrk;
 
-use crate::{on_pair, with_options};
+use super::{on_pair, with_options};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// A service that Flyover knows nothing of, as sshd would be.
@@ -27,8 +27,8 @@ pub fn cases(cases: &mut Vec<Case>) {
 fn undisturbed(lab: &Lab) -> Result<()> {
     let mut web = nginx(lab)?;
     let mut plain = lab
-        .plain(Host::Server, lab.bin().join("verify_echo"))
-        .args(&format!("serve [::]:{PLAIN_PORT}"))
+        .plain(Host::Server, lab.bin().join("load"))
+        .args(&format!("echo serve [::]:{PLAIN_PORT}"))
         .spawn()?;
     flyover_e2e::lab::wait_until(LIMIT, || {
         plain.ensure_running()?;
@@ -43,8 +43,8 @@ fn undisturbed(lab: &Lab) -> Result<()> {
 
     let run = |program: &str, words: &str| lab.plain(Host::Client, program).args(words).run(LIMIT);
     let echo = |words: &str| {
-        let echo = lab.plain(Host::Client, lab.bin().join("verify_echo"));
-        echo.args(&format!("load {words}")).run(LIMIT)
+        let echo = lab.plain(Host::Client, lab.bin().join("load"));
+        echo.args(&format!("echo load {words}")).run(LIMIT)
     };
     echo(&format!(
         "{} --connections 4 --seconds 1",

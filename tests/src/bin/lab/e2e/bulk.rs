@@ -9,7 +9,7 @@ use flyover_e2e::runner::Case;
 use flyover_e2e::tools::{json, number};
 use flyover_e2e::wiring::{self, Impairment};
 
-use crate::{each_side, on_pair, with_options};
+use super::{each_side, on_pair, with_options};
 
 const PORT: u16 = 7100;
 const LIMIT: Duration = Duration::from_secs(60);

@@ -7,26 +7,21 @@
 //! | `plan.rs` | what is measured, on which configurations |
 //! | `floor.rs` | raw frames: the `raw_floor` example of `flyover-vnic` |
 //! | `report.rs` | results: the table, the bars, JSON |
-#![forbid(unsafe_code)]
 
 mod floor;
 mod plan;
 mod report;
 
-use std::path::Path;
-use std::process::ExitCode;
-
 use anyhow::{Result, ensure};
-use clap::Parser;
 use flyover_e2e::lab::Setup;
 use flyover_e2e::{cleanup, runner, wiring};
+use std::path::Path;
 
-use crate::plan::{Column, Floor, Group};
-use crate::report::Results;
+use plan::{Column, Floor, Group};
+use report::Results;
 
-#[derive(Parser)]
-#[command(about = "Measures Flyover beside the kernel. Needs root and a quiet machine.")]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     /// Only groups whose name contains one of these.
     filters: Vec<String>,
     /// Print JSON instead of the table.
@@ -46,12 +41,7 @@ struct Args {
     list: bool,
 }
 
-fn main() -> ExitCode {
-    runner::report(run_all())
-}
-
-fn run_all() -> Result<()> {
-    let args = Args::parse();
+pub fn run(args: &Args) -> Result<()> {
     let wanted = |group: &&Group| {
         args.filters.is_empty() || args.filters.iter().any(|word| group.name.contains(word))
     };

@@ -1,23 +1,22 @@
 //! Connections per second: connect, one byte each way, close. The server closes first, so that
 //! TIME_WAIT stays with it and the client's ports are free again at once.
-#![forbid(unsafe_code)]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use clap::{Parser, Subcommand};
+use clap::Subcommand;
 use flyover_e2e::stats::Latencies;
 
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     #[command(subcommand)]
     role: Role,
 }
 
 #[derive(Subcommand)]
-enum Role {
+pub enum Role {
     /// Serve one byte a connection.
     Server { address: SocketAddr },
     /// Measure.
@@ -32,8 +31,8 @@ enum Role {
     },
 }
 
-fn main() -> Result<()> {
-    match Args::parse().role {
+pub fn run(args: Args) -> Result<()> {
+    match args.role {
         Role::Server { address } => serve(address),
         Role::Client {
             address,

@@ -7,7 +7,7 @@ use flyover_e2e::stats::Sample;
 use flyover_e2e::table::{Table, short};
 use serde_json::{Value, json};
 
-use crate::plan::{Better, Column, ROWS, Row};
+use super::plan::{Better, Column, ROWS, Row};
 
 /// Values by row and column.
 #[derive(Default)]

@@ -2,7 +2,6 @@
 //!
 //! `e2e [--plain] [FILTER…]` runs the cases whose name contains a filter. A name is
 //! `program.what.side`; the side says which host runs under Flyover.
-#![forbid(unsafe_code)]
 
 mod bulk;
 mod clients;
@@ -21,17 +20,13 @@ mod routed;
 mod sockperf;
 mod visible;
 
-use std::process::ExitCode;
-
 use anyhow::{Result, ensure};
-use clap::Parser;
 use flyover_e2e::lab::{Lab, Setup, Side};
 use flyover_e2e::runner::{self, Case};
 use flyover_e2e::{cleanup, wiring};
 
-#[derive(Parser)]
-#[command(about = "End-to-end tests of Flyover. Needs root.")]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     /// Run only cases whose name contains one of these.
     filters: Vec<String>,
     /// Run every program on the kernel's stack: shows that the tests themselves are right.
@@ -45,12 +40,7 @@ struct Args {
     failed_before: Vec<String>,
 }
 
-fn main() -> ExitCode {
-    runner::report(run_all())
-}
-
-fn run_all() -> Result<()> {
-    let args = Args::parse();
+pub fn run(args: &Args) -> Result<()> {
     let cases = cases();
     if args.list {
         for case in &cases {

@@ -9,7 +9,7 @@ use flyover_e2e::runner::Case;
 use flyover_e2e::stats::Sample;
 use flyover_e2e::workloads;
 
-use crate::on_pair;
+use super::on_pair;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const IDLE: usize = 1_000;

@@ -1,13 +1,8 @@
 //! The demonstration: the same programs on the kernel's stack, then with Flyover on the server, on
 //! the client and on both, with throughput, latency, CPU time and the proof that every byte came
 //! back right. Prints a table.
-#![forbid(unsafe_code)]
-
-use std::io::Write as _;
-use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use clap::Parser;
 use flyover_e2e::cleanup;
 use flyover_e2e::lab::{Lab, Setup, Side};
 use flyover_e2e::machine;
@@ -16,10 +11,10 @@ use flyover_e2e::runner;
 use flyover_e2e::table::{Table, short};
 use flyover_e2e::wiring;
 use flyover_e2e::workloads::{self, Measured, Waiting};
+use std::io::Write as _;
 
-#[derive(Parser)]
-#[command(about = "Real programs on the kernel and on Flyover, side by side. Needs root.")]
-struct Args {
+#[derive(clap::Args)]
+pub struct Args {
     /// Shorter runs.
     #[arg(long)]
     quick: bool,
@@ -103,12 +98,7 @@ fn ping_pong(lab: &Lab, waiting: Waiting, seconds: f64) -> Result<(Measured, Str
     Ok((measured, format!("{count} answers compared")))
 }
 
-fn main() -> ExitCode {
-    runner::report(run_all())
-}
-
-fn run_all() -> Result<()> {
-    let args = Args::parse();
+pub fn run(args: &Args) -> Result<()> {
     cleanup::prepare()?;
     let bin = runner::built_programs()?;
     ensure!(
@@ -145,7 +135,7 @@ fn run_all() -> Result<()> {
             let total = WORKLOADS.len() * sides.len();
             print!("[{number:>2}/{total}] {}, {}", workload.name, place(side));
             std::io::stdout().flush()?;
-            match run(workload, side, &bin, seconds, number) {
+            match measure(workload, side, &bin, seconds, number) {
                 Ok((measured, proof)) => {
                     println!(": {} {}", short(measured.rate), workload.unit);
                     table.row(row(workload, side, measured, proof));
@@ -174,7 +164,7 @@ fn place(side: Side) -> &'static str {
     }
 }
 
-fn run(
+fn measure(
     workload: &Workload,
     side: Side,
     bin: &std::path::Path,

@@ -8,7 +8,7 @@ use flyover_e2e::pattern::{sha256, write_file};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 
-use crate::{each_side, on_pair};
+use super::{each_side, on_pair};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -58,7 +58,7 @@ fn asyncio(lab: &Lab) -> Result<()> {
             .args(&format!("{address} 7007"))
             .run(LIMIT)?;
     }
-    lab.workload(Host::Client, "verify_echo")
+    lab.workload(Host::Client, "echo")
         .args(&format!(
             "load {SERVER}:7007 --connections 20 --seconds 2 --max 100000"
         ))
@@ -77,7 +77,7 @@ fn selectors(lab: &Lab) -> Result<()> {
             .args(&format!("{kind} {port}"))
             .spawn()?;
         lab.wait_for_port(Proto::Tcp, port, &mut server)?;
-        lab.workload(Host::Client, "verify_echo")
+        lab.workload(Host::Client, "echo")
             .args(&format!(
                 "load {SERVER}:{port} --connections 20 --seconds 1 --max 100000"
             ))

@@ -1,0 +1,33 @@
+//! The laboratory: end-to-end tests, the demonstration, the benchmarks, and the wire with faults.
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod e2e;
+mod middlebox;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[derive(Parser)]
+#[command(about = "Tests, demonstration and benchmarks of Flyover. Needs root.")]
+enum Lab {
+    /// End-to-end tests: unmodified programs with a plain kernel peer.
+    Test(e2e::Args),
+    /// Real programs on the kernel and on Flyover, side by side.
+    Demo(demo::Args),
+    /// Measures Flyover beside the kernel; wants a quiet machine.
+    Bench(bench::Args),
+    /// Forwards frames between two interfaces, and loses, reorders and duplicates some.
+    Middlebox(middlebox::Args),
+}
+
+fn main() -> ExitCode {
+    flyover_e2e::runner::report(match Lab::parse() {
+        Lab::Test(args) => e2e::run(&args),
+        Lab::Demo(args) => demo::run(&args),
+        Lab::Bench(args) => bench::run(&args),
+        Lab::Middlebox(args) => middlebox::run(&args),
+    })
+}
