@@ -57,7 +57,12 @@ impl<'m> Adversary<'m> {
     /// An adversary of a stack with these options.
     pub fn new(memory: Region<'m>, opts: &StackOpts, rng: Rng) -> Self {
         let l = Layout::new(opts);
-        Self { memory, control: l.data, socks: (l.socks, l.bufs), rng }
+        Self {
+            memory,
+            control: l.data,
+            socks: (l.socks, l.bufs),
+            rng,
+        }
     }
 
     fn word(&self, at: usize) -> Option<&'m SharedCell<u32>> {

@@ -5,7 +5,8 @@ use crate::rng::Rng;
 use flyover_core::sock::SockRef;
 use flyover_core::stack::deferred::work;
 use flyover_core::{
-    Error, IcmpError, Instant, ItemId, ItemMode, Kind, Locked, Ready, RecvFlags, SendFlags, SetId, SockOpt, WaiterId,
+    Error, IcmpError, Instant, ItemId, ItemMode, Kind, Locked, Ready, RecvFlags, SendFlags, SetId,
+    SockOpt, WaiterId,
 };
 use flyover_shm::Idx;
 use flyover_wire::{Endpoint, FlowKey, Seq};
@@ -107,7 +108,11 @@ impl Fuzzer {
             let id = Idx::new(self.rng.magnitude(100) as u32);
             return Some(SockRef { id, generation: 0 });
         }
-        if self.socks.is_empty() { None } else { Some(*self.rng.pick(&self.socks)) }
+        if self.socks.is_empty() {
+            None
+        } else {
+            Some(*self.rng.pick(&self.socks))
+        }
     }
 
     fn socket(&mut self, net: &mut Net<'_>, kind: Kind) -> Option<SockRef> {
@@ -122,16 +127,24 @@ impl Fuzzer {
     }
 
     fn local(&mut self, net: &Net<'_>, port: u16) -> Endpoint {
-        Endpoint { ip: net.hosts[self.host].ip(), port }
+        Endpoint {
+            ip: net.hosts[self.host].ip(),
+            port,
+        }
     }
 
     fn remote(&mut self, net: &Net<'_>) -> Endpoint {
         let port = 80 + self.rng.below(4) as u16;
-        Endpoint { ip: net.hosts[1 - self.host].ip(), port }
+        Endpoint {
+            ip: net.hosts[1 - self.host].ip(),
+            port,
+        }
     }
 
     fn listen(&mut self, net: &mut Net<'_>) {
-        let Some(s) = self.socket(net, Kind::Tcp) else { return };
+        let Some(s) = self.socket(net, Kind::Tcp) else {
+            return;
+        };
         let port = 80 + self.rng.below(4) as u16;
         let mut local = self.local(net, port);
         if self.rng.chance(30_000) {
@@ -142,7 +155,11 @@ impl Fuzzer {
     }
 
     fn connect(&mut self, net: &mut Net<'_>) {
-        let s = if self.rng.chance(10_000) { self.some() } else { self.socket(net, Kind::Tcp) };
+        let s = if self.rng.chance(10_000) {
+            self.some()
+        } else {
+            self.socket(net, Kind::Tcp)
+        };
         let Some(s) = s else { return };
         if !self.rng.chance(20_000) {
             self.port += 1;
@@ -170,7 +187,10 @@ impl Fuzzer {
     fn send(&mut self, net: &mut Net<'_>) {
         let Some(s) = self.some() else { return };
         let n = self.rng.magnitude(40_000) as usize;
-        let flags = SendFlags { more: self.rng.chance(10_000), oob: self.rng.chance(5_000) };
+        let flags = SendFlags {
+            more: self.rng.chance(10_000),
+            oob: self.rng.chance(5_000),
+        };
         let cut = self.rng.below(n as u64 + 1) as usize;
         let (a, b) = self.buf[..n].split_at(cut);
         let r = net.hosts[self.host].locked(|l| l.tcp_send(s.id, &[a, b], flags));
@@ -182,8 +202,16 @@ impl Fuzzer {
         let n = self.rng.magnitude(40_000) as usize;
         let flags = RecvFlags {
             peek: self.rng.chance(15_000),
-            skip: if self.rng.chance(10_000) { self.rng.magnitude(5_000) as u32 } else { 0 },
-            discard: if self.rng.chance(10_000) { self.rng.magnitude(5_000) as usize } else { 0 },
+            skip: if self.rng.chance(10_000) {
+                self.rng.magnitude(5_000) as u32
+            } else {
+                0
+            },
+            discard: if self.rng.chance(10_000) {
+                self.rng.magnitude(5_000) as usize
+            } else {
+                0
+            },
         };
         let host = &mut net.hosts[self.host];
         if self.rng.chance(10_000) {
@@ -263,7 +291,11 @@ impl Fuzzer {
             }
             5 | 6 if !self.sets.is_empty() => {
                 let set = *self.rng.pick(&self.sets);
-                let mut out = [Ready { item: Idx::new(0), data: 0, events: 0 }; 5];
+                let mut out = [Ready {
+                    item: Idx::new(0),
+                    data: 0,
+                    events: 0,
+                }; 5];
                 let n = self.locked(net, |l| l.set_collect(set, &mut out));
                 assert!(n <= out.len());
                 let _: bool = net.hosts[self.host].stack.set_has_ready(set);
@@ -288,7 +320,9 @@ impl Fuzzer {
     }
 
     fn udp(&mut self, net: &mut Net<'_>) {
-        let Some(s) = self.socket(net, Kind::Udp) else { return };
+        let Some(s) = self.socket(net, Kind::Udp) else {
+            return;
+        };
         let port = 80 + self.rng.below(4) as u16;
         let (local, remote) = (self.local(net, port), self.remote(net));
         let connect = self.rng.chance(40_000);
@@ -324,8 +358,16 @@ impl Fuzzer {
         let Some(s) = self.some() else { return };
         let sock = net.hosts[self.host].stack.sock(s.id);
         let proto = if sock.kind() == Kind::Udp { 17 } else { 6 };
-        let flow = FlowKey { proto, local: sock.local(), remote: sock.remote() };
-        let seq = Some(Seq(sock.tcb.snd_una.get().wrapping_add(self.rng.magnitude(3000) as u32)));
+        let flow = FlowKey {
+            proto,
+            local: sock.local(),
+            remote: sock.remote(),
+        };
+        let seq = Some(Seq(sock
+            .tcb
+            .snd_una
+            .get()
+            .wrapping_add(self.rng.magnitude(3000) as u32)));
         let what = if self.rng.chance(70_000) {
             IcmpError::FragNeeded(self.rng.range(0, 1500) as u32)
         } else {
@@ -336,7 +378,12 @@ impl Fuzzer {
 
     fn defer(&mut self, net: &mut Net<'_>) {
         let Some(s) = self.some() else { return };
-        let bits = *self.rng.pick(&[work::WINDOW, work::SEND, work::WINDOW | work::SEND, work::CLOSE]);
+        let bits = *self.rng.pick(&[
+            work::WINDOW,
+            work::SEND,
+            work::WINDOW | work::SEND,
+            work::CLOSE,
+        ]);
         let contended = self.rng.chance(50_000);
         if bits == work::CLOSE {
             self.socks.retain(|x| *x != s);
@@ -354,7 +401,13 @@ impl Fuzzer {
         };
         let _: u32 = st.readiness(s.id);
         let _ = st.tcp_info(s.id, Instant(host.now));
-        let _ = (st.inq(s.id), st.outq(s.id), st.outq_unsent(s.id), st.all_acked(s.id), st.at_mark(s.id));
+        let _ = (
+            st.inq(s.id),
+            st.outq(s.id),
+            st.outq_unsent(s.id),
+            st.all_acked(s.id),
+            st.at_mark(s.id),
+        );
         let _ = st.row(s);
         if self.rng.chance(20_000) {
             let _: i32 = st.take_error(s.id);

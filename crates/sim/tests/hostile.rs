@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 const MS: u64 = 1_000_000;
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+    std::env::var(name)
+        .ok()
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(default)
 }
 
 fn seeds(default: u64, f: impl Fn(u64)) {
@@ -33,7 +36,13 @@ fn config(seed: u64) -> NetConfig {
     c.v6 = rng.chance(30_000);
     c.cut = *rng.pick(&[MemCut::Mtu, MemCut::Whole]);
     c.csum = *rng.pick(&[MemCsum::Finished, MemCsum::Partial]);
-    c.impair = [Impair { loss: 1_000, reorder: 5_000, reorder_by: MS, duplicate: 2_000, ..Impair::CLEAN }; 2];
+    c.impair = [Impair {
+        loss: 1_000,
+        reorder: 5_000,
+        reorder_by: MS,
+        duplicate: 2_000,
+        ..Impair::CLEAN
+    }; 2];
     c
 }
 
@@ -61,7 +70,12 @@ fn finish(net: &mut Net<'_>, programs: &mut [Fuzzer; 2]) {
         p.finish(net);
     }
     if !net.run_until_idle(3_000_000 * MS) {
-        panic!("never comes to rest{}{}\n{}", net.describe(0), net.describe(1), net.trace.tail(60));
+        panic!(
+            "never comes to rest{}{}\n{}",
+            net.describe(0),
+            net.describe(1),
+            net.trace.tail(60)
+        );
     }
     net.nothing_left().unwrap();
 }
@@ -98,7 +112,11 @@ fn mutated_frames() {
                     mutate(&mut rng, &mut frame);
                 }
                 let mut f = MemFrame::plain(frame);
-                f.gso_size = if rng.chance(5_000) { rng.magnitude(65_535) as u16 } else { 0 };
+                f.gso_size = if rng.chance(5_000) {
+                    rng.magnitude(65_535) as u16
+                } else {
+                    0
+                };
                 net.inject(rng.below(2) as usize, f);
                 injected += 1;
             }
@@ -117,7 +135,10 @@ fn mutated_frames() {
 #[test]
 fn noise_counts_and_does_not_disturb() {
     seeds(60, |seed| {
-        let config = NetConfig { impair: [Impair::CLEAN; 2], ..config(seed) };
+        let config = NetConfig {
+            impair: [Impair::CLEAN; 2],
+            ..config(seed)
+        };
         let memory = config.memory();
         let mut net = Net::new(&memory, &config);
         let mut rng = Rng::new(seed, 51);
@@ -143,7 +164,8 @@ fn scribbled(seed: u64, strikes: u64, concurrent: bool) {
     let mut net = Net::new(&memory, &config);
     let mut rng = Rng::new(seed, 51);
     let mut programs = [0, 1].map(|i| Fuzzer::new(i, Rng::new(seed, 60 + i as u64)));
-    let adversary = |n: u64| Adversary::new(memory[0].stack(), &config.opts[0], Rng::new(seed, 70 + n));
+    let adversary =
+        |n: u64| Adversary::new(memory[0].stack(), &config.opts[0], Rng::new(seed, 70 + n));
     // Something to destroy.
     for _ in 0..150 {
         programs[rng.below(2) as usize].act(&mut net);
@@ -178,7 +200,11 @@ fn scribbled(seed: u64, strikes: u64, concurrent: bool) {
                     _ if concurrent => victim_polls(&mut net),
                     _ => programs[0].act(&mut net),
                 }
-                assert!(before.elapsed() < PATIENCE, "one call took {:?}", before.elapsed());
+                assert!(
+                    before.elapsed() < PATIENCE,
+                    "one call took {:?}",
+                    before.elapsed()
+                );
             }
         }));
         stop.store(true, Relaxed);

@@ -8,6 +8,7 @@ use crate::stack::locked::Env;
 use crate::tcp::cc;
 use crate::tcp::sack::Board;
 use crate::tcp::tcb::tflag;
+use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::Seq;
 
@@ -87,10 +88,27 @@ fn holds_back(s: &Sock, f: u32) -> bool {
     !s.has(flag::NODELAY) && una != nxt && small.after(una) && small.before_eq(nxt)
 }
 
-/// Payload bytes that one frame can carry: a super-frame, or one segment.
+/// Payload bytes that one frame may carry: a super-frame, or one segment.
 pub(super) fn largest(_st: Stack<'_>, s: &Sock, env: &mut Env<'_>, mss: u32) -> u32 {
     let nic = s.nic.get().wrapping_sub(1) as usize;
     let tso = env.nics.nic(nic).map_or(0, |n| n.caps().tso_max);
     let room = tso.saturating_sub(header_room(s));
-    if room <= mss { mss } else { room - room % mss }
+    if room <= mss {
+        return mss;
+    }
+    let room = room.min(millisecond(s, room)).max(mss.saturating_mul(2).min(room));
+    room - room % mss
+}
+
+/// What the connection sends in about a millisecond, at twice its present rate, as Linux's `tcp_tso_autosize`: a larger
+/// burst would only overflow the queue of a slow line. On paths shorter than half a millisecond the whole super-frame.
+fn millisecond(s: &Sock, whole: u32) -> u32 {
+    let t = &s.tcb;
+    let srtt = t.srtt.get();
+    if srtt < MS / 2 {
+        return whole;
+    }
+    let rate = u64::from(t.cwnd.get()).saturating_mul(2 * MS) / srtt;
+    let near = whole.checked_shr((t.min_rtt.get() / (MS / 2)).min(32) as u32).unwrap_or(0);
+    u32::try_from(rate).unwrap_or(u32::MAX).saturating_add(near).min(whole)
 }
