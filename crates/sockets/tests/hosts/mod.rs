@@ -7,7 +7,7 @@ use flyover_core::{Instant, SockRef, Stack, layout_len};
 use flyover_cplane::writer::{Change, Writer};
 use flyover_cplane::{
     Addr, AddrFlags, Dims, Link, LinkFlags, LinkKind, LinkName, Neigh, NeighState, Reader, Route,
-    Scope,
+    RouteKind, Scope, Table,
 };
 use flyover_shm::HeapMap;
 use flyover_sockets::Sockets;
@@ -131,6 +131,11 @@ fn control_plane(me: u8, peer: u8) -> Reader<'static> {
         flags: AddrFlags::empty(),
     }));
     let _ = w.apply(Change::Route(Route::unicast(ip(0), 24, 1)));
+    let _ = w.apply(Change::Route(Route {
+        table: Table::Local,
+        kind: RouteKind::Local,
+        ..Route::unicast(ip(me), 32, 1)
+    }));
     let _ = w.apply(Change::Neigh(Neigh {
         ifindex: 1,
         ip: ip(peer),
