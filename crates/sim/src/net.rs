@@ -29,6 +29,8 @@ pub struct NetConfig {
     pub cut: MemCut,
     /// What becomes of checksums.
     pub csum: MemCsum,
+    /// Frames that fit a V-NIC's transmit queue; then it is full.
+    pub tx_queue: usize,
     /// The clock's start, ns.
     pub start: u64,
     /// Neighbours are known from the start.
@@ -47,6 +49,7 @@ impl NetConfig {
             tso_max: 65_535,
             cut: MemCut::Mtu,
             csum: MemCsum::Finished,
+            tx_queue: 512,
             start: 1_000_000_000,
             neigh_known: true,
         }
@@ -78,7 +81,7 @@ impl NetConfig {
                 tso_max: self.tso_max,
                 cut: self.cut,
                 csum: self.csum,
-                queue: 512,
+                queue: self.tx_queue,
             },
             peer_mac: mac(1 - i),
             opts: self.opts[i],

@@ -56,7 +56,14 @@ fn refresh(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
     s.rt_valid.set(0);
     let (dst, src) = (s.remote().ip, s.local().ip);
     let src = (!src.is_unspecified()).then_some(src);
-    let fwd = lookup(l, dst, src)?;
+    let fwd = match lookup(l, dst, src) {
+        Err(NoWay::Wait) if s.rt_mtu.get() == 0 => {
+            // The MTU is known before the neighbour is: a SYN that waits announces the right MSS.
+            note_mtu(l, s, dst, src);
+            return Err(NoWay::Wait);
+        }
+        found => found?,
+    };
     // Keep the V-NIC on which the peer's packets come, as long as it is on the right interface.
     let keep = s
         .nic
@@ -81,6 +88,14 @@ fn refresh(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
     s.nic.set(nic as u32 + 1);
     s.rt_valid.set(1);
     Ok(cached(s, nic as u32 + 1))
+}
+
+fn note_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, dst: Ip, src: Option<Ip>) {
+    if let Resolve::NeedNeigh { ifindex, mtu, .. } = l.env.cp.resolve(dst, src, 0)
+        && let Some(nic) = nic_for(l, ifindex)
+    {
+        s.rt_mtu.set(clamp_mtu(l, nic, mtu));
+    }
 }
 
 /// A route for one packet, uncached.

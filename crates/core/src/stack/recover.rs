@@ -193,6 +193,7 @@ fn forget_queues(s: &Sock) {
     ] {
         head.set(OptIdx::NONE);
     }
+    s.tcb.ooo_bufs.set(0);
     s.sq_len.store(0, Relaxed);
     s.rq_out.store(s.rq_in.load(Relaxed), Relaxed);
 }

@@ -68,6 +68,7 @@ pub(crate) fn insert(st: Stack<'_>, s: &Sock, id: BufId) -> bool {
             guard -= 1;
             let next = b.next.get();
             t.ooo_bytes.set(t.ooo_bytes.get().wrapping_sub(b.len.get()));
+            t.ooo_bufs.set(t.ooo_bufs.get().saturating_sub(1));
             st.free_buf(c);
             cur = next.opt();
             continue;
@@ -81,6 +82,7 @@ pub(crate) fn insert(st: Stack<'_>, s: &Sock, id: BufId) -> bool {
     }
     new.next.set(cur.into());
     link(st, s, prev, Some(id));
+    t.ooo_bufs.set(t.ooo_bufs.get().saturating_add(1));
     t.ooo_bytes
         .set(t.ooo_bytes.get().wrapping_add(new.len.get()));
     true
@@ -114,6 +116,7 @@ pub(crate) fn deliver(st: Stack<'_>, s: &Sock) -> u32 {
             break;
         }
         t.ooo.set(b.next.get());
+        t.ooo_bufs.set(t.ooo_bufs.get().saturating_sub(1));
         t.ooo_bytes.set(t.ooo_bytes.get().wrapping_sub(b.len.get()));
         let cut = nxt.since(start);
         if cut >= b.len.get() {
@@ -123,13 +126,14 @@ pub(crate) fn deliver(st: Stack<'_>, s: &Sock) -> u32 {
         b.off.set(b.off.get().saturating_add(cut));
         b.len.set(b.len.get() - cut);
         let n = b.len.get();
-        recvq::append(st, s, id);
+        join(st, s, id, n);
         recvq::publish(s, n);
         t.rcv_nxt.set(nxt.add(n).0);
         moved = moved.wrapping_add(n);
     }
     if t.ooo.get().is_none() {
         t.ooo_bytes.set(0);
+        t.ooo_bufs.set(0);
     }
     if moved > 0 {
         s.bytes_in.store(
@@ -140,10 +144,33 @@ pub(crate) fn deliver(st: Stack<'_>, s: &Sock) -> u32 {
     moved
 }
 
+/// To the end of the receive queue: by copy when it fits the last buffer, so that small pieces do not hold a buffer each.
+fn join(st: Stack<'_>, s: &Sock, id: BufId, n: u32) {
+    let b = st.buf(id);
+    match recvq::tail_room(st, s) {
+        Some((tail, room)) if room >= n => {
+            let t = st.buf(tail);
+            let end = t.off.get().saturating_add(t.len.get()) as usize;
+            let src = st.buf_bytes(id).sub(b.off.get() as usize, n as usize);
+            let _: usize = st.buf_bytes(tail).sub(end, n as usize).copy_from(src);
+            t.len.set(t.len.get().saturating_add(n));
+            st.free_buf(id);
+        }
+        _ => recvq::append(st, s, id),
+    }
+}
+
+/// More pieces than this are not kept out of order: each holds a buffer, however small it is. A whole window of full
+/// segments fits, every second one missing.
+pub(crate) fn is_crowded(s: &Sock) -> bool {
+    s.tcb.ooo_bufs.get() > 64 + s.rcvbuf.get() / 1024
+}
+
 /// Frees everything held out of order.
 pub(crate) fn free_all(st: Stack<'_>, s: &Sock) {
     st.free_chain(s.tcb.ooo.get());
     s.tcb.ooo.set(OptIdx::NONE);
     s.tcb.ooo_bytes.set(0);
+    s.tcb.ooo_bufs.set(0);
     s.tcb.rsack_n.set(0);
 }

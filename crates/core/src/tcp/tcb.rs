@@ -30,8 +30,8 @@ shm_struct! {
         pub snd_up: SharedCell<u32>,
         /// End of the last segment that was smaller than a full one (Minshall's SND.SML).
         pub snd_sml: SharedCell<u32>,
-        /// Fills the gap; always 0.
-        pub gap1: SharedCell<u32>,
+        /// Buffers in the reassembly queue.
+        pub ooo_bufs: SharedCell<u32>,
         /// Shift count of the peer's window field.
         pub snd_scale: SharedCell<u32>,
         /// Shift count of our window field.

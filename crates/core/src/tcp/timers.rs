@@ -223,9 +223,13 @@ fn syn_timeout(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32) {
     let active = s.tcp_state() == TcpState::SynSent;
     if kind == rtx::RETRY {
         let since = t.first_rtx.get();
-        if active && since != 0 && l.env.now.since(Instant(since)) > NEIGH_PATIENCE {
+        if since != 0 && l.env.now.since(Instant(since)) > NEIGH_PATIENCE {
             count!(l, tcp_failed);
-            l.reset_conn(id, Error::HostUnreachable);
+            if active || !s.has(flag::CHILD) {
+                l.reset_conn(id, Error::HostUnreachable);
+            } else {
+                l.destroy(id);
+            }
             return;
         }
         resend_syn(l, id, active);
@@ -330,6 +334,9 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
     if tx::next_piece(l.st, s, l.env).is_some() {
         l.post(id);
+        return;
+    }
+    if tx::send_what_fits(l, id) {
         return;
     }
     let n = t.probes.get() + 1;

@@ -159,7 +159,7 @@ fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: So
     let s = st.sock(id);
     let t = &s.tcb;
     t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
-    if st.buf_pressure() && seg.seq != Seq(t.rcv_nxt.get()) {
+    if (st.buf_pressure() || reasm::is_crowded(s)) && seg.seq != Seq(t.rcv_nxt.get()) {
         count!(l, tcp_ooo_drop);
         return Step::Done;
     }

@@ -42,7 +42,10 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     s.set_tcp_state(TcpState::SynRcvd);
     count!(l, tcp_passive);
     tx::send_syn_ack(l, child);
-    user::connect::arm_syn_timer(l, child);
+    if s.tcb.t_rtx.get() == 0 {
+        // Else the neighbour is being resolved, and a sooner timer runs.
+        user::connect::arm_syn_timer(l, child);
+    }
 }
 
 /// Takes the options of the SYN and chooses our side's numbers.

@@ -61,8 +61,11 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         t.snd_wnd.set(u32::from(seg.hdr.window));
         t.snd_wl1.set(seg.seq.0);
         s.set_tcp_state(TcpState::SynRcvd);
+        t.t_rtx.set(0);
         tx::send_syn_ack(l, id);
-        user::connect::arm_syn_timer(l, id);
+        if t.t_rtx.get() == 0 {
+            user::connect::arm_syn_timer(l, id);
+        }
     }
 }
 

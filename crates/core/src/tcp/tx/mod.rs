@@ -19,6 +19,7 @@ use crate::sock::{Kind, SockId};
 use crate::stack::locked::Locked;
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
+use flyover_wire::Seq;
 
 /// Super-frames that one call sends at the most: the rest waits for the ACKs.
 const BURST: u32 = 64;
@@ -68,6 +69,31 @@ fn acknowledges(state: TcpState) -> bool {
         state,
         TcpState::Closed | TcpState::Listen | TcpState::SynSent | TcpState::SynRcvd
     )
+}
+
+/// The override of RFC 9293 section 3.8.6.2.1: a window that stays smaller than a segment is used after all. False: it
+/// is closed, or nothing could be sent.
+pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
+    let queued = s.sq_len.load(Relaxed);
+    let len = queued
+        .saturating_sub(flight)
+        .min(t.snd_wnd.get().saturating_sub(flight))
+        .min(build::segment_room(t));
+    if len == 0 || t.tflags.get() & tflag::FIN_SENT != 0 {
+        return false;
+    }
+    let piece = Piece {
+        seq: Seq(t.snd_nxt.get()),
+        off: flight,
+        len,
+        fin: false,
+        push: true,
+        again: false,
+    };
+    transmit_new(l, id, &piece)
 }
 
 /// Sends new data and moves SND.NXT. False: nothing more can go out now.
