@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use flyover_wire::Ip;
+use flyover_wire::{Endpoint, Ip};
 use rustix::io::Errno;
 
 use crate::channel::{Deadline, send};
@@ -93,6 +93,21 @@ messages! {
         }
         /// The stack is given up: exit.
         5 Exit {}
+        /// An ICMP error quoted a packet of one of the stack's flows.
+        6 Icmp {
+            /// IP protocol number of the flow.
+            proto: u8,
+            /// Local end.
+            local: Endpoint,
+            /// Remote end.
+            remote: Endpoint,
+            /// Quoted TCP sequence number.
+            seq: Option<u32>,
+            /// What the path takes, bytes; 0 when that is not what the message says.
+            mtu: u32,
+            /// Else the errno that Linux gives.
+            errno: i32,
+        }
     }
 }
 

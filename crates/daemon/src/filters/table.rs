@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
 use flyover_proto::{FilterSpec, RefusedCode};
-use flyover_wire::{Endpoint, Ip};
+use flyover_wire::{Endpoint, FlowKey, Ip};
 
 use super::key::{Claim, claims};
 use crate::refusal::Refusal;
@@ -240,6 +240,18 @@ impl<M: FlowMap> FlowTable<M> {
     /// How many filters a stack has.
     pub fn count(&self, stack: u32) -> usize {
         self.by_stack.get(&stack).map_or(0, HashSet::len)
+    }
+
+    /// The stack that gets the packets of a connection.
+    pub fn stack_of(&self, flow: &FlowKey) -> Option<u32> {
+        let mut claim = Claim {
+            proto: flow.proto,
+            local: flow.local,
+            remote: Some(flow.remote),
+        };
+        let exact = self.owner(&claim);
+        claim.remote = None;
+        exact.or_else(|| self.owner(&claim))
     }
 
     /// The filters of a stack with their numbers, in the order of the numbers.

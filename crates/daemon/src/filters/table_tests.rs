@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 
 use flyover_proto::{FilterSpec, RefusedCode};
-use flyover_wire::{Endpoint, Ip};
+use flyover_wire::{Endpoint, FlowKey, Ip};
 use proptest::prelude::*;
 
 use super::table::{FlowMap, FlowTable};
@@ -205,4 +205,34 @@ fn a_narrowed_filter_takes_its_connections_only_and_ends_whole() {
     assert_eq!(t.map().flows.len(), 1);
     assert!(t.remove(8, other));
     assert!(t.map().flows.is_empty());
+}
+
+#[test]
+fn the_stack_of_a_connection() {
+    let mut t = table(100);
+    let peer = Endpoint {
+        ip: Ip::v4([10, 9, 9, 9]),
+        port: 5000,
+    };
+    let one = FilterSpec {
+        remote: Some(peer),
+        ..listen(A, 90)
+    };
+    t.add(1, dual(80), MOST).unwrap();
+    t.add(2, listen(B, 80), MOST).unwrap();
+    t.add(3, one, MOST).unwrap();
+    let stack = |ip, port, remote| {
+        let local = Endpoint { ip, port };
+        t.stack_of(&FlowKey {
+            proto: 6,
+            local,
+            remote,
+        })
+    };
+    assert_eq!(stack(A, 80, peer), Some(1));
+    assert_eq!(stack(C, 80, peer), Some(1));
+    assert_eq!(stack(B, 80, peer), Some(2));
+    assert_eq!(stack(A, 90, peer), Some(3));
+    assert_eq!(stack(A, 90, Endpoint { port: 1, ..peer }), None);
+    assert_eq!(stack(Ip::v4([10, 9, 9, 9]), 80, peer), None);
 }

@@ -1,6 +1,7 @@
 //! What the daemon keeps per network namespace: the mirror of the control plane, the flow maps and programs, and the
 //! stacks that live there. It lasts as long as a stack of the namespace does.
 
+mod icmp;
 mod steer;
 
 use std::collections::HashMap;
@@ -8,6 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use flyover_cplane::{Link, LinkFlags, LinkKind};
+use flyover_proto::Control;
 
 use crate::cplane::CplaneService;
 use crate::filters::FlowTable;
@@ -16,6 +18,7 @@ use crate::refusal::Refusal;
 use crate::session::Progress;
 use crate::stacks::Stack;
 
+use icmp::{IcmpService, Report, Trouble};
 pub use steer::Steer;
 
 /// A network namespace with stacks.
@@ -27,6 +30,8 @@ pub struct Net {
     cplane: CplaneService,
     flows: Mutex<FlowTable<Steer>>,
     stacks: Mutex<Vec<Weak<Stack>>>,
+    /// Listens for ICMP errors as long as the rest exists.
+    _icmp: Option<IcmpService>,
 }
 
 impl Net {
@@ -45,13 +50,24 @@ impl Net {
             .run(Steer::load)
             .map_err(|e| Refusal::failed("entering the network namespace", e))??;
         let flows = Mutex::new(FlowTable::new(steer));
-        let net = Arc::new(Self {
-            ns,
-            allowed,
-            cookie,
-            cplane,
-            flows,
-            stacks: Mutex::default(),
+        let net = Arc::new_cyclic(|weak: &Weak<Self>| {
+            let net = weak.clone();
+            let icmp = IcmpService::start(&ns, move |report| {
+                if let Some(net) = net.upgrade() {
+                    net.pass_on(&report);
+                }
+            });
+            // Stacks work without, if less well.
+            let icmp = icmp.inspect_err(|e| tracing::error!("no ICMP errors for stacks: {e}"));
+            Self {
+                ns,
+                allowed,
+                cookie,
+                cplane,
+                flows,
+                stacks: Mutex::default(),
+                _icmp: icmp.ok(),
+            }
         });
         net.follow_addrs();
         let weak = Arc::downgrade(&net);
@@ -114,11 +130,36 @@ impl Net {
     }
 
     fn follow_links(&self) {
-        let stacks: Vec<_> = {
-            let list = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
-            list.iter().filter_map(Weak::upgrade).collect()
+        self.live_stacks()
+            .iter()
+            .for_each(|stack| stack.follow_links());
+    }
+
+    fn live_stacks(&self) -> Vec<Arc<Stack>> {
+        let list = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
+        list.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Tells the stack whose flow an ICMP error quotes.
+    fn pass_on(&self, report: &Report) {
+        let Some(id) = self.flows().stack_of(&report.flow) else {
+            return;
         };
-        stacks.iter().for_each(|stack| stack.follow_links());
+        let (mtu, errno) = match report.what {
+            Trouble::Mtu(mtu) => (mtu, 0),
+            Trouble::Unreachable(errno) => (0, errno.raw_os_error()),
+        };
+        let message = Control::Icmp {
+            proto: report.flow.proto,
+            local: report.flow.local,
+            remote: report.flow.remote,
+            seq: report.seq.map(|seq| seq.0),
+            mtu,
+            errno,
+        };
+        if let Some(stack) = self.live_stacks().iter().find(|stack| stack.id == id) {
+            stack.mention(&message);
+        }
     }
 }
 

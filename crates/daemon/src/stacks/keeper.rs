@@ -133,6 +133,14 @@ impl KeeperProcess {
         sent
     }
 
+    /// Sends it a message that may be lost, without waiting.
+    pub fn mention(&self, message: &Control) {
+        let mut buf = [0; 128];
+        if let Ok(len) = message.encode(0, &mut buf) {
+            let _: Result<(), Errno> = send(self.control.as_fd(), &buf[..len], &[], Deadline::NOW);
+        }
+    }
+
     /// Process number.
     pub fn pid(&self) -> u32 {
         self.child.id()

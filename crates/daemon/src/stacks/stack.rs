@@ -179,6 +179,16 @@ impl Stack {
         }
     }
 
+    /// Tells the keeper something short that may be lost, without waiting for anybody.
+    pub fn mention(&self, message: &Control) {
+        if let Some(life) = self.try_life()
+            && let Life::Live(live) = &*life
+            && let Some(keeper) = &live.keeper
+        {
+            keeper.mention(message);
+        }
+    }
+
     /// Takes possession of the stack's number in its namespace, where the names of waiters' wake sockets contain it:
     /// a stack of another daemon, or one that outlived its daemon, may have it. `None` when it is taken.
     ///

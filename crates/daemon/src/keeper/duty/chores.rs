@@ -23,6 +23,7 @@ impl Duty {
         self.take_over_from_dead();
         self.bury();
         self.raise();
+        self.report_icmp();
         self.close_dead();
         self.look_after_end();
         self.pass_wishes();
@@ -68,6 +69,21 @@ impl Duty {
             .is_none()
         {
             self.pending.events = events;
+        }
+    }
+
+    fn report_icmp(&mut self) {
+        if self.pending.icmp.is_empty() {
+            return;
+        }
+        let reports = std::mem::take(&mut self.pending.icmp);
+        let told = self.served.locked(|locked| {
+            for (flow, seq, what) in &reports {
+                locked.icmp_error(*flow, *seq, *what);
+            }
+        });
+        if told.is_none() {
+            self.pending.icmp = reports;
         }
     }
 

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::Context as _;
-use flyover_core::{Instant, SockRef};
+use flyover_core::{IcmpError, Instant, SockRef};
 use flyover_proto::{Control, FdBag, MAX_MESSAGE, Notice};
+use flyover_wire::{FlowKey, Seq};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::io::Errno;
@@ -36,6 +37,7 @@ struct Pending {
     gone: BTreeSet<u16>,
     cookies: BTreeSet<u64>,
     events: Vec<SockRef>,
+    icmp: Vec<(FlowKey, Option<Seq>, IcmpError)>,
 }
 
 /// See the module.
@@ -218,8 +220,10 @@ impl Duty {
             gone,
             cookies,
             events,
+            icmp,
         } = &self.pending;
-        let retry = !gone.is_empty() || !events.is_empty() || !self.outbox.is_empty();
+        let locked = !gone.is_empty() || !events.is_empty() || !icmp.is_empty();
+        let retry = locked || !self.outbox.is_empty();
         let walk = (self.deaf || !cookies.is_empty()).then_some(self.next_walk.max(now + RETRY));
         let alone = (self.attached.is_empty() && !self.told_idle).then_some(now + IDLE_TICK);
         retry

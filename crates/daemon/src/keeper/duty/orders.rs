@@ -2,9 +2,10 @@
 
 use std::os::fd::AsFd as _;
 
-use flyover_core::SockRef;
+use flyover_core::{IcmpError, SockRef};
 use flyover_proto::{Control, Deadline, FdBag, KeeperMsg, Packet, recv};
 use flyover_shm::Idx;
+use flyover_wire::{FlowKey, Seq};
 use rustix::io::Errno;
 
 use super::{CHANNELS, Duty, add};
@@ -12,6 +13,8 @@ use crate::keeper::sockets::watch;
 
 /// Messages taken from one channel before the others have their turn.
 const TURN: usize = 64;
+/// ICMP errors that wait for the stack lock.
+const MAX_ICMP: usize = 128;
 
 impl Duty {
     /// Messages of the daemon.
@@ -65,6 +68,28 @@ impl Duty {
                 self.owner_gone(owner);
             }
             Control::Exit {} => self.done = true,
+            Control::Icmp {
+                proto,
+                local,
+                remote,
+                seq,
+                mtu,
+                errno,
+            } => {
+                let flow = FlowKey {
+                    proto,
+                    local,
+                    remote,
+                };
+                let what = match mtu {
+                    0 => IcmpError::Unreachable(errno),
+                    mtu => IcmpError::FragNeeded(mtu),
+                };
+                // Whatever is lost here, the network repeats it.
+                if self.pending.icmp.len() < MAX_ICMP {
+                    self.pending.icmp.push((flow, seq.map(Seq), what));
+                }
+            }
         }
     }
 
