@@ -193,6 +193,11 @@ impl<'m> Host<'m> {
         &self.config
     }
 
+    /// The control plane as a process sees it.
+    pub fn reader(&self) -> Reader<'m> {
+        self.reader
+    }
+
     /// Takes in news about the network.
     pub fn apply(&mut self, change: Change) -> Outcome {
         self.writer.apply(change)

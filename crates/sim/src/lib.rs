@@ -27,6 +27,7 @@
 //! |---|---|
 //! | [`rng`] | chance, seeded |
 //! | [`link`] | one direction of a wire: latency, rate, loss, reordering, duplication, corruption |
+//! | [`lint`] | what a TCP must never do, watched on the wire |
 //! | [`host`] | a stack with its V-NIC, control plane, and somebody who performs its wishes |
 //! | [`net`] | both hosts and both directions on one clock; the check that nothing is left |
 //! | [`stream`] | the oracle: every byte once, in order |
@@ -45,6 +46,7 @@ pub mod adversary;
 pub mod fuzz;
 pub mod host;
 pub mod link;
+pub mod lint;
 pub mod matrix;
 pub mod mutate;
 pub mod net;

@@ -2,6 +2,7 @@
 //! on, because the seed decides everything.
 
 use crate::link::Impair;
+use crate::lint::Lint;
 use crate::net::{Net, NetConfig};
 use crate::rng::Rng;
 use crate::session::{Plan, Session, Talk};
@@ -169,6 +170,7 @@ fn experiment(family: Family, seed: u64, trace: bool) -> (Result<(), String>, St
     let memory = config.memory();
     let mut net = Net::new(&memory, &config);
     net.trace.on = trace;
+    net.lint = Some(Lint::new(config.mtu));
     for host in &mut net.hosts {
         host.budget = if seed % 3 == 0 { 3 } else { 64 };
     }

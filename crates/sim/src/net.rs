@@ -3,6 +3,7 @@
 
 use crate::host::{Host, HostConfig, IFINDEX, Memory, small_opts};
 use crate::link::{Fate, Impair, Link};
+use crate::lint::Lint;
 use crate::rng::Rng;
 use crate::trace::Trace;
 use flyover_config::StackOpts;
@@ -105,6 +106,8 @@ pub struct Net<'m> {
     pub trace: Trace,
     /// Copies of the frames that the hosts sent, if somebody wants them.
     pub capture: Option<Vec<Vec<u8>>>,
+    /// Somebody who watches what the hosts send.
+    pub lint: Option<Lint>,
     /// Events so far.
     pub steps: u64,
 }
@@ -122,6 +125,7 @@ impl<'m> Net<'m> {
             links: [link(0), link(1)],
             trace: Trace::default(),
             capture: None,
+            lint: None,
             steps: 0,
         }
     }
@@ -154,6 +158,9 @@ impl<'m> Net<'m> {
         let mut busy = false;
         while let Some(frame) = self.hosts[from].nic.take() {
             busy = true;
+            if let Some(lint) = &mut self.lint {
+                lint.observe(&frame);
+            }
             if let Some(seen) = &mut self.capture {
                 seen.push(frame.bytes.clone());
             }
@@ -233,11 +240,15 @@ impl<'m> Net<'m> {
         true
     }
 
-    /// Checks that nothing is left: no socket, no buffer, no timer, no frame, no corruption.
+    /// Checks that nothing is left: no socket, no buffer, no timer, no frame, no corruption; and that whoever watched
+    /// the wire saw nothing wrong.
     ///
     /// # Errors
     /// What is left.
     pub fn nothing_left(&self) -> Result<(), String> {
+        if let Some(fault) = self.lint.as_ref().and_then(|l| l.fault.as_ref()) {
+            return Err(format!("on the wire: {fault}"));
+        }
         for (i, h) in self.hosts.iter().enumerate() {
             let audit = h.stack.audit();
             if !audit.is_clean() {

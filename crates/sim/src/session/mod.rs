@@ -110,6 +110,9 @@ impl Session {
             if self.actors.iter().all(Actor::is_done) {
                 break;
             }
+            if net.lint.as_ref().is_some_and(|l| l.fault.is_some()) {
+                break;
+            }
             if net.steps - first > MAX_STEPS {
                 return Err(format!(
                     "still busy after {MAX_STEPS} steps{}",
@@ -245,6 +248,9 @@ impl Session {
     }
 
     fn finish(&mut self, net: &mut Net<'_>) -> Result<(), String> {
+        if let Some(fault) = net.lint.as_ref().and_then(|l| l.fault.clone()) {
+            return Err(format!("on the wire: {fault}{}", self.describe(net)));
+        }
         for listener in self.listeners.iter_mut().flatten() {
             listener.release(net);
         }
