@@ -3,19 +3,35 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::OnceLock;
 
+/// The library as it is now. Cargo does not build a `cdylib` for its integration tests, so the first test does.
 fn library() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build_library).clone()
+}
+
+fn build_library() -> PathBuf {
     let exe = std::env::current_exe().expect("own path");
-    let deps = exe.parent().expect("target directory");
-    let here = [
-        deps.join("libflyover.so"),
-        deps.parent()
-            .expect("profile directory")
-            .join("libflyover.so"),
-    ];
-    here.into_iter()
-        .find(|p| p.exists())
-        .expect("libflyover.so beside the tests")
+    // target/PROFILE/deps/abi-HASH
+    let profile = exe
+        .parent()
+        .and_then(Path::parent)
+        .expect("profile directory");
+    let target = profile.parent().expect("target directory");
+    let mut cargo = Command::new(env!("CARGO"));
+    let _ = cargo
+        .args(["build", "--quiet", "-p", "flyover-preload", "--target-dir"])
+        .arg(target);
+    if !cfg!(debug_assertions) {
+        let _ = cargo.arg("--release");
+    }
+    let status = cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .expect("cargo");
+    assert!(status.success(), "cannot build the library");
+    profile.join("libflyover.so")
 }
 
 fn compile(source: &Path) -> PathBuf {

@@ -38,7 +38,7 @@ int main(void)
 		SAY(epoll_ctl(e, EPOLL_CTL_DEL, fd, &ev));
 		SAY(epoll_ctl(fd, EPOLL_CTL_ADD, p[0], &ev));
 		SAY(epoll_ctl(fd, EPOLL_CTL_DEL, p[0], &ev));
-		SAY(epoll_wait(fd, NULL, 1, 0));
+		SAY(epoll_wait(fd, &(struct epoll_event){0}, 1, 0));
 		SAY(epoll_wait(fd, &ev, 0, 0));
 		SAY(fcntl(fd, F_SETFL, fd == e ? 0 : O_NONBLOCK));
 		SAY(fcntl(fd, 9999, 0));
