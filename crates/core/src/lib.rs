@@ -20,6 +20,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 pub mod demux;
 pub mod dump;
 pub mod effects;

@@ -14,6 +14,7 @@ pub mod wheel;
 
 use crate::sock::{Kind, Sock, SockId, SockRef, flag};
 use crate::time::Instant;
+use alloc::boxed::Box;
 use buf::Buf;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use flyover_config::StackOpts;
@@ -43,9 +44,12 @@ shm_struct! {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayoutError;
 
-/// Handle to a stack.
+/// Handle to a stack: one pointer, copied freely.
 #[derive(Clone, Copy)]
-pub struct Stack<'m> {
+pub struct Stack<'m>(&'m View<'m>);
+
+/// What a process knows privately of a stack: where everything lies, and the options.
+pub struct View<'m> {
     pub(crate) state: &'m StackState,
     pub(crate) nics: Arena<'m, NicState>,
     pub(crate) buckets: Arena<'m, Bucket>,
@@ -57,6 +61,14 @@ pub struct Stack<'m> {
     pub(crate) data: ShmBytes<'m>,
     limits: Limits,
     pub(crate) opts: StackOpts,
+}
+
+impl<'m> core::ops::Deref for Stack<'m> {
+    type Target = View<'m>;
+    #[inline]
+    fn deref(&self) -> &View<'m> {
+        self.0
+    }
 }
 
 impl core::fmt::Debug for Stack<'_> {
@@ -77,7 +89,9 @@ impl<'m> Stack<'m> {
         let root: Arena<'m, StackState> =
             Arena::new(region, l.state, 1).map_err(|_| LayoutError)?;
         let e = |_| LayoutError;
-        Ok(Self {
+        // The crate's only allocation, a few hundred bytes when a process attaches: kept for as long as the mapping,
+        // which is that of the process. By value the view would be copied with every call.
+        let view = Box::new(View {
             state: root.at(Idx::new(0)),
             nics: Arena::new(region, l.nics, layout::NICS).map_err(e)?,
             buckets: Arena::new(region, l.buckets, l.limits.buckets).map_err(e)?,
@@ -89,7 +103,8 @@ impl<'m> Stack<'m> {
             data: region.bytes(l.data, l.limits.bufs as usize * buf::BUF_SIZE),
             limits: l.limits,
             opts: *opts,
-        })
+        });
+        Ok(Self(Box::leak(view)))
     }
 
     /// Fills zeroed memory with an empty stack. The keeper calls it once, before anybody else attaches.

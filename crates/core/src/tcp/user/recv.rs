@@ -133,10 +133,10 @@ fn wants_update(st: Stack<'_>, s: &Sock) -> bool {
 pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let st = l.st;
     let s = st.sock(id);
+    recvq::trim(st, s, l.env.me);
     if s.kind() != crate::sock::Kind::Tcp {
         return;
     }
-    recvq::trim(st, s, l.env.me);
     tune(l, s);
     if !s.tcp_state().can_receive() {
         return;
