@@ -96,7 +96,9 @@ pub(super) fn largest(_st: Stack<'_>, s: &Sock, env: &mut Env<'_>, mss: u32) -> 
     if room <= mss {
         return mss;
     }
-    let room = room.min(millisecond(s, room)).max(mss.saturating_mul(2).min(room));
+    let room = room
+        .min(millisecond(s, room))
+        .max(mss.saturating_mul(2).min(room));
     room - room % mss
 }
 
@@ -109,6 +111,11 @@ fn millisecond(s: &Sock, whole: u32) -> u32 {
         return whole;
     }
     let rate = u64::from(t.cwnd.get()).saturating_mul(2 * MS) / srtt;
-    let near = whole.checked_shr((t.min_rtt.get() / (MS / 2)).min(32) as u32).unwrap_or(0);
-    u32::try_from(rate).unwrap_or(u32::MAX).saturating_add(near).min(whole)
+    let near = whole
+        .checked_shr((t.min_rtt.get() / (MS / 2)).min(32) as u32)
+        .unwrap_or(0);
+    u32::try_from(rate)
+        .unwrap_or(u32::MAX)
+        .saturating_add(near)
+        .min(whole)
 }

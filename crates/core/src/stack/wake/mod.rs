@@ -1,0 +1,113 @@
+//! Who waits for what: ready sets, memberships and sleepers. All of it under the stack lock.
+//!
+//! A [`Set`] is an epoll set, or the private set of one thread that blocks in one call. An [`Item`] is the
+//! membership of one socket in one set. A [`Waiter`] is one sleeping thread. An event on a socket puts its items on
+//! their sets' ready lists and wakes one waiter of each set; collecting costs O(ready).
+//!
+//! | file | what |
+//! |---|---|
+//! | `objects.rs` | the three objects as they lie in the stack's memory |
+//! | `sets.rs` | sets, memberships, ready lists |
+//! | `waiters.rs` | threads that sleep, and which of them watch the V-NICs |
+
+mod objects;
+mod sets;
+mod waiters;
+
+pub use objects::{
+    Item, ItemId, ItemMode, Ready, Set, SetId, Wait, Waiter, WaiterId, imode, wstate,
+};
+
+use super::locked::Locked;
+use crate::effects::Effect;
+use crate::sock::SockId;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use flyover_shm::OptIdx;
+
+/// `poll(2)` bits, as Linux numbers them.
+pub mod ev {
+    /// Data to read, or a connection to accept.
+    pub const IN: u32 = 0x001;
+    /// Urgent data.
+    pub const PRI: u32 = 0x002;
+    /// Room to write.
+    pub const OUT: u32 = 0x004;
+    /// Error pending.
+    pub const ERR: u32 = 0x008;
+    /// Both directions shut down.
+    pub const HUP: u32 = 0x010;
+    /// As `IN`.
+    pub const RDNORM: u32 = 0x040;
+    /// Priority band data.
+    pub const RDBAND: u32 = 0x080;
+    /// As `OUT`.
+    pub const WRNORM: u32 = 0x100;
+    /// As `OUT`, priority band.
+    pub const WRBAND: u32 = 0x200;
+    /// The peer shut down its sending direction.
+    pub const RDHUP: u32 = 0x2000;
+}
+
+impl Locked<'_, '_, '_> {
+    /// Tells everybody who watches the socket that `events` happened.
+    pub(crate) fn raise(&mut self, sock: SockId, events: u32) {
+        let st = self.st;
+        let mut cur = st.sock(sock).items.get().opt();
+        let mut guard = st.limits().items;
+        let mut exclusive_done = false;
+        while let Some(id) = cur {
+            if guard == 0 {
+                let _: u64 = st.state.stats.corrupt.fetch_add(1, Relaxed);
+                return;
+            }
+            guard -= 1;
+            let item = st.items.at(id);
+            cur = item.sock_next.get().opt();
+            if events & (item.events.get() | ev::ERR | ev::HUP) == 0 {
+                continue;
+            }
+            let exclusive = item.mode.get() & imode::EXCLUSIVE != 0;
+            self.queue_ready(id);
+            if exclusive && exclusive_done {
+                continue;
+            }
+            if let Some(set) = item.set.get().opt()
+                && self.wake_one(set)
+                && exclusive
+            {
+                exclusive_done = true;
+            }
+        }
+    }
+
+    /// The kernel socket behind an endpoint has something to read or to accept: the keeper's epoll set says so.
+    pub fn os_event(&mut self, r: crate::sock::SockRef) {
+        if let Some(s) = self.st.get(r) {
+            s.os_ready.store(1, Release);
+            self.raise(r.id, ev::IN | ev::RDNORM);
+        }
+    }
+
+    /// Wakes one sleeper of the set; false when nobody sleeps there.
+    pub(super) fn wake_one(&mut self, set: SetId) -> bool {
+        let st = self.st;
+        let owner = st.sets.at(set);
+        let Some(w) = owner.waiters.get().opt() else {
+            return false;
+        };
+        let waiter = st.waiters.at(w);
+        owner.waiters.set(waiter.next.get());
+        waiter.next.set(OptIdx::NONE);
+        waiter.set.set(OptIdx::NONE);
+        self.wake_waiter(w);
+        true
+    }
+
+    pub(super) fn wake_waiter(&mut self, w: WaiterId) {
+        let st = self.st;
+        if st.waiters.at(w).state.swap(wstate::WOKEN, Release) == wstate::ASLEEP {
+            let _: u64 = st.state.stats.wakes.fetch_add(1, Relaxed);
+            self.env.fx.push(Effect::Wake(w));
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! Sets, memberships and ready lists.
+
+use super::ev;
+use super::objects::{ItemId, ItemMode, Ready, SetId, imode};
+use crate::error::Error;
+use crate::sock::{Sock, SockId};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use flyover_shm::OptIdx;
+
+impl Stack<'_> {
+    /// True when the set's ready list is not empty; needs no lock.
+    pub fn set_has_ready(self, set: SetId) -> bool {
+        self.sets.at(set).ready_len.load(Acquire) != 0
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// A new ready set.
+    ///
+    /// # Errors
+    /// [`Error::NoBuffers`] when all are in use.
+    pub fn set_alloc(&mut self) -> Result<SetId, Error> {
+        let st = self.st;
+        let id = st
+            .state
+            .set_slots
+            .alloc(st.sets, u32::from(self.env.me) + 1)
+            .ok_or(Error::NoBuffers)?;
+        let set = st.sets.at(id);
+        set.ready.set(OptIdx::NONE);
+        set.ready_tail.set(OptIdx::NONE);
+        set.ready_len.store(0, Release);
+        set.waiters.set(OptIdx::NONE);
+        set.members.set(OptIdx::NONE);
+        set.count.set(0);
+        Ok(id)
+    }
+
+    /// Frees a set with all its memberships.
+    pub fn set_free(&mut self, set: SetId) {
+        let st = self.st;
+        let mut guard = st.limits().items;
+        while let Some(item) = st.sets.at(set).members.get().opt() {
+            if guard == 0 {
+                break;
+            }
+            guard -= 1;
+            self.item_del(item);
+        }
+        let mut guard = st.limits().waiters;
+        while let Some(w) = st.sets.at(set).waiters.get().opt() {
+            if guard == 0 {
+                break;
+            }
+            guard -= 1;
+            self.wake_one(set);
+            if st.sets.at(set).waiters.get().opt() == Some(w) {
+                break;
+            }
+        }
+        let _: bool = st.state.set_slots.free(st.sets, set);
+    }
+
+    /// Makes `sock` a member of `set`. What is ready already is reported.
+    ///
+    /// # Errors
+    /// [`Error::NoBuffers`] when the table of memberships is full.
+    pub fn item_add(
+        &mut self,
+        set: SetId,
+        sock: SockId,
+        events: u32,
+        data: u64,
+        mode: ItemMode,
+    ) -> Result<ItemId, Error> {
+        let st = self.st;
+        let id = st
+            .state
+            .item_slots
+            .alloc(st.items, u32::from(self.env.me) + 1)
+            .ok_or(Error::NoBuffers)?;
+        let item = st.items.at(id);
+        item.set.set(set.into());
+        item.sock.set(sock.into());
+        item.data.set(data);
+        item.events.set(events);
+        item.mode.set(mode.bits());
+        item.queued.set(0);
+        item.ready_next.set(OptIdx::NONE);
+        item.ready_prev.set(OptIdx::NONE);
+        let s = st.sock(sock);
+        item.sock_next.set(s.items.get());
+        s.items.set(id.into());
+        let owner = st.sets.at(set);
+        item.set_prev.set(OptIdx::NONE);
+        item.set_next.set(owner.members.get());
+        if let Some(first) = owner.members.get().opt() {
+            st.items.at(first).set_prev.set(id.into());
+        }
+        owner.members.set(id.into());
+        owner.count.set(owner.count.get().wrapping_add(1));
+        self.requeue_if_ready(id);
+        Ok(id)
+    }
+
+    /// Changes what a member is watched for (`EPOLL_CTL_MOD`): re-arms a one-shot member, and reports again what
+    /// is ready.
+    pub fn item_mod(&mut self, id: ItemId, events: u32, data: u64, mode: ItemMode) {
+        let item = self.st.items.at(id);
+        item.events.set(events);
+        item.data.set(data);
+        item.mode.set(mode.bits());
+        self.requeue_if_ready(id);
+    }
+
+    fn requeue_if_ready(&mut self, id: ItemId) {
+        let st = self.st;
+        let item = st.items.at(id);
+        let Some(sock) = item.sock.get().opt() else {
+            return;
+        };
+        if st.want_space_notice(sock, item.events.get()) & (item.events.get() | ev::ERR | ev::HUP)
+            != 0
+        {
+            self.queue_ready(id);
+            if let Some(set) = item.set.get().opt() {
+                self.wake_one(set);
+            }
+        }
+    }
+
+    /// Ends a membership.
+    pub fn item_del(&mut self, id: ItemId) {
+        let st = self.st;
+        let item = st.items.at(id);
+        self.unqueue_ready(id);
+        if let Some(sock) = item.sock.get().opt() {
+            let s = st.sock(sock);
+            unlink_from_sock(st, s, id);
+        }
+        if let Some(set) = item.set.get().opt() {
+            let set = st.sets.at(set);
+            let (prev, next) = (item.set_prev.get(), item.set_next.get());
+            match prev.opt() {
+                Some(p) => st.items.at(p).set_next.set(next),
+                None => set.members.set(next),
+            }
+            if let Some(n) = next.opt() {
+                st.items.at(n).set_prev.set(prev);
+            }
+            set.count.set(set.count.get().wrapping_sub(1));
+        }
+        item.sock.set(OptIdx::NONE);
+        item.set.set(OptIdx::NONE);
+        let _: bool = st.state.item_slots.free(st.items, id);
+    }
+
+    /// Moves what is ready into `out` and returns how many: level-triggered members stay on the list, at its end,
+    /// while they are ready; edge-triggered ones leave it; one-shot ones are disarmed.
+    pub fn set_collect(&mut self, set: SetId, out: &mut [Ready]) -> usize {
+        let st = self.st;
+        let owner = st.sets.at(set);
+        let mut n = 0;
+        let mut todo = owner.ready_len.load(Relaxed).min(st.limits().items);
+        while todo > 0 && n < out.len() {
+            todo -= 1;
+            let Some(id) = owner.ready.get().opt() else {
+                break;
+            };
+            self.unqueue_ready(id);
+            let item = st.items.at(id);
+            let mode = item.mode.get();
+            let Some(sock) = item.sock.get().opt() else {
+                continue;
+            };
+            if mode & imode::DISARMED != 0 {
+                continue;
+            }
+            let wanted = item.events.get() | ev::ERR | ev::HUP;
+            let events = st.want_space_notice(sock, wanted) & wanted;
+            if events == 0 {
+                continue;
+            }
+            if let Some(slot) = out.get_mut(n) {
+                *slot = Ready {
+                    item: id,
+                    data: item.data.get(),
+                    events,
+                };
+                n += 1;
+            }
+            if mode & imode::ONESHOT != 0 {
+                item.mode.set(mode | imode::DISARMED);
+            } else if mode & imode::EDGE == 0 {
+                self.queue_ready(id);
+            }
+        }
+        n
+    }
+
+    pub(super) fn queue_ready(&mut self, id: ItemId) {
+        let st = self.st;
+        let item = st.items.at(id);
+        if item.queued.get() != 0 || item.mode.get() & imode::DISARMED != 0 {
+            return;
+        }
+        let Some(set) = item.set.get().opt() else {
+            return;
+        };
+        let set = st.sets.at(set);
+        item.queued.set(1);
+        item.ready_next.set(OptIdx::NONE);
+        item.ready_prev.set(set.ready_tail.get());
+        match set.ready_tail.get().opt() {
+            Some(t) => st.items.at(t).ready_next.set(id.into()),
+            None => set.ready.set(id.into()),
+        }
+        set.ready_tail.set(id.into());
+        set.ready_len
+            .store(set.ready_len.load(Relaxed).wrapping_add(1), Release);
+    }
+
+    fn unqueue_ready(&mut self, id: ItemId) {
+        let st = self.st;
+        let item = st.items.at(id);
+        if item.queued.get() == 0 {
+            return;
+        }
+        item.queued.set(0);
+        let Some(set) = item.set.get().opt() else {
+            return;
+        };
+        let set = st.sets.at(set);
+        let (prev, next) = (item.ready_prev.get(), item.ready_next.get());
+        match prev.opt() {
+            Some(p) => st.items.at(p).ready_next.set(next),
+            None => set.ready.set(next),
+        }
+        match next.opt() {
+            Some(x) => st.items.at(x).ready_prev.set(prev),
+            None => set.ready_tail.set(prev),
+        }
+        set.ready_len
+            .store(set.ready_len.load(Relaxed).saturating_sub(1), Release);
+    }
+}
+
+fn unlink_from_sock(st: Stack<'_>, s: &Sock, id: ItemId) {
+    let mut cur = s.items.get().opt();
+    if cur == Some(id) {
+        s.items.set(st.items.at(id).sock_next.get());
+        return;
+    }
+    let mut guard = st.limits().items;
+    while let Some(i) = cur {
+        if guard == 0 {
+            return;
+        }
+        guard -= 1;
+        let next = st.items.at(i).sock_next.get();
+        if next.opt() == Some(id) {
+            st.items
+                .at(i)
+                .sock_next
+                .set(st.items.at(id).sock_next.get());
+            return;
+        }
+        cur = next.opt();
+    }
+}
