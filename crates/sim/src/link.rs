@@ -139,8 +139,9 @@ impl Link {
             if start - now > i.queue {
                 return Fate::Full;
             }
-            self.free_at =
-                start + (frame.bytes.len() as u64 * 8).saturating_mul(1_000_000_000) / i.rate;
+            let bits = frame.bytes.len() as u64 * 8;
+            let time = bits.saturating_mul(1_000_000_000).checked_div(i.rate);
+            self.free_at = start + time.unwrap_or(0);
         }
         let left = if i.rate == 0 { now } else { self.free_at };
         let due = (left + i.latency + self.rng.below(i.jitter)).max(self.last_due);

@@ -255,7 +255,7 @@ fn options(me: &mut Half, peer: &Half, t: &TcpHdr) -> Result<(), String> {
         (false, None) => {}
     }
     let blocks = o.sack_blocks();
-    if !blocks.is_empty() && !(me.sack && peer.sack) {
+    if !(blocks.is_empty() || me.sack && peer.sack) {
         return Err("SACK blocks without agreement".into());
     }
     for (i, (a, b)) in blocks.iter().enumerate() {

@@ -172,7 +172,7 @@ fn experiment(family: Family, seed: u64, trace: bool) -> (Result<(), String>, St
     net.trace.on = trace;
     net.lint = Some(Lint::new(config.mtu));
     for host in &mut net.hosts {
-        host.budget = if seed % 3 == 0 { 3 } else { 64 };
+        host.budget = if seed.is_multiple_of(3) { 3 } else { 64 };
     }
     let result = catch_unwind(AssertUnwindSafe(|| {
         let mut session = Session::new(&net, seed, talks(seed));

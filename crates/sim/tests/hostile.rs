@@ -95,7 +95,7 @@ fn mutated_frames() {
         let mut injected = 0;
         for _ in 0..300 {
             programs[rng.below(2) as usize].act(&mut net);
-            pool.extend(net.capture.as_mut().unwrap().drain(..));
+            pool.append(net.capture.as_mut().unwrap());
             if pool.len() > 200 {
                 let excess = pool.len() - 200;
                 pool.drain(..excess);
