@@ -110,6 +110,13 @@ impl<'m> Reader<'m> {
         self.consistent(|lookup| lookup.link(ifindex)).flatten()
     }
 
+    /// Whether there is such an interface; `None` while a change keeps the answer from being had. Who tears something
+    /// down because an interface is gone asks this: [`Reader::link`] also answers `None` in the middle of a change.
+    #[must_use]
+    pub fn has_link(&self, ifindex: u32) -> Option<bool> {
+        self.consistent(|lookup| lookup.link(ifindex).is_some())
+    }
+
     /// The neighbour with this address on this interface.
     #[must_use]
     pub fn neigh(&self, ifindex: u32, ip: Ip) -> Option<Neigh> {

@@ -104,6 +104,32 @@ fn a_connection_carries_bytes_and_ends() {
 }
 
 #[test]
+fn a_port_that_an_ending_connection_holds_is_not_chosen_again() {
+    let (a, b) = pair();
+    let (c, s, lis) = connect(&a, &b, 92);
+    let first = a.stack().sock(endpoint_of(&a, c)).local();
+    // The server does not close: the first connection stays in FIN_WAIT_2, its kernel socket is gone.
+    assert_eq!(a.lib.close(c), Answer::Value(0));
+    settle(&a, &b);
+    a.os.set_next_port(first.port);
+    let again = a.socket(libc::AF_INET, STREAM);
+    thread::scope(|t| {
+        let _ = t.spawn(|| b.lib.accept(lis, 0).expect("ours").expect("accepted"));
+        assert_eq!(a.lib.connect(again, &b.at(92)), Answer::Value(0));
+    });
+    let second = a.stack().sock(endpoint_of(&a, again)).local();
+    assert_ne!(first.port, second.port);
+    assert_eq!(b.lib.close(s), Answer::Value(0));
+}
+
+fn endpoint_of(h: &Host, fd: i32) -> flyover_core::SockId {
+    match h.lib.look(fd) {
+        Fd::Tcp(ep) => ep.sock.id,
+        other => panic!("not accelerated: {other:?}"),
+    }
+}
+
+#[test]
 fn large_transfers_block_and_go_on() {
     let (a, b) = pair();
     let (c, s, _) = connect(&a, &b, 81);

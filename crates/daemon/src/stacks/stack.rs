@@ -303,7 +303,8 @@ impl Stack {
             .map(|link| link.ifindex)
             .filter(|i| !has(*i))
             .collect();
-        let exists = |ifindex: u32| live.net.cplane().reader().link(ifindex).is_some();
+        // In doubt (a change that takes long is under way) it exists: the end of the change brings us here again.
+        let exists = |ifindex: u32| live.net.cplane().reader().has_link(ifindex) != Some(false);
         let before = live.nics.len();
         let gone: Vec<u32> = live
             .nics

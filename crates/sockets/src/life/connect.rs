@@ -8,12 +8,16 @@ use flyover_core::sock::{Kind as SockKind, flag};
 use flyover_wire::Endpoint;
 
 use crate::addr::Addr;
+use crate::attach::Attachment;
 use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
 use crate::life::way;
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
+
+/// Ephemeral ports that are tried before the connection is left to the kernel.
+const PORTS: u32 = 16;
 
 impl Sockets {
     /// `connect(2)`.
@@ -60,26 +64,65 @@ impl Sockets {
         let bound = self.kernel_local(fd).map_err(|_| Reason::Option)?;
         let src = (!bound.ip.is_unspecified()).then_some(bound.ip);
         let src = way(att, remote.ip, src, addr.scope())?.src;
-        if bound.port == 0 {
-            if fresh.opts {
-                let no_port = self.int_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT);
-                if no_port == Ok(1) {
-                    let off = 0i32.to_ne_bytes();
-                    let _: Result<(), Errno> = self.os.setsockopt(
-                        fd,
-                        libc::IPPROTO_IP,
-                        libc::IP_BIND_ADDRESS_NO_PORT,
-                        &off,
-                    );
-                }
-            }
-            let any_port = Endpoint { ip: src, port: 0 };
-            let to = Addr::inet_scoped(any_port, fresh.v6, addr.scope());
-            self.os.bind(fd, &to).map_err(|_| Reason::Option)?;
+        if bound.port != 0 {
+            return self.start_from(
+                att,
+                fd,
+                fresh,
+                Endpoint {
+                    ip: src,
+                    port: bound.port,
+                },
+                remote,
+            );
         }
-        let port = self.kernel_local(fd).map_err(|_| Reason::Option)?.port;
-        let local = Endpoint { ip: src, port };
+        if fresh.opts {
+            self.bind_takes_a_port(fd);
+        }
+        let any_port = Addr::inet_scoped(Endpoint { ip: src, port: 0 }, fresh.v6, addr.scope());
+        for _ in 0..PORTS {
+            self.os.bind(fd, &any_port).map_err(|_| Reason::Option)?;
+            let port = self.kernel_local(fd).map_err(|_| Reason::Option)?.port;
+            match self.start_from(att, fd, fresh, Endpoint { ip: src, port }, remote) {
+                Err(Reason::AddressShared) if self.give_port_back(fd) => {}
+                done => return done,
+            }
+        }
+        Err(Reason::AddressShared)
+    }
+
+    /// `IP_BIND_ADDRESS_NO_PORT` puts the choice of the port off to the kernel's `connect`, which never comes.
+    fn bind_takes_a_port(&self, fd: i32) {
+        if self.int_option(fd, libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT) == Ok(1) {
+            let off = 0i32.to_ne_bytes();
+            let name = libc::IP_BIND_ADDRESS_NO_PORT;
+            let _: Result<(), Errno> = self.os.setsockopt(fd, libc::IPPROTO_IP, name, &off);
+        }
+    }
+
+    /// The kernel's ephemeral port is free in the kernel, but a connection that ends in the stack still holds it towards
+    /// this peer. `listen` and `shutdown` make Linux drop a port that it chose itself (`tcp_set_state`: a port without
+    /// `SOCK_BINDPORT_LOCK` goes when the state becomes CLOSE), so that the socket can be bound again. True when it is
+    /// unbound, as its local address shows on the next `bind`.
+    fn give_port_back(&self, fd: i32) -> bool {
+        self.os.listen(fd, 0).is_ok() && self.os.shutdown(fd, libc::SHUT_RD).is_ok()
+    }
+
+    /// From a known local address to the SYN.
+    fn start_from(
+        &self,
+        att: &'static Attachment,
+        fd: i32,
+        fresh: Fresh,
+        local: Endpoint,
+        remote: Endpoint,
+    ) -> Result<Ep, Reason> {
         let ep = self.make_endpoint(att, fd, fresh, SockKind::Tcp)?;
+        // Looked at first, because what has been committed cannot be tried again with another port.
+        if att.locked(|l| l.is_taken(local, remote)) {
+            self.discard(&ep);
+            return Err(Reason::AddressShared);
+        }
         let started = self
             .add_filter(&ep, fd, local, Some(remote), false)
             .and_then(|()| {

@@ -11,7 +11,7 @@ pub mod names;
 
 use flyover_core::SockRef;
 use flyover_core::sock::{Kind as SockKind, flag};
-use flyover_cplane::Resolve;
+use flyover_cplane::{Reason as Unreachable, Resolve};
 use flyover_wire::{Endpoint, IPPROTO_TCP, IPPROTO_UDP, Ip};
 
 use crate::attach::{Attachment, Flow};
@@ -28,6 +28,24 @@ pub(crate) struct Way {
     pub src: Ip,
 }
 
+/// Naps for a control plane whose writer lost its CPU in mid-change; a time slice lasts a few milliseconds.
+const NAPS: u32 = 50;
+/// Length of a nap, ns.
+const NAP: u64 = 1_000_000;
+
+/// Resolves; a control plane in mid-change is waited for, because a socket left to the kernel stays there.
+fn resolve(att: &Attachment, to: Ip, src: Option<Ip>, oif: u32) -> Resolve {
+    for _ in 0..NAPS {
+        match att.cplane.resolve(to, src, oif) {
+            Resolve::Unreachable(Unreachable::Busy) => {
+                let _: Result<usize, Errno> = att.os.ppoll(&mut [], Some(NAP), None);
+            }
+            known => return known,
+        }
+    }
+    att.cplane.resolve(to, src, oif)
+}
+
 /// Looks whether a V-NIC of the stack carries packets to `to`.
 pub(crate) fn way(att: &Attachment, to: Ip, src: Option<Ip>, oif: u32) -> Result<Way, Reason> {
     if to.is_loopback() || to.is_unspecified() {
@@ -39,7 +57,7 @@ pub(crate) fn way(att: &Attachment, to: Ip, src: Option<Ip>, oif: u32) -> Result
     if att.cplane.is_local(to) {
         return Err(Reason::Local);
     }
-    let (ifindex, src) = match att.cplane.resolve(to, src, oif) {
+    let (ifindex, src) = match resolve(att, to, src, oif) {
         Resolve::Ready(f) => (f.ifindex, f.src),
         Resolve::NeedNeigh { ifindex, src, .. } => (ifindex, src),
         Resolve::Local => return Err(Reason::Local),

@@ -56,6 +56,7 @@ impl Os for FakeOs {
                 local: Endpoint { ip: any, port: 0 },
                 remote: None,
                 listening: false,
+                chosen: false,
                 cookie: self.next_cookie.fetch_add(1, Ordering::Relaxed),
                 options: HashMap::new(),
                 queue: VecDeque::new(),
@@ -83,6 +84,7 @@ impl Os for FakeOs {
                 if s.local.port != 0 {
                     return Err(Errno::EINVAL);
                 }
+                s.chosen = e.port == 0;
                 s.local = Endpoint {
                     ip: e.ip,
                     port: if e.port == 0 { fresh } else { e.port },
@@ -139,6 +141,9 @@ impl Os for FakeOs {
     fn shutdown(&self, fd: i32, _how: i32) -> Result<(), Errno> {
         self.inet(fd, |s| {
             if s.listening {
+                // As Linux: it listens no longer, and a port that the kernel chose is free again.
+                s.listening = false;
+                s.local.port = if s.chosen { 0 } else { s.local.port };
                 Ok(())
             } else {
                 Err(Errno::ENOTCONN)

@@ -38,6 +38,8 @@ struct Inet {
     local: Endpoint,
     remote: Option<Endpoint>,
     listening: bool,
+    /// The port is the kernel's choice.
+    chosen: bool,
     cookie: u64,
     options: HashMap<(i32, i32), Vec<u8>>,
     /// Datagrams that came by the kernel's way.
@@ -77,6 +79,12 @@ impl FakeOs {
             pipes_broken: AtomicU32::new(0),
             no_more_fds: AtomicI32::new(0),
         }
+    }
+
+    /// The next ephemeral port.
+    pub fn set_next_port(&self, port: u16) {
+        self.next_port
+            .store(u32::from(port), core::sync::atomic::Ordering::Relaxed);
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

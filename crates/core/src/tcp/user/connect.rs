@@ -18,6 +18,13 @@ use siphasher::sip::SipHasher13;
 const UNSCALED: u32 = 0xffff;
 
 impl Locked<'_, '_, '_> {
+    /// True when a connection between these addresses exists that a new one may not replace, as
+    /// [`Self::tcp_connect`] says with [`Error::AddressInUse`].
+    pub fn is_taken(&self, local: Endpoint, remote: Endpoint) -> bool {
+        let old = self.st.find_conn(local, remote);
+        old.is_some_and(|id| self.st.sock(id).tcp_state() != TcpState::TimeWait)
+    }
+
     /// Starts to connect: routes, enters the 4-tuple and sends the SYN. The caller waits for the events.
     ///
     /// # Errors
@@ -40,10 +47,10 @@ impl Locked<'_, '_, '_> {
             TcpState::SynSent | TcpState::SynRcvd => return Err(Error::Already),
             _ => return Err(Error::IsConnected),
         }
+        if self.is_taken(local, remote) {
+            return Err(Error::AddressInUse);
+        }
         if let Some(old) = st.find_conn(local, remote) {
-            if st.sock(old).tcp_state() != TcpState::TimeWait {
-                return Err(Error::AddressInUse);
-            }
             // As Linux with timestamps (RFC 6191): the port pair may be used again; ISN and TSval go on rising.
             self.destroy(old);
         }
