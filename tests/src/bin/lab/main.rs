@@ -3,6 +3,7 @@
 
 mod bench;
 mod demo;
+mod diff;
 mod e2e;
 mod middlebox;
 
@@ -15,6 +16,8 @@ use clap::Parser;
 enum Lab {
     /// End-to-end tests: unmodified programs with a plain kernel peer.
     Test(e2e::Args),
+    /// The differential suite: the same program plain and under Flyover, compared line by line.
+    Diff(diff::Args),
     /// Real programs on the kernel and on Flyover, side by side.
     Demo(demo::Args),
     /// Measures Flyover beside the kernel; wants a quiet machine.
@@ -26,6 +29,7 @@ enum Lab {
 fn main() -> ExitCode {
     flyover_e2e::runner::report(match Lab::parse() {
         Lab::Test(args) => e2e::run(&args),
+        Lab::Diff(args) => diff::run(&args),
         Lab::Demo(args) => demo::run(&args),
         Lab::Bench(args) => bench::run(&args),
         Lab::Middlebox(args) => middlebox::run(&args),

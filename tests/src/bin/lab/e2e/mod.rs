@@ -69,6 +69,9 @@ pub fn run(args: &Args) -> Result<()> {
     for step in &args.failed_before {
         println!("failed earlier: {step}");
     }
+    if cases.iter().any(|case| case.name.starts_with("diff.")) {
+        println!("differential suite: {}", crate::diff::totals());
+    }
     println!("{} passed, {} failed", summary.passed, summary.failed);
     if summary.failed > 0 || summary.passed == 0 || !args.failed_before.is_empty() {
         std::process::exit(1);
@@ -94,6 +97,7 @@ fn cases() -> Vec<Case> {
     routed::cases(&mut cases);
     life::cases(&mut cases);
     cost::cases(&mut cases);
+    crate::diff::cases(&mut cases);
     cases
 }
 
