@@ -38,21 +38,21 @@ options! {
     /// stack as it is. Table sizes are powers of two.
     pub struct StackOpts, Stack as words {
         /// Sockets of the stack, orphans and `TIME_WAIT` included. When all are taken, further
-        /// sockets stay on the kernel path, counted.
-        max_sockets: u32 = 8192, pow2(64, 1 << 18), "FLYOVER_MAX_SOCKETS", "max-sockets",
+        /// sockets stay on the kernel path, counted. Slots that were never used cost no memory.
+        max_sockets: u32 = 131_072, pow2(64, 1 << 18), "FLYOVER_MAX_SOCKETS", "max-sockets",
             "sockets of a stack";
         /// Packet buffers of 4 KiB that hold data to send, to retransmit and to read. They are what
         /// most of a stack's memory goes to, but untouched ones cost nothing.
         buffers: u32 = 16384, pow2(512, 1 << 20), "FLYOVER_BUFFERS", "buffers",
             "packet buffers of 4 KiB";
         /// Registrations of sockets in epoll sets, of all sets together.
-        max_items: u32 = 32768, pow2(64, 1 << 20), "FLYOVER_MAX_ITEMS", "max-items",
+        max_items: u32 = 262_144, pow2(64, 1 << 20), "FLYOVER_MAX_ITEMS", "max-items",
             "epoll registrations";
         /// Epoll sets with accelerated members.
-        max_sets: u32 = 1024, pow2(16, 1 << 16), "FLYOVER_MAX_SETS", "max-sets",
+        max_sets: u32 = 16_384, pow2(16, 1 << 16), "FLYOVER_MAX_SETS", "max-sets",
             "epoll sets";
         /// Threads that sleep in blocking calls at the same time.
-        max_waiters: u32 = 1024, pow2(16, 1 << 16), "FLYOVER_MAX_WAITERS", "max-waiters",
+        max_waiters: u32 = 8192, pow2(16, 1 << 16), "FLYOVER_MAX_WAITERS", "max-waiters",
             "sleeping threads";
         /// V-NICs: one per interface, or one per queue of an interface with several.
         max_nics: u32 = 16, pow2(1, 16), "FLYOVER_MAX_NICS", "max-nics",

@@ -1,5 +1,8 @@
 //! [`Slots`]: a free-list allocator by index. The holder of the stack lock allocates, last in first out; anybody may
 //! free. Every slot carries the owner's tag, so that the slots of a dead process can be found without trusting lists.
+//!
+//! Slots that were never used are not on the list: a watermark says where they begin. A table may so be sized for the
+//! largest load, and costs memory only for as many slots as were ever in use at the same time.
 
 use crate::arena::Arena;
 use crate::atomic::{Shared32, Shared64};
@@ -25,6 +28,10 @@ crate::shm_struct! {
         pub used: Shared32,
         /// Frees of slots that were free already, or lists that were found corrupt.
         pub faults: Shared32,
+        /// Slots from here on were never taken; their memory was never touched.
+        pub fresh: Shared32,
+        /// Padding, always 0.
+        pub pad: Shared32,
     }
 }
 
@@ -54,9 +61,15 @@ impl<T: SlotObject> Headers for Arena<'_, T> {
 }
 
 impl Slots {
-    /// Puts every slot on the list, lowest first.
+    /// Makes every slot free. The table is zeroed memory, or was one of slots before: what the watermark says was
+    /// touched is cleared.
     pub fn init<T: SlotObject>(&self, arena: Arena<'_, T>) {
         self.fill(&arena);
+    }
+
+    /// How many slots were ever in use at the same time: whoever walks the table need not look further.
+    pub fn touched<T: SlotObject>(&self, arena: Arena<'_, T>) -> u32 {
+        self.fresh.load(Acquire).min(arena.count())
     }
 
     /// A free slot, now tagged. `tag` must not be 0. None: all are in use, or the list is corrupt.
@@ -76,21 +89,23 @@ impl Slots {
     }
 
     fn fill<H: Headers + ?Sized>(&self, table: &H) {
-        let n = table.count();
-        for i in 0..n {
+        for i in 0..self.fresh.load(Acquire).min(table.count()) {
             let h = table.header(i);
-            h.next.store(if i + 1 < n { i + 2 } else { 0 }, Relaxed);
+            h.next.store(0, Relaxed);
             h.tag.store(0, Relaxed);
         }
         self.used.store(0, Relaxed);
-        self.head.store(1, Release);
+        self.fresh.store(0, Relaxed);
+        self.head.store(0, Release);
     }
 
     fn pop<H: Headers + ?Sized>(&self, table: &H, tag: u32) -> Option<u32> {
         let mut head = self.head.load(Acquire);
         // Bounded: each failed exchange means that somebody else succeeded.
         for _ in 0..1024 {
-            let first = (head as u32).checked_sub(1)?;
+            let Some(first) = (head as u32).checked_sub(1) else {
+                return self.take_fresh(table, tag);
+            };
             if first >= table.count() {
                 let _: u32 = self.faults.fetch_add(1, Relaxed);
                 return None;
@@ -115,6 +130,32 @@ impl Slots {
         None
     }
 
+    /// The list is empty: a slot that was never used.
+    fn take_fresh<H: Headers + ?Sized>(&self, table: &H, tag: u32) -> Option<u32> {
+        // Bounded by the size of the table: the watermark only rises.
+        loop {
+            let i = self.fresh.load(Acquire);
+            if i >= table.count() {
+                return None;
+            }
+            let risen = self
+                .fresh
+                .compare_exchange(i, i + 1, AcqRel, Acquire)
+                .is_ok();
+            if !risen {
+                continue;
+            }
+            let h = table.header(i);
+            if h.tag.compare_exchange(0, tag, AcqRel, Relaxed).is_err() {
+                // In use although never taken: leave the slot to its user.
+                let _: u32 = self.faults.fetch_add(1, Relaxed);
+                continue;
+            }
+            let _: u32 = self.used.fetch_add(1, Relaxed);
+            return Some(i);
+        }
+    }
+
     fn push<H: Headers + ?Sized>(&self, table: &H, i: u32) -> bool {
         let i = i & (table.count() - 1);
         let h = table.header(i);
@@ -137,7 +178,7 @@ impl Slots {
     fn relink<H: Headers + ?Sized>(&self, table: &H) {
         let mut first = 0u32;
         let mut used = 0u32;
-        for i in (0..table.count()).rev() {
+        for i in (0..self.fresh.load(Acquire).min(table.count())).rev() {
             let h = table.header(i);
             if h.tag.load(Acquire) == 0 {
                 h.next.store(first, Relaxed);
@@ -189,6 +230,8 @@ pub mod model {
                 head: Shared64::new(0),
                 used: Shared32::new(0),
                 faults: Shared32::new(0),
+                fresh: Shared32::new(0),
+                pad: Shared32::new(0),
             };
             let table = Self {
                 slots,

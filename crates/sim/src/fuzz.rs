@@ -261,6 +261,7 @@ impl Fuzzer {
             edge: self.rng.chance(40_000),
             oneshot: self.rng.chance(20_000),
             exclusive: self.rng.chance(20_000),
+            private: false,
         };
         let events = self.rng.word() as u32 & 0x201f;
         match self.rng.below(8) {

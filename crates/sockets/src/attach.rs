@@ -12,7 +12,6 @@ use flyover_core::stack::wake::WaiterId;
 use flyover_core::time::Instant;
 use flyover_core::{SockId, SockRef};
 use flyover_cplane::Reader;
-use flyover_shm::Idx;
 use flyover_vnic::Vnic;
 use flyover_wire::{Endpoint, Ip};
 
@@ -385,9 +384,7 @@ impl Attachment {
             }
         }
         if core::mem::take(&mut fx.overflow) {
-            for w in 0..self.stack.limits().waiters {
-                self.wake(Idx::new(w));
-            }
+            self.stack.each_waiter().for_each(|w| self.wake(w));
         }
     }
 
@@ -438,6 +435,7 @@ fn decimal(mut v: u32, buf: &mut [u8; 10]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use flyover_shm::Idx;
 
     #[test]
     fn names_are_decimal() {

@@ -54,13 +54,15 @@ fn tcp(st: Stack<'_>, s: &Sock) -> u32 {
         m |= ev::IN | ev::RDNORM | ev::RDHUP;
     }
     if state != TcpState::SynSent && state != TcpState::SynRcvd {
-        if s.rq_available() >= s.rcvlowat.get().max(1) {
+        let urgent = s.tcb.tflags.get() & tflag::URG_IN != 0;
+        let skipped = u32::from(urgent && crate::tcp::user::oob::next_is_urgent(s));
+        if s.rq_available() >= s.rcvlowat.get().max(1).saturating_add(skipped) {
             m |= ev::IN | ev::RDNORM;
         }
         if shut & SHUT_WR != 0 || has_space(st, s, s.sq_len.load(Relaxed)) {
             m |= ev::OUT | ev::WRNORM;
         }
-        if s.tcb.tflags.get() & tflag::URG_IN != 0 && crate::tcp::user::oob::pending(s) {
+        if urgent && crate::tcp::user::oob::pending(s) {
             m |= ev::PRI;
         }
     }

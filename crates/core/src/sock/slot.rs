@@ -4,6 +4,7 @@ use super::{Kind, Sock, SockId, SockRef, flag, recvq, sendq};
 use crate::effects::Effect;
 use crate::error::Error;
 use crate::stack::locked::Locked;
+use crate::stack::wake::imode;
 use crate::stack::wheel;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
@@ -127,6 +128,22 @@ impl Locked<'_, '_, '_> {
         }
         recvq::free_all(st, s);
         recvq::unlock(s);
+    }
+
+    /// Ends the memberships in epoll sets; threads that block on the socket stay.
+    pub(crate) fn drop_memberships(&mut self, id: SockId) {
+        let st = self.st;
+        let mut cur = st.sock(id).items.get().opt();
+        let mut guard = st.limits().items;
+        while let Some(item) = cur
+            && guard > 0
+        {
+            guard -= 1;
+            cur = st.items.at(item).sock_next.get().opt();
+            if st.items.at(item).mode.get() & imode::PRIVATE == 0 {
+                self.item_del(item);
+            }
+        }
     }
 
     fn drop_items(&mut self, id: SockId) {

@@ -33,10 +33,10 @@ impl Stack<'_> {
     /// Walks everything, bounded.
     pub fn audit(self) -> Audit {
         let mut a = Audit::default();
-        for i in 0..self.limits().bufs {
+        for i in 0..self.state.buf_slots.touched(self.bufs) {
             a.bufs_tagged += u32::from(self.bufs.at(Idx::new(i)).hdr.tag.load(Relaxed) != 0);
         }
-        for i in 0..self.limits().items {
+        for i in 0..self.state.item_slots.touched(self.items) {
             a.items += u32::from(self.items.at(Idx::new(i)).hdr.tag.load(Relaxed) != 0);
         }
         for r in self.each_sock() {

@@ -208,9 +208,14 @@ impl<'m> Stack<'m> {
         self.state.socks_used.load(Relaxed)
     }
 
+    /// Every waiter that was ever in use.
+    pub fn each_waiter(self) -> impl Iterator<Item = wake::WaiterId> + use<'m> {
+        (0..self.state.waiter_slots.touched(self.waiters)).map(Idx::new)
+    }
+
     /// All slots in use, in order.
     pub fn each_sock(self) -> impl Iterator<Item = SockRef> + use<'m> {
-        (0..self.limits.socks)
+        (0..self.state.sock_slots.touched(self.socks))
             .map(Idx::new)
             .filter(move |id| self.sock(*id).kind() != Kind::Free)
             .map(move |id| self.sock_ref(id))

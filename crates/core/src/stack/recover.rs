@@ -85,7 +85,7 @@ impl Locked<'_, '_, '_> {
                 self.reset_conn(r.id, Error::Reset);
             }
         }
-        for i in 0..st.limits().bufs {
+        for i in 0..st.state.buf_slots.touched(st.bufs) {
             let h = &st.bufs.at(Idx::new(i)).hdr;
             let reached = h.tag.load(Relaxed) == REACHED;
             h.tag.store(u32::from(reached), Relaxed);
@@ -116,14 +116,14 @@ impl Locked<'_, '_, '_> {
     /// Ready lists are emptied and everybody who sleeps is woken: they look for themselves.
     fn rebuild_ready(&mut self) {
         let st = self.st;
-        for i in 0..st.limits().sets {
+        for i in 0..st.state.set_slots.touched(st.sets) {
             let set = st.sets.at(Idx::new(i));
             set.ready.set(OptIdx::NONE);
             set.ready_tail.set(OptIdx::NONE);
             set.ready_len.store(0, Release);
             set.waiters.set(OptIdx::NONE);
         }
-        for i in 0..st.limits().items {
+        for i in 0..st.state.item_slots.touched(st.items) {
             let item = st.items.at(Idx::new(i));
             item.queued.set(0);
             item.ready_next.set(OptIdx::NONE);
@@ -131,7 +131,7 @@ impl Locked<'_, '_, '_> {
         }
         st.state.followers.set(OptIdx::NONE);
         st.state.leaders.store(0, Relaxed);
-        for i in 0..st.limits().waiters {
+        for i in 0..st.state.waiter_slots.touched(st.waiters) {
             let w: &Waiter = st.waiters.at(Idx::new(i));
             w.set.set(OptIdx::NONE);
             w.next.set(OptIdx::NONE);
@@ -152,13 +152,13 @@ impl Locked<'_, '_, '_> {
     pub fn owner_gone(&mut self, owner: u16) {
         let st = self.st;
         let tag = u32::from(owner) + 1;
-        for i in 0..st.limits().waiters {
+        for i in 0..st.state.waiter_slots.touched(st.waiters) {
             let id = Idx::new(i);
             if st.waiters.at(id).hdr.tag.load(Relaxed) == tag {
                 self.waiter_free(id);
             }
         }
-        for i in 0..st.limits().sets {
+        for i in 0..st.state.set_slots.touched(st.sets) {
             let id = Idx::new(i);
             if st.sets.at(id).hdr.tag.load(Relaxed) == tag {
                 self.set_free(id);

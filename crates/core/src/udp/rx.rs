@@ -51,7 +51,7 @@ fn deliver(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId) {
         split(l, p, id, all, len, unit);
         st.free_chain(all.into());
     }
-    l.raise(id, ev::IN | ev::RDNORM);
+    l.raise(id, ev::DATA);
 }
 
 /// Each datagram is accounted with its buffers, as the kernel does with its truesize.

@@ -9,7 +9,6 @@ use flyover_config::StackOpts;
 use flyover_core::{Effect, Effects, Env, Instant, Locked, NicSet, SockRef, Stack, WaiterId};
 use flyover_cplane::{Dims, Reader};
 use flyover_proto::{Connection, FdBag, MAX_NARROW, NicDesc};
-use flyover_shm::Idx;
 use flyover_shm::host::{Map, futex_wait, futex_wake};
 use flyover_vnic::{NicState, PacketGeometry, PacketNic, Vnic, XdpGeometry, XdpNic};
 use flyover_wire::Ip;
@@ -334,9 +333,7 @@ impl Served {
             }
         }
         if std::mem::take(&mut self.fx.overflow) {
-            for i in 0..self.stack.limits().waiters {
-                self.wake(Idx::new(i));
-            }
+            self.stack.each_waiter().for_each(|w| self.wake(w));
         }
     }
 

@@ -44,13 +44,22 @@ pub mod ev {
     pub const WRNORM: u32 = 0x100;
     /// As `OUT`, priority band.
     pub const WRBAND: u32 = 0x200;
+    /// Not a bit of `poll(2)`: the state changed, everybody is to look (`sk_state_change` in Linux).
+    pub const STATE: u32 = 1 << 30;
+    /// What `sk_data_ready` says in Linux: an edge for whoever asked for any of these.
+    pub const DATA: u32 = IN | PRI | RDNORM | RDBAND;
+    /// What `sk_write_space` says in Linux.
+    pub const SPACE: u32 = OUT | WRNORM | WRBAND;
     /// The peer shut down its sending direction.
     pub const RDHUP: u32 = 0x2000;
 }
 
 impl Locked<'_, '_, '_> {
-    /// Tells everybody who watches the socket that `events` happened.
+    /// Tells everybody who watches the socket that `events` happened. A change of state (established, error,
+    /// hang-up, FIN) concerns all; of the exclusive members for data or room only the first that has a sleeper is woken, as the
+    /// kernel's wait queues do it.
     pub(crate) fn raise(&mut self, sock: SockId, events: u32) {
+        let all = events & (ev::ERR | ev::HUP | ev::RDHUP | ev::STATE) != 0;
         let st = self.st;
         let mut cur = st.sock(sock).items.get().opt();
         let mut guard = st.limits().items;
@@ -63,14 +72,15 @@ impl Locked<'_, '_, '_> {
             guard -= 1;
             let item = st.items.at(id);
             cur = item.sock_next.get().opt();
-            if events & (item.events.get() | ev::ERR | ev::HUP) == 0 {
+            // `all`: the kernel's state changes carry no key, they count for every member, whatever it asked for.
+            if !all && events & item.events.get() == 0 {
                 continue;
             }
-            let exclusive = item.mode.get() & imode::EXCLUSIVE != 0;
-            self.queue_ready(id);
+            let exclusive = !all && item.mode.get() & imode::EXCLUSIVE != 0;
             if exclusive && exclusive_done {
                 continue;
             }
+            self.queue_ready(id);
             if let Some(set) = item.set.get().opt()
                 && self.wake_one(set)
                 && exclusive
@@ -80,11 +90,42 @@ impl Locked<'_, '_, '_> {
         }
     }
 
+    /// A thread that was woken for a wait of its own, exclusive as in `accept` and `recv`, has done its part and left
+    /// something: the next one's turn.
+    pub fn pass_on(&mut self, r: crate::sock::SockRef, events: u32) {
+        let st = self.st;
+        let Some(s) = st.get(r) else { return };
+        let left = st.readiness(r.id) & events;
+        let mut cur = s.items.get().opt();
+        let mut guard = st.limits().items;
+        while let Some(id) = cur {
+            if guard == 0 || left == 0 {
+                return;
+            }
+            guard -= 1;
+            let item = st.items.at(id);
+            cur = item.sock_next.get().opt();
+            let blocked = item.mode.get() & (imode::PRIVATE | imode::EXCLUSIVE);
+            if blocked != imode::PRIVATE | imode::EXCLUSIVE || left & item.events.get() == 0 {
+                continue;
+            }
+            self.queue_ready(id);
+            if item.set.get().opt().is_some_and(|set| self.wake_one(set)) {
+                return;
+            }
+        }
+    }
+
+    /// Wakes one sleeper of the set: it is to look for itself.
+    pub fn set_wake(&mut self, set: SetId) {
+        let _: bool = self.wake_one(set);
+    }
+
     /// The kernel socket behind an endpoint has something to read or to accept: the keeper's epoll set says so.
     pub fn os_event(&mut self, r: crate::sock::SockRef) {
         if let Some(s) = self.st.get(r) {
             s.os_ready.store(1, Release);
-            self.raise(r.id, ev::IN | ev::RDNORM);
+            self.raise(r.id, ev::DATA);
         }
     }
 
@@ -92,6 +133,9 @@ impl Locked<'_, '_, '_> {
     pub(super) fn wake_one(&mut self, set: SetId) -> bool {
         let st = self.st;
         let owner = st.sets.at(set);
+        if let Some(m) = owner.mirror.get().opt() {
+            self.wake_waiter(m);
+        }
         let Some(w) = owner.waiters.get().opt() else {
             return false;
         };

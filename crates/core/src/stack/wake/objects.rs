@@ -20,6 +20,11 @@ shm_struct! {
         pub members: SharedCell<OptIdx<Item>>,
         /// Members.
         pub count: SharedCell<u32>,
+        /// The waiter that stands for the set where it is a member itself: its wake socket is readable while something
+        /// may be ready.
+        pub mirror: SharedCell<OptIdx<Waiter>>,
+        /// Padding, always 0.
+        pub pad: SharedCell<u32>,
     }
 }
 
@@ -113,6 +118,8 @@ pub mod imode {
     pub const EXCLUSIVE: u32 = 4;
     /// A one-shot item that has fired and waits to be re-armed.
     pub const DISARMED: u32 = 8;
+    /// A thread that blocks on the socket, not an epoll set.
+    pub const PRIVATE: u32 = 16;
 }
 
 /// Index of a waiter.
@@ -131,6 +138,8 @@ pub struct ItemMode {
     pub oneshot: bool,
     /// `EPOLLEXCLUSIVE`.
     pub exclusive: bool,
+    /// A sleeping thread's own set, for one call.
+    pub private: bool,
 }
 
 impl ItemMode {
@@ -139,6 +148,7 @@ impl ItemMode {
         bit(self.edge, imode::EDGE)
             | bit(self.oneshot, imode::ONESHOT)
             | bit(self.exclusive, imode::EXCLUSIVE)
+            | bit(self.private, imode::PRIVATE)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Sets, memberships and ready lists.
 
 use super::ev;
-use super::objects::{ItemId, ItemMode, Ready, SetId, imode};
+use super::objects::{ItemId, ItemMode, Ready, SetId, WaiterId, imode, wstate};
 use crate::error::Error;
-use crate::sock::{Sock, SockId};
+use crate::sock::{Sock, SockId, SockRef};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -35,6 +35,7 @@ impl Locked<'_, '_, '_> {
         set.waiters.set(OptIdx::NONE);
         set.members.set(OptIdx::NONE);
         set.count.set(0);
+        set.mirror.set(OptIdx::NONE);
         Ok(id)
     }
 
@@ -115,6 +116,41 @@ impl Locked<'_, '_, '_> {
         self.requeue_if_ready(id);
     }
 
+    /// Has `w` told about everything that becomes ready in the set, however many sleep on it (or nobody any more).
+    pub fn set_mirror(&mut self, set: SetId, w: Option<WaiterId>) {
+        let mirror = w.map_or(OptIdx::NONE, Into::into);
+        self.st.sets.at(set).mirror.set(mirror);
+    }
+
+    /// Throws out of the ready list what is not ready any more, as the kernel's poll of an epoll set does. When nothing
+    /// is left, the mirror is to be told of the next event; else it is told (again) now. True: something is ready.
+    pub fn set_settle(&mut self, set: SetId) -> bool {
+        let st = self.st;
+        let owner = st.sets.at(set);
+        let mut todo = owner.ready_len.load(Relaxed).min(st.limits().items);
+        while let Some(id) = owner.ready.get().opt()
+            && todo > 0
+        {
+            todo -= 1;
+            let item = st.items.at(id);
+            let wanted = item.events.get() | ev::ERR | ev::HUP;
+            let live = item.mode.get() & imode::DISARMED == 0;
+            let ready = |s| st.want_space_notice(s, wanted) & wanted != 0;
+            if live && item.sock.get().opt().is_some_and(ready) {
+                break;
+            }
+            self.unqueue_ready(id);
+        }
+        let some = owner.ready_len.load(Relaxed) != 0;
+        if let Some(m) = owner.mirror.get().opt() {
+            st.waiters.at(m).state.store(wstate::ASLEEP, Release);
+            if some {
+                self.wake_waiter(m);
+            }
+        }
+        some
+    }
+
     fn requeue_if_ready(&mut self, id: ItemId) {
         let st = self.st;
         let item = st.items.at(id);
@@ -128,6 +164,17 @@ impl Locked<'_, '_, '_> {
             if let Some(set) = item.set.get().opt() {
                 self.wake_one(set);
             }
+        }
+    }
+
+    /// Ends a membership if `id` still is one of `sock` in `set`. Whoever kept its number across a `fork` cannot know.
+    pub fn item_leave(&mut self, id: ItemId, set: SetId, sock: SockRef) {
+        let item = self.st.items.at(id);
+        if self.st.get(sock).is_some()
+            && item.set.get().opt() == Some(set)
+            && item.sock.get().opt() == Some(sock.id)
+        {
+            self.item_del(id);
         }
     }
 
@@ -160,11 +207,23 @@ impl Locked<'_, '_, '_> {
     /// Moves what is ready into `out` and returns how many: level-triggered members stay on the list, at its end,
     /// while they are ready; edge-triggered ones leave it; one-shot ones are disarmed.
     pub fn set_collect(&mut self, set: SetId, out: &mut [Ready]) -> usize {
+        let room = out.len();
+        let mut slots = out.iter_mut();
+        self.set_drain(set, room, |r| {
+            if let Some(slot) = slots.next() {
+                *slot = r;
+            }
+        })
+    }
+
+    /// As [`set_collect`](Self::set_collect), at most `max`, handed over one by one. No member comes twice. When some
+    /// are left, another sleeper of the set is woken for them.
+    pub fn set_drain(&mut self, set: SetId, max: usize, mut take: impl FnMut(Ready)) -> usize {
         let st = self.st;
         let owner = st.sets.at(set);
         let mut n = 0;
         let mut todo = owner.ready_len.load(Relaxed).min(st.limits().items);
-        while todo > 0 && n < out.len() {
+        while todo > 0 && n < max {
             todo -= 1;
             let Some(id) = owner.ready.get().opt() else {
                 break;
@@ -183,19 +242,20 @@ impl Locked<'_, '_, '_> {
             if events == 0 {
                 continue;
             }
-            if let Some(slot) = out.get_mut(n) {
-                *slot = Ready {
-                    item: id,
-                    data: item.data.get(),
-                    events,
-                };
-                n += 1;
-            }
+            take(Ready {
+                item: id,
+                data: item.data.get(),
+                events,
+            });
+            n += 1;
             if mode & imode::ONESHOT != 0 {
                 item.mode.set(mode | imode::DISARMED);
             } else if mode & imode::EDGE == 0 {
                 self.queue_ready(id);
             }
+        }
+        if todo > 0 {
+            let _: bool = self.wake_one(set);
         }
         n
     }

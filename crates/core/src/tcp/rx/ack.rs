@@ -109,7 +109,7 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     t.snd_wl2.set(seg.ack.0);
     s.set_tcp_state(TcpState::Established);
     l.start_keepalive(id);
-    l.raise(id, ev::OUT | ev::WRNORM);
+    l.raise(id, ev::SPACE | ev::STATE);
     Step::Next
 }
 
@@ -176,7 +176,7 @@ fn advance(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>, boar
     let queued = s.sq_len.load(Relaxed);
     if s.has(flag::NOSPACE) && user::send::has_space(l.st, s, queued) {
         s.clear_flag(flag::NOSPACE);
-        l.raise(id, ev::OUT | ev::WRNORM);
+        l.raise(id, ev::SPACE);
     }
 }
 

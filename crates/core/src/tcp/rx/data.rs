@@ -289,7 +289,7 @@ fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>,
     };
     ack_policy(l, id, n, unit);
     if s.rq_available() >= s.rcvlowat.get().max(1) {
-        l.raise(id, ev::IN | ev::RDNORM);
+        l.raise(id, ev::DATA);
     }
 }
 

@@ -53,7 +53,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
         l.start_keepalive(id);
-        l.raise(id, ev::OUT | ev::WRNORM);
+        l.raise(id, ev::SPACE | ev::STATE);
         l.post(id);
     } else {
         // Simultaneous open.

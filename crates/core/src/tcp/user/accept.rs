@@ -87,6 +87,6 @@ pub(crate) fn establish_child(l: &mut Locked<'_, '_, '_>, child: SockId) -> bool
     p.acc_len
         .store(p.acc_len.load(Relaxed).wrapping_add(1), Release);
     s.set_flag(flag::IN_ACCEPTQ);
-    l.raise(parent, ev::IN | ev::RDNORM);
+    l.raise(parent, ev::DATA);
     true
 }

@@ -48,7 +48,7 @@ impl Locked<'_, '_, '_> {
         if how & SHUT_WR != 0 && before & SHUT_WR == 0 {
             self.queue_fin(id);
         }
-        let mut e = ev::OUT;
+        let mut e = ev::OUT | ev::STATE;
         if how & SHUT_RD != 0 {
             e |= ev::IN | ev::RDHUP;
         }
@@ -94,6 +94,8 @@ impl Locked<'_, '_, '_> {
         s.set_flag(flag::ORPHAN);
         s.cookie.store(0, Release);
         s.rcvlowat.set(1);
+        // Nobody holds a descriptor any more, so no epoll set reports what the connection still goes through.
+        self.drop_memberships(id);
         match s.tcp_state() {
             TcpState::Listen => {
                 self.stop_listening(id);

@@ -57,18 +57,25 @@ pub(crate) fn note_arrival(l: &mut Locked<'_, '_, '_>, id: SockId) {
     if let Some(at) = position(s) {
         t.urg_mark.set(at);
         t.tflags.set(f | tflag::OOB_HERE);
-        l.raise(id, ev::PRI | ev::RDBAND);
+        l.raise(id, ev::DATA);
     }
 }
 
-/// Urgent data is announced or here, and not yet read past.
+/// The urgent byte is here, and neither taken out of band nor read past (`POLLPRI`; Linux's `TCP_URG_VALID`).
 pub(crate) fn pending(s: &Sock) -> bool {
     let t = &s.tcb;
-    if t.tflags.get() & tflag::OOB_HERE == 0 {
-        return t.tflags.get() & tflag::URG_IN != 0;
+    if t.tflags.get() & tflag::OOB_HERE == 0 || t.oob.get() == t.rcv_up.get().wrapping_add(1) {
+        return false;
     }
     let out = s.rq_out.load(Relaxed);
     t.urg_mark.get().wrapping_sub(out) < 1 << 31
+}
+
+/// The next byte of the stream is the urgent one, out of line: it does not count as data (`tcp_poll`).
+pub(crate) fn next_is_urgent(s: &Sock) -> bool {
+    s.tcb.tflags.get() & tflag::OOB_HERE != 0
+        && !s.has(flag::OOBINLINE)
+        && s.tcb.urg_mark.get() == s.rq_out.load(Relaxed)
 }
 
 /// Where a read has to stop: the mark that lies ahead or right here.
