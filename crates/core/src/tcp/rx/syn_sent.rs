@@ -19,6 +19,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         count!(l, tcp_drop_bad_ack);
         if !seg.flags.has(TcpFlags::RST) {
             tx::send_rst_for(l, p, &seg);
+            user::connect::resend_syn_soon(l, id);
         }
         return;
     }

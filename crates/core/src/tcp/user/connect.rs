@@ -94,13 +94,24 @@ pub(crate) fn isn(l: &Locked<'_, '_, '_>, local: Endpoint, remote: Endpoint) -> 
     Seq((h.finish() as u32).wrapping_add((l.env.now.0 / 4000) as u32))
 }
 
+/// What hides the machine's up-time in timestamps (RFC 7323 section 5.4): the same towards one host, so that a port pair
+/// that is used again sends rising timestamps and a peer in TIME_WAIT takes the SYN (RFC 6191).
+fn ts_offset(l: &Locked<'_, '_, '_>, local: Endpoint, remote: Endpoint) -> u32 {
+    let secret = &l.st.state.secret;
+    let k = |i: usize| secret.get(i).map_or(0, SharedCell::get);
+    let mut h = SipHasher13::new_with_keys(k(3), k(2));
+    for w in [local.ip.hi(), local.ip.lo(), remote.ip.hi(), remote.ip.lo()] {
+        h.write_u64(w);
+    }
+    h.finish() as u32
+}
+
 /// What both kinds of open set up alike.
 pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: &Sock) {
     let t = &s.tcb;
     let o = &l.st.opts;
     t.rto.set(u64::from(o.rto_init_ms) * MS);
-    // RFC 7323 section 5.4: a random offset per connection hides the machine's up-time.
-    t.ts_off.set((l.env.rng >> 32) as u32);
+    t.ts_off.set(ts_offset(l, s.local(), s.remote()));
     let largest = if s.has(flag::RCVBUF_SET) {
         s.rcvbuf.get()
     } else {
@@ -168,6 +179,19 @@ pub(crate) fn check_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, mtu: u32) {
         set_mss(l, s);
     }
 }
+
+/// After an acknowledgment that is not of our SYN (the peer still knows an older connection, which our RST ends) the SYN
+/// is sent again at once instead of after a second, as Linux does; only once, so that nobody can make us a flood.
+pub(crate) fn resend_syn_soon(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    if t.backoff.get() == 0 && t.t_rtx.get() != 0 {
+        t.t_rtx.set(l.env.now.0.saturating_add(SYN_SOON));
+        timers::rearm(l, id);
+    }
+}
+
+/// How soon, ns: two ticks of Linux at 250 Hz.
+const SYN_SOON: u64 = 8 * MS;
 
 /// The timer of a SYN or SYN-ACK, with back-off.
 pub(crate) fn arm_syn_timer(l: &mut Locked<'_, '_, '_>, id: SockId) {

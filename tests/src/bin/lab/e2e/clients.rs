@@ -77,6 +77,12 @@ fn connections(lab: &Lab) -> Result<()> {
             .run(LIMIT)?;
         let rate = number(&json(&report)?, "connections_per_second")?;
         ensure!(rate > 100.0, "only {rate} connections a second");
+        // Port pairs that the server has in TIME_WAIT come up again: their SYNs must be taken at once.
+        let slow = number(&json(&report)?, "p999_ns")?;
+        ensure!(
+            slow < 0.8e9,
+            "some connections took {slow} ns: SYNs were sent again"
+        );
     }
     watch.ensure_tcp_bypassed()
 }
