@@ -6,7 +6,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use flyover_sockets::entry::word_is_kernel;
 use flyover_sockets::{FdTable, Sockets, enter};
 
-use crate::{init, signal};
+use crate::{cancel, init, next, signal};
 
 /// Descriptor numbers that the table covers: the usual hard limit of `RLIMIT_NOFILE`. Untouched pages cost nothing.
 const NUMBERS: usize = 1 << 20;
@@ -28,13 +28,25 @@ pub fn is_kernel(fd: i32) -> bool {
     }
 }
 
+/// A cancellation point, for calls that may be answered without a sleep: POSIX wants the thread to end here also when
+/// there is nothing to wait for.
+#[inline]
+pub fn cancellation_point() {
+    if enter::any_cancelled() && !enter::is_inside() {
+        // SAFETY: no arguments; nothing is held.
+        unsafe { next::pthread_testcancel() };
+    }
+}
+
 /// Runs `f` inside the library; `None` when the library is not up yet, or switched off.
 #[inline]
 pub fn inside<R>(f: impl FnOnce(&'static Sockets) -> R) -> Option<R> {
     let lib = init::lib()?;
+    let at_once = cancel::hold_back();
     let guard = enter::enter();
     let r = f(lib);
     drop(guard);
+    cancel::let_go(at_once);
     if enter::has_signal() && !enter::is_inside() {
         let _ = signal::run_deferred();
     }

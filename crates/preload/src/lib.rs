@@ -7,7 +7,8 @@
 //! | `args.rs` | pointers of the application -> slices |
 //! | `next.rs` | libc's own functions |
 //! | `init.rs`, `environ.rs` | start-up, fork hooks, the environment across `exec` |
-//! | `signal.rs` | handlers of the application, never inside the stack |
+//! | `signal/` | handlers of the application, never inside the stack |
+//! | `cancel.rs` | cancelled threads let go of the stack first |
 //! | `os_linux.rs`, `sys.rs` | the operating system, by raw system calls |
 //! | `link.rs` | the daemon, the keeper, the mappings |
 //!
@@ -19,6 +20,7 @@
 )]
 
 mod args;
+mod cancel;
 mod environ;
 mod errno;
 mod export;

@@ -5,8 +5,8 @@ use core::ffi::{c_char, c_int, c_void};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use libc::{
-    epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, pid_t, pollfd, sighandler_t, sigset_t,
-    size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
+    epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, pid_t, pollfd, sigset_t, size_t, sockaddr,
+    socklen_t, ssize_t, timespec, timeval,
 };
 
 /// A symbol that no library after us has.
@@ -127,7 +127,6 @@ next! {
     fn dup2(old: c_int, new: c_int) -> c_int = no_such_call();
     fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int = no_such_call();
     fn sigaction(sig: c_int, new: *const libc::sigaction, old: *mut libc::sigaction) -> c_int = no_such_call();
-    fn signal(sig: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR;
     fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int
         = no_such_call();
     fn execvpe(file: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int
@@ -166,6 +165,8 @@ next! {
         res: *mut *mut libc::hostent, err: *mut c_int,
     ) -> c_int = libc::ENOSYS;
     fn pthread_testcancel() -> Nothing = nothing();
+    fn pthread_cancel(thread: *mut c_void) -> c_int = libc::ENOSYS;
+    fn pthread_setcanceltype(kind: c_int, old: *mut c_int) -> c_int = libc::ENOSYS;
     fn _exit(status: c_int) -> Nothing = nothing();
 }
 

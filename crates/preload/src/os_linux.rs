@@ -7,6 +7,7 @@ use flyover_sockets::addr::Addr;
 use flyover_sockets::os::{EpollEvent, Os, PollFd, Ran, Received};
 use flyover_sockets::{Errno, enter};
 
+use crate::signal::mask::BYTES as KERNEL_SIGSET;
 use crate::{next, signal, sys};
 
 /// The operating system.
@@ -50,9 +51,6 @@ fn clock(id: libc::clockid_t) -> u64 {
         .wrapping_mul(1_000_000_000)
         .wrapping_add(ts.tv_nsec as u64)
 }
-
-/// Bytes of the kernel's signal set (`sigset_t` of libc is larger).
-const KERNEL_SIGSET: usize = 8;
 
 #[cfg(target_arch = "x86_64")]
 #[repr(C, packed)]
@@ -331,28 +329,17 @@ impl Os for Linux {
     }
 
     fn raise_sigpipe(&self) {
-        let Ok(tid) = sys!(SYS_gettid) else { return };
-        let _: Result<usize, Errno> = sys!(SYS_tgkill, self.getpid(), tid, libc::SIGPIPE);
+        signal::queue::raise(libc::SIGPIPE);
     }
 
     fn run_signals(&self) -> Ran {
         signal::run_deferred()
     }
 
-    fn set_mask(&self, mask: u64) -> u64 {
-        let mut old = 0u64;
-        let _: Result<usize, Errno> = sys!(
-            SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            &raw const mask,
-            &raw mut old,
-            KERNEL_SIGSET
-        );
-        old
-    }
-
     fn test_cancel(&self) {
-        // SAFETY: no arguments; the caller holds no lock and no resource that unwinding would have to free.
-        enter::outside(|| unsafe { next::pthread_testcancel() });
+        if enter::cancels_seen() {
+            // SAFETY: no arguments; the caller holds no lock and no resource that unwinding would have to free.
+            enter::outside(|| unsafe { next::pthread_testcancel() });
+        }
     }
 }

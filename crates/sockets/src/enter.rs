@@ -6,14 +6,20 @@
 //! in threads that are ending.
 
 use core::cell::Cell;
-use core::sync::atomic::{Ordering, compiler_fence};
+use core::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
     static PENDING: Cell<bool> = const { Cell::new(false) };
     static DOORBELL: Cell<i32> = const { Cell::new(-1) };
     static RESOLVER: Cell<u32> = const { Cell::new(0) };
+    /// What [`CANCELS`] was when this thread last asked whether it is cancelled.
+    static CANCELS_SEEN: Cell<u32> = const { Cell::new(0) };
+    static UNCANCELLABLE: Cell<bool> = const { Cell::new(false) };
 }
+
+/// How many times a thread of this process was cancelled (`pthread_cancel(3)`).
+static CANCELS: AtomicU32 = AtomicU32::new(0);
 
 /// Proof that this thread is inside; leaving is dropping it.
 #[derive(Debug)]
@@ -75,6 +81,7 @@ pub fn reset() {
     DEPTH.with(|d| d.set(0));
     PENDING.with(|p| p.set(false));
     DOORBELL.with(|d| d.set(-1));
+    UNCANCELLABLE.with(|u| u.set(false));
 }
 
 /// From here on a noted signal also writes to `eventfd`. Returns true when a signal was noted already: then do not
@@ -89,6 +96,40 @@ pub fn arm_doorbell(eventfd: i32) -> bool {
 pub fn disarm_doorbell() {
     DOORBELL.with(|d| d.set(-1));
     compiler_fence(Ordering::SeqCst);
+}
+
+/// A thread was cancelled; whoever sleeps is to be woken after this, and asks whether it was him.
+pub fn note_cancel() {
+    let _: u32 = CANCELS.fetch_add(1, Ordering::SeqCst);
+}
+
+/// True when any thread of this process was ever cancelled.
+#[inline]
+pub fn any_cancelled() -> bool {
+    CANCELS.load(Ordering::Relaxed) != 0
+}
+
+/// This thread is about to ask whether it is cancelled; false: it must not, now. A cancellation that comes later makes
+/// [`cancel_is_new`] true.
+pub fn cancels_seen() -> bool {
+    if UNCANCELLABLE.with(Cell::get) {
+        return false;
+    }
+    CANCELS_SEEN.with(|s| s.set(CANCELS.load(Ordering::SeqCst)));
+    true
+}
+
+/// True when a thread was cancelled since this one asked: do not sleep, ask.
+pub fn cancel_is_new() -> bool {
+    CANCELS_SEEN.with(Cell::get) != CANCELS.load(Ordering::SeqCst) && !UNCANCELLABLE.with(Cell::get)
+}
+
+/// Runs `f`, which may block but is no cancellation point.
+pub fn uncancellable<R>(f: impl FnOnce() -> R) -> R {
+    let before = UNCANCELLABLE.with(|u| u.replace(true));
+    let r = f();
+    UNCANCELLABLE.with(|u| u.set(before));
+    r
 }
 
 /// libc's resolver runs in this thread: sockets made meanwhile stay with the kernel.
@@ -121,6 +162,21 @@ mod tests {
         drop(b);
         drop(a);
         assert!(!is_inside());
+    }
+
+    #[test]
+    fn a_cancellation_is_new_until_asked_about() {
+        assert!(cancels_seen());
+        assert!(!cancel_is_new());
+        note_cancel();
+        assert!(cancel_is_new() && any_cancelled());
+        uncancellable(|| {
+            assert!(!cancel_is_new());
+            assert!(!cancels_seen());
+        });
+        assert!(cancel_is_new());
+        assert!(cancels_seen());
+        assert!(!cancel_is_new());
     }
 
     #[test]

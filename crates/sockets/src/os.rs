@@ -133,9 +133,8 @@ pub trait Os: Sync + Send {
     fn raise_sigpipe(&self);
     /// Runs the handlers that were put off ([`crate::enter::note_signal`]), as if outside the library.
     fn run_signals(&self) -> Ran;
-    /// Sets the thread's signal mask and returns the old one.
-    fn set_mask(&self, mask: u64) -> u64;
-    /// A cancellation point of the thread (`pthread_testcancel(3)`).
+    /// A cancellation point of the thread (`pthread_testcancel(3)`): may not return. Called with nothing held, and
+    /// preceded by [`crate::enter::cancels_seen`].
     fn test_cancel(&self);
 }
 

@@ -245,6 +245,13 @@ impl Sockets {
         self.pid.store(self.os.getpid(), Ordering::Release);
     }
 
+    /// Wakes every thread of this process that sleeps in the library.
+    pub fn wake_sleepers(&self) {
+        if let Some(att) = self.attached() {
+            att.ring_all();
+        }
+    }
+
     /// True in a child that shares our memory but not our identity (`vfork`, a raw `clone`): it must not change what
     /// the table says.
     pub fn is_foreign_child(&self) -> bool {

@@ -7,6 +7,7 @@ use flyover_sockets::os::EpollEvent;
 use libc::{epoll_event, sigset_t, timespec};
 
 use super::{answer, result};
+use crate::signal::mask::Waiting;
 use crate::{args, errno, fast, next};
 
 fn made(fd: c_int) -> c_int {
@@ -59,6 +60,26 @@ fn millis(left: Option<u64>) -> c_int {
 /// Most events that one call returns; more are there at the next call.
 const BATCH: usize = 128;
 
+/// Waits as `look` does when it is given the time-out, with `mask` in force meanwhile. What is ready at once is
+/// returned without a change of the mask, and a time-out of 0 is never interrupted.
+fn masked(
+    mask: Option<u64>,
+    timeout: Option<u64>,
+    mut look: impl FnMut(Option<u64>) -> Option<Result<usize, Errno>>,
+) -> Option<Result<usize, Errno>> {
+    let Some(mask) = mask else {
+        return look(timeout);
+    };
+    match look(Some(0)) {
+        Some(Ok(0)) if timeout != Some(0) => {}
+        other => return other,
+    }
+    let waiting = Waiting::under(mask);
+    let got = look(timeout);
+    waiting.end();
+    got
+}
+
 /// # Safety
 /// `events` must be writable for `max` events.
 unsafe fn wait(
@@ -72,6 +93,7 @@ unsafe fn wait(
     if fast::is_kernel(epfd) || max <= 0 || events.is_null() {
         return kernel(timeout) as c_int;
     }
+    fast::cancellation_point();
     let start = timeout.and_then(|_| fast::inside(|lib| lib.os.now()));
     let mut left = timeout;
     loop {
@@ -79,7 +101,11 @@ unsafe fn wait(
         let mut list = [EpollEvent::default(); BATCH];
         let room = BATCH.min(max as usize);
         let n = result(
-            |lib| lib.epoll_wait(epfd, &mut list[..room], left, mask),
+            |lib| {
+                masked(mask, left, |left| {
+                    lib.epoll_wait(epfd, &mut list[..room], left, None)
+                })
+            },
             || {
                 in_kernel = true;
                 kernel(left)

@@ -10,6 +10,9 @@ use crate::{args, errno, fast, init, next};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
+    if !fast::is_kernel(fd) {
+        fast::cancellation_point();
+    }
     // SAFETY: a plain number.
     answer(|lib| lib.close(fd), || unsafe { next::close(fd) } as isize) as c_int
 }

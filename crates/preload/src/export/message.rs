@@ -23,6 +23,7 @@ pub unsafe extern "C" fn recvfrom(
     if fast::is_kernel(fd) {
         return kernel();
     }
+    fast::cancellation_point();
     result(
         |lib| {
             // SAFETY: the application's buffer of the length it says.
@@ -70,6 +71,7 @@ pub unsafe extern "C" fn sendto(
     if fast::is_kernel(fd) {
         return kernel();
     }
+    fast::cancellation_point();
     answer(
         |lib| {
             // SAFETY: the application's buffer of the length it says.
@@ -136,6 +138,7 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
     if fast::is_kernel(fd) || msg.is_null() {
         return kernel();
     }
+    fast::cancellation_point();
     // SAFETY: not null, the application's header.
     result(|lib| unsafe { receive(lib, fd, msg, flags) }, kernel)
 }
@@ -227,6 +230,7 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
     if fast::is_kernel(fd) || msg.is_null() {
         return kernel();
     }
+    fast::cancellation_point();
     // SAFETY: not null, the application's header.
     answer(|lib| unsafe { transmit(lib, fd, msg, flags) }, kernel)
 }
@@ -251,6 +255,7 @@ pub unsafe extern "C" fn recvmmsg(
     if fast::is_kernel(fd) || msgs.is_null() {
         return kernel() as c_int;
     }
+    fast::cancellation_point();
     // SAFETY: null, or the application's timeout.
     let span = match unsafe { args::timespec(timeout) } {
         Ok(s) => s,
@@ -289,6 +294,7 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: 
     if fast::is_kernel(fd) || msgs.is_null() {
         return kernel() as c_int;
     }
+    fast::cancellation_point();
     answer(
         |lib| {
             lib.send_many(fd, n.min(1024), |i| {

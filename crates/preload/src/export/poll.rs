@@ -2,13 +2,14 @@
 
 use core::ffi::c_int;
 
-use flyover_sockets::os::PollFd;
+use flyover_sockets::os::{PollFd, Ran};
 use flyover_sockets::wait::select::{Bits, BitsMut, SelectSets};
 use flyover_sockets::{Errno, Sockets};
 use libc::{fd_set, nfds_t, pollfd, sigset_t, timespec, timeval};
 
 use super::result;
-use crate::{args, errno, fast, next};
+use crate::signal::mask::Waiting;
+use crate::{args, errno, fast, next, signal};
 
 /// True when every member goes straight to libc; looks at the table only.
 ///
@@ -17,6 +18,30 @@ use crate::{args, errno, fast, next};
 unsafe fn all_kernel(fds: *const pollfd, n: nfds_t) -> bool {
     // SAFETY: `i < n`.
     (0..n as usize).all(|i| fast::is_kernel(unsafe { (*fds.add(i)).fd }))
+}
+
+/// Waits as `look` does when it is given the time-out, with `mask` in force meanwhile. What is ready at once is
+/// returned without a change of the mask: no signal counts then.
+fn masked(
+    mask: Option<u64>,
+    timeout: Option<u64>,
+    mut look: impl FnMut(Option<u64>) -> Option<Result<usize, Errno>>,
+) -> Option<Result<usize, Errno>> {
+    let Some(mask) = mask else {
+        return look(timeout);
+    };
+    match look(Some(0)) {
+        Some(Ok(0)) => {}
+        other => return other,
+    }
+    let waiting = Waiting::under(mask);
+    let mut got = look(timeout);
+    if got == Some(Ok(0)) && signal::run_deferred() != Ran::None {
+        // A signal that came at the very end, or with a time-out of 0, is an interruption all the same.
+        got = Some(Err(Errno::EINTR));
+    }
+    waiting.end();
+    got
 }
 
 /// # Safety
@@ -30,7 +55,7 @@ unsafe fn wait(
 ) -> Option<Result<usize, Errno>> {
     // SAFETY: PollFd has the layout of pollfd; writable by the caller's promise.
     let list = unsafe { core::slice::from_raw_parts_mut(fds.cast::<PollFd>(), n as usize) };
-    lib.poll(list, timeout, mask)
+    masked(mask, timeout, |timeout| lib.poll(list, timeout, None))
 }
 
 #[unsafe(no_mangle)]
@@ -41,6 +66,7 @@ pub unsafe extern "C" fn poll(fds: *mut pollfd, n: nfds_t, timeout: c_int) -> c_
     if n == 0 || fds.is_null() || n > 1 << 20 || unsafe { all_kernel(fds, n) } {
         return kernel() as c_int;
     }
+    fast::cancellation_point();
     // SAFETY: the application's array.
     result(
         |lib| unsafe { wait(lib, fds, n, args::millis(timeout), None) },
@@ -73,6 +99,7 @@ pub unsafe extern "C" fn ppoll(
     if n == 0 || fds.is_null() || n > 1 << 20 || unsafe { all_kernel(fds, n) } {
         return kernel() as c_int;
     }
+    fast::cancellation_point();
     // SAFETY: null, or the application's timeout.
     let span = match unsafe { args::timespec(timeout) } {
         Ok(s) => s,
@@ -146,6 +173,7 @@ pub unsafe extern "C" fn select(
     if n <= 0 || unsafe { all_kernel_sets(n, [r, w, e]) } {
         return kernel() as c_int;
     }
+    fast::cancellation_point();
     // SAFETY: null, or the application's timeout.
     let limit = unsafe { timeout.as_mut() };
     let span = match limit.as_deref() {
@@ -191,14 +219,27 @@ pub unsafe extern "C" fn pselect(
     if n <= 0 || unsafe { all_kernel_sets(n, [r, w, e]) } {
         return kernel() as c_int;
     }
+    fast::cancellation_point();
     // SAFETY: null, or the application's timeout.
     let span = match unsafe { args::timespec(timeout) } {
         Ok(s) => s,
         Err(e) => return errno::to_c(Err(e)) as c_int,
     };
-    // SAFETY: the application's sets and mask.
     result(
-        |lib| unsafe { lib.select(n, watched(n, [r, w, e]), span, args::mask(mask)) },
+        |lib| {
+            // SAFETY: null, or the application's mask.
+            let mask = unsafe { args::mask(mask) };
+            // SAFETY: the application's sets.
+            let sets = || unsafe { watched(n, [r, w, e]) };
+            let asked = mask.map(|_| sets().copy());
+            masked(mask, span, |span| {
+                if let Some(asked) = &asked {
+                    // The first look, in vain, has emptied them.
+                    sets().put(asked);
+                }
+                lib.select(n, sets(), span, None)
+            })
+        },
         kernel,
     ) as c_int
 }

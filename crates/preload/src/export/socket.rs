@@ -77,6 +77,7 @@ pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_
     let Ok(Some(a)) = (unsafe { args::addr(addr, len) }) else {
         return kernel() as c_int;
     };
+    fast::cancellation_point();
     answer(|lib| lib.connect(fd, &a), kernel) as c_int
 }
 
@@ -103,6 +104,7 @@ unsafe fn accept_any(
     if fast::is_kernel(fd) {
         return through_libc() as c_int;
     }
+    fast::cancellation_point();
     result(
         |lib| {
             let got = lib.accept(fd, flags)?;

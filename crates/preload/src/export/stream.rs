@@ -2,6 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 
+use flyover_sockets::enter;
 use flyover_sockets::process::Answer;
 use libc::{iovec, size_t, ssize_t};
 
@@ -20,6 +21,7 @@ unsafe fn into_one(
     flags: c_int,
     kernel: impl FnOnce() -> isize,
 ) -> isize {
+    fast::cancellation_point();
     answer(
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes_mut(buf, n) } {
@@ -42,6 +44,7 @@ unsafe fn from_one(
     flags: c_int,
     kernel: impl FnOnce() -> isize,
 ) -> isize {
+    fast::cancellation_point();
     answer(
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes(buf, n) } {
@@ -131,6 +134,7 @@ pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_
     if fast::is_kernel(fd) || n < 0 {
         return kernel();
     }
+    fast::cancellation_point();
     // SAFETY: the application's vector.
     let with = |lib: &'static flyover_sockets::Sockets| unsafe {
         args::with_pieces_mut(iov, n as usize, |b| Ok(lib.recv(fd, b, 0)))
@@ -145,6 +149,7 @@ pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize
     if fast::is_kernel(fd) || n < 0 {
         return kernel();
     }
+    fast::cancellation_point();
     // SAFETY: the application's vector.
     let with = |lib: &'static flyover_sockets::Sockets| unsafe {
         args::with_pieces(iov, n as usize, |b| Ok(lib.send(fd, b, 0)))
@@ -168,7 +173,8 @@ pub unsafe extern "C" fn sendfile(
         |lib| {
             // SAFETY: null, or the application's offset.
             let at = unsafe { offset.as_mut() };
-            lib.sendfile(out, input, at, n)
+            // Not among the cancellation points of libc.
+            enter::uncancellable(|| lib.sendfile(out, input, at, n))
         },
         kernel,
     )
@@ -204,7 +210,8 @@ pub unsafe extern "C" fn splice(
             if !off_in.is_null() || !off_out.is_null() {
                 return Answer::Kernel;
             }
-            lib.splice(from, to, n, flags)
+            // It may hold bytes of the pipe while it waits.
+            enter::uncancellable(|| lib.splice(from, to, n, flags))
         },
         kernel,
     )

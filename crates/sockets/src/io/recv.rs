@@ -114,10 +114,12 @@ impl Sockets {
                     let span = ep.shared().rcvtimeo.load(Ordering::Relaxed);
                     let until = *deadline
                         .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
-                    if let Err(e) =
-                        ep.att
-                            .block_on(id, ev::IN | ev::RDHUP, -1, until, self.settings.spin)
-                    {
+                    let (bits, spin) = (ev::IN | ev::RDHUP, self.settings.spin);
+                    let waited = match done {
+                        0 => ep.att.block_on(id, bits, -1, until, spin),
+                        _ => ep.att.block_on_rest(id, bits, until, spin),
+                    };
+                    if let Err(e) = waited {
                         return if done > 0 { Ok(done) } else { Err(e) };
                     }
                     if ep.att.stack.get(ep.sock).is_none() {

@@ -86,7 +86,12 @@ impl Sockets {
                     let span = ep.shared().sndtimeo.load(Ordering::Relaxed);
                     let until = *deadline
                         .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
-                    if let Err(e) = ep.att.block_on(id, ev::OUT, -1, until, self.settings.spin) {
+                    let spin = self.settings.spin;
+                    let waited = match done {
+                        0 => ep.att.block_on(id, ev::OUT, -1, until, spin),
+                        _ => ep.att.block_on_rest(id, ev::OUT, until, spin),
+                    };
+                    if let Err(e) = waited {
                         return if done > 0 { Ok(done) } else { Err(e) };
                     }
                 }

@@ -6,6 +6,7 @@ use core::sync::atomic::Ordering;
 use flyover_core::ev;
 use flyover_core::sock::flag;
 
+use crate::enter;
 use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::process::{Answer, Ep, Fd, Sockets};
@@ -66,11 +67,10 @@ impl Sockets {
             ep.att.locked(|l| l.close(ep.sock.id));
             let deadline = Deadline::after(self.os.now(), span);
             while ep.att.stack.get(ep.sock).is_some() && s.sq_len.load(Ordering::Acquire) != 0 {
-                if ep
-                    .att
-                    .block_on(ep.sock.id, ev::HUP, -1, deadline, self.settings.spin)
-                    .is_err()
-                {
+                // A thread that is cancelled here ends at its next cancellation point: the descriptor goes first.
+                let spin = self.settings.spin;
+                let wait = || ep.att.block_on(ep.sock.id, ev::HUP, -1, deadline, spin);
+                if enter::uncancellable(wait).is_err() {
                     break;
                 }
             }

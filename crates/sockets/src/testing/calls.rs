@@ -430,9 +430,5 @@ impl Os for FakeOs {
         }
     }
 
-    fn set_mask(&self, mask: u64) -> u64 {
-        mask
-    }
-
     fn test_cancel(&self) {}
 }

@@ -224,7 +224,6 @@ impl Sockets {
                 look_in_kernel = false;
                 continue;
             }
-            self.os.test_cancel();
             let kernel_fd = if set.kernel_members.load(Ordering::Acquire) != 0 {
                 epfd
             } else {

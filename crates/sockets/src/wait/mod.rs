@@ -59,12 +59,37 @@ impl Attachment {
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
+        self.block(sock, events, beside, deadline, spin, deadline.0.is_none())
+    }
+
+    /// As [`Attachment::block_on`], for a call that has moved bytes already: any handler ends it.
+    ///
+    /// # Errors
+    /// `EAGAIN`, `EINTR`: what was moved is the result of the call.
+    pub fn block_on_rest(
+        &self,
+        sock: SockId,
+        events: u32,
+        deadline: Deadline,
+        spin: spin::Budget,
+    ) -> Result<(), Errno> {
+        self.block(sock, events, -1, deadline, spin, false)
+    }
+
+    fn block(
+        &self,
+        sock: SockId,
+        events: u32,
+        beside: i32,
+        deadline: Deadline,
+        spin: spin::Budget,
+        restarts: bool,
+    ) -> Result<(), Errno> {
         let wanted = events | ev::ERR | ev::HUP;
         let ready = || self.stack.readiness(sock) & wanted != 0;
         if self.spin(spin, deadline, ready) {
             return Ok(());
         }
-        self.os.test_cancel();
         loop {
             if ready() {
                 return Ok(());
@@ -85,7 +110,7 @@ impl Attachment {
             match slept {
                 Slept::Woken => {}
                 Slept::Signal(_) if ready() => return Ok(()),
-                Slept::Signal(Ran::Restart) if deadline.0.is_none() => {}
+                Slept::Signal(Ran::Restart) if restarts => {}
                 Slept::Signal(Ran::None) => {}
                 Slept::Signal(_) => return Err(Errno::EINTR),
             }

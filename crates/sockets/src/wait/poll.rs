@@ -84,8 +84,13 @@ impl Sockets {
         let mut signalled = false;
         let mut spun = false;
         loop {
-            if has_kernel && let Err(e) = self.os.ppoll(&mut kernel, Some(0), None) {
-                return Some(Err(e));
+            if has_kernel {
+                match self.os.ppoll(&mut kernel, Some(0), None) {
+                    Ok(_) => {}
+                    // The signal is noted, and counts only if nothing is ready.
+                    Err(Errno::EINTR) => kernel.iter_mut().for_each(|k| k.revents = 0),
+                    Err(e) => return Some(Err(e)),
+                }
             }
             let budget = if spun || timeout == Some(0) {
                 spin::Budget::Fixed(0)
@@ -138,7 +143,6 @@ impl Sockets {
             } else {
                 deadline
             };
-            self.os.test_cancel();
             match att.sleep(On::Socks(&wants), &mut kernel, until, mask) {
                 Slept::Woken | Slept::Signal(Ran::None) => {}
                 // poll(2) is never restarted, see signal(7).

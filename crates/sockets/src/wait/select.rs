@@ -44,6 +44,27 @@ pub struct SelectSets<'a> {
     pub except: BitsMut<'a>,
 }
 
+impl SelectSets<'_> {
+    /// What is asked for.
+    pub fn copy(&self) -> [Vec<u64>; 3] {
+        [
+            self.read.0.to_vec(),
+            self.write.0.to_vec(),
+            self.except.0.to_vec(),
+        ]
+    }
+
+    /// Asks for it again.
+    pub fn put(self, copy: &[Vec<u64>; 3]) {
+        for (to, from) in [self.read.0, self.write.0, self.except.0]
+            .into_iter()
+            .zip(copy)
+        {
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from);
+        }
+    }
+}
+
 /// The masks of the kernel's `select` (fs/select.c): what counts as readable, writable, exceptional.
 const READ: i16 =
     libc::POLLRDNORM | libc::POLLRDBAND | libc::POLLIN | libc::POLLHUP | libc::POLLERR;

@@ -5,7 +5,7 @@
 //! Nothing is held across the sleep or while an application's signal handler runs: a handler may `siglongjmp` away.
 
 use core::sync::atomic::Ordering;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flyover_core::SockId;
 use flyover_core::stack::wake::{ItemId, ItemMode, SetId, Wait, WaiterId};
@@ -57,9 +57,9 @@ struct Sleeper {
     fds: Vec<PollFd>,
 }
 
-/// The sleepers that are not asleep.
+/// The sleepers that are not asleep, and the bells of all that there are.
 #[derive(Debug)]
-pub struct Sleepers(Mutex<Vec<Sleeper>>);
+pub struct Sleepers(Mutex<Vec<Sleeper>>, Mutex<Vec<i32>>);
 
 impl Default for Sleepers {
     fn default() -> Self {
@@ -70,7 +70,7 @@ impl Default for Sleepers {
 impl Sleepers {
     /// None yet.
     pub const fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self(Mutex::new(Vec::new()), Mutex::new(Vec::new()))
     }
 
     fn take(&self) -> Option<Sleeper> {
@@ -82,6 +82,10 @@ impl Sleepers {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(s);
+    }
+
+    fn bells(&self) -> MutexGuard<'_, Vec<i32>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -114,6 +118,7 @@ impl Attachment {
         let bell = os.eventfd().and_then(|fd| move_high(os, fd));
         match (rx, bell) {
             (Ok(rx), Ok(bell)) if os.bind(rx, &wake_name(self.stack_id, waiter)).is_ok() => {
+                self.sleepers.bells().push(bell);
                 Ok(Sleeper {
                     waiter,
                     set,
@@ -137,7 +142,8 @@ impl Attachment {
     }
 
     /// Sleeps once. `kernel` descriptors are watched as well, and their `revents` filled in. `mask` is the signal
-    /// mask during the sleep. The caller looks at the sockets afterwards, and loops.
+    /// mask during the sleep. The caller looks at the sockets afterwards, and loops. A cancelled thread ends here, so
+    /// the caller may hold nothing.
     pub fn sleep(
         &self,
         on: On<'_>,
@@ -145,6 +151,7 @@ impl Attachment {
         deadline: Deadline,
         mask: Option<u64>,
     ) -> Slept {
+        self.os.test_cancel();
         let Ok(mut s) = self.sleeper() else {
             // No descriptors or waiters left: short naps have to do.
             return self.nap(kernel, deadline, mask);
@@ -233,7 +240,7 @@ impl Attachment {
                 .extend(self.nic_fds.iter().map(|fd| PollFd::input(*fd)));
         }
         // From here on a signal rings the bell, so that it cannot slip in between the look and the sleep.
-        let signalled = enter::arm_doorbell(s.bell);
+        let signalled = enter::arm_doorbell(s.bell) || enter::cancel_is_new();
         if !signalled && self.stack.still_asleep(s.waiter) {
             let _: Result<usize, Errno> =
                 self.os
@@ -259,8 +266,16 @@ impl Attachment {
         core::sync::atomic::fence(Ordering::Acquire);
     }
 
+    /// Wakes all threads that sleep, for whatever reason.
+    pub fn ring_all(&self) {
+        for bell in self.sleepers.bells().iter() {
+            let _: Result<usize, Errno> = self.os.write(*bell, &1u64.to_ne_bytes());
+        }
+    }
+
     /// Frees what this process's sleepers hold, at an orderly end.
     pub fn free_sleepers(&self) {
+        self.sleepers.bells().clear();
         while let Some(s) = self.sleepers.take() {
             self.locked(|l| {
                 l.waiter_free(Idx::new(s.waiter.raw()));

@@ -1,0 +1,70 @@
+//! Signal masks of the kernel's size by raw system calls, and the masks of `ppoll` and its relatives.
+
+use core::cell::Cell;
+use core::ffi::c_int;
+
+use flyover_sockets::enter;
+
+/// Bytes of the kernel's signal set (`sigset_t` of libc is larger).
+pub const BYTES: usize = 8;
+
+/// The bit of `sig`.
+pub fn bit(sig: c_int) -> u64 {
+    1u64 << ((sig - 1) & 63)
+}
+
+/// Sets this thread's mask and returns the old one.
+pub fn set(mask: u64) -> u64 {
+    let mut old = 0u64;
+    // SAFETY: both pointers are to live locals of the kernel's signal set size, eight bytes.
+    unsafe {
+        crate::sys::raw(
+            libc::SYS_rt_sigprocmask,
+            [
+                libc::SIG_SETMASK as usize,
+                &raw const mask as usize,
+                &raw mut old as usize,
+                BYTES,
+                0,
+                0,
+            ],
+        )
+    };
+    old
+}
+
+thread_local! {
+    /// The mask from before a call that waits under a mask of its own, while such a call runs.
+    static BEFORE: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// A call that waits under a mask of its own has begun. While it lasts signals come as that mask lets them.
+pub struct Waiting(());
+
+impl Waiting {
+    /// Sets the mask.
+    pub fn under(mask: u64) -> Self {
+        let _inside = enter::enter();
+        let before = set(mask);
+        BEFORE.with(|b| b.set(Some(before)));
+        Self(())
+    }
+
+    /// The call is over; unless a handler ran, which has brought the old mask back, it is brought back here. What was
+    /// noted but not handled comes under the old mask, and stays pending where that blocks it, as in the kernel.
+    pub fn end(self) {
+        let _inside = enter::enter();
+        if let Some(before) = BEFORE.with(Cell::take) {
+            if enter::has_signal() {
+                super::set_noted_mask(before);
+            } else {
+                let _: u64 = set(before);
+            }
+        }
+    }
+}
+
+/// The mask from before the call, for the handler that ends it.
+pub fn take_before() -> Option<u64> {
+    BEFORE.with(Cell::take)
+}
