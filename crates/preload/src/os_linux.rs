@@ -337,9 +337,14 @@ impl Os for Linux {
     }
 
     fn test_cancel(&self) {
-        if enter::cancels_seen() {
-            // SAFETY: no arguments; the caller holds no lock and no resource that unwinding would have to free.
-            enter::outside(|| unsafe { next::pthread_testcancel() });
+        if !enter::cancel_is_new() {
+            return;
         }
+        enter::cancels_seen();
+        // A handler must not run here unnoticed: it has to end the call.
+        let before = signal::mask::set(!0);
+        // SAFETY: no arguments; the caller holds no lock and no resource that unwinding would have to free.
+        enter::outside(|| unsafe { next::pthread_testcancel() });
+        let _: u64 = signal::mask::set(before);
     }
 }

@@ -133,8 +133,8 @@ pub trait Os: Sync + Send {
     fn raise_sigpipe(&self);
     /// Runs the handlers that were put off ([`crate::enter::note_signal`]), as if outside the library.
     fn run_signals(&self) -> Ran;
-    /// A cancellation point of the thread (`pthread_testcancel(3)`): may not return. Called with nothing held, and
-    /// preceded by [`crate::enter::cancels_seen`].
+    /// A cancellation point of the thread (`pthread_testcancel(3)`): may not return. Called with nothing held. Need not
+    /// look unless [`crate::enter::cancel_is_new`].
     fn test_cancel(&self);
 }
 

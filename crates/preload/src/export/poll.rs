@@ -232,13 +232,16 @@ pub unsafe extern "C" fn pselect(
             // SAFETY: the application's sets.
             let sets = || unsafe { watched(n, [r, w, e]) };
             let asked = mask.map(|_| sets().copy());
-            masked(mask, span, |span| {
-                if let Some(asked) = &asked {
-                    // The first look, in vain, has emptied them.
-                    sets().put(asked);
-                }
+            // A look in vain empties the sets; a call that fails leaves them as they were.
+            let restore = || asked.iter().for_each(|a| sets().put(a));
+            let got = masked(mask, span, |span| {
+                restore();
                 lib.select(n, sets(), span, None)
-            })
+            });
+            if matches!(got, Some(Err(_))) {
+                restore();
+            }
+            got
         },
         kernel,
     ) as c_int

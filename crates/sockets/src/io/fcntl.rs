@@ -2,12 +2,21 @@
 
 use flyover_core::TcpState;
 
+use crate::policy::Reason;
 use crate::process::{Answer, Fd, Sockets};
 
 impl Sockets {
     /// `F_GETFL` and `F_SETFL`.
     pub fn fcntl(&self, fd: i32, cmd: i32, arg: usize) -> Answer {
-        let (Fd::Tcp(ep) | Fd::Udp(ep)) = self.look(fd) else {
+        let looked = self.look(fd);
+        if let Fd::Fresh(_) = looked
+            && cmd == libc::F_SETFL
+            && arg as i32 & libc::O_ASYNC != 0
+        {
+            // Only the kernel can send SIGIO, and only for what it receives itself.
+            self.leave_to_kernel(fd, Reason::Option);
+        }
+        let (Fd::Tcp(ep) | Fd::Udp(ep)) = looked else {
             return Answer::Kernel;
         };
         let nonblock = libc::O_NONBLOCK;

@@ -5,6 +5,7 @@ use flyover_core::TcpState;
 use flyover_core::sock::flag;
 
 use crate::errno::Errno;
+use crate::policy::Reason;
 use crate::process::{Answer, Fd, Sockets};
 
 /// `SIOCOUTQNSD` of linux/sockios.h.
@@ -16,7 +17,7 @@ const SIOCATMARK: u64 = 0x8905;
 pub fn is_ours(request: u64) -> bool {
     matches!(
         request,
-        libc::FIONBIO | libc::FIONREAD | libc::TIOCOUTQ | SIOCOUTQNSD | SIOCATMARK
+        libc::FIONBIO | libc::FIOASYNC | libc::FIONREAD | libc::TIOCOUTQ | SIOCOUTQNSD | SIOCATMARK
     )
 }
 
@@ -26,8 +27,17 @@ impl Sockets {
         let (ep, tcp) = match self.look(fd) {
             Fd::Tcp(ep) => (ep, true),
             Fd::Udp(ep) => (ep, false),
-            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
+            Fd::Fresh(_) => {
+                if request == libc::FIOASYNC && arg.iter().any(|b| *b != 0) {
+                    self.leave_to_kernel(fd, Reason::Option);
+                }
+                return Answer::Kernel;
+            }
+            Fd::Kernel | Fd::Epoll(_) => return Answer::Kernel,
         };
+        if request == libc::FIOASYNC {
+            return Answer::Kernel;
+        }
         let s = ep.shared();
         if request == libc::FIONBIO {
             let on = arg.iter().any(|b| *b != 0);

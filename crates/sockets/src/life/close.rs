@@ -1,9 +1,7 @@
 //! `close(2)` and its relatives. A close that certainly is the last one ends the connection at once; for all others
 //! the keeper waits for the kernel's word that the socket is gone.
 
-use core::sync::atomic::Ordering;
-
-use flyover_core::ev;
+use flyover_core::TcpState;
 use flyover_core::sock::flag;
 
 use crate::enter;
@@ -11,6 +9,10 @@ use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
+
+/// How long a lingering close sleeps before it looks for the first time, and at most, ns.
+const SHORTEST_NAP: u64 = 50_000;
+const LONGEST_NAP: u64 = 1_000_000;
 
 impl Sockets {
     /// `close(2)`. For kernel descriptors the table forgets the number, and libc closes.
@@ -65,18 +67,33 @@ impl Sockets {
             // The socket must outlive the call: close it, then wait until the FIN is acknowledged.
             let span = u64::from(s.linger.get()).saturating_mul(1_000_000_000);
             ep.att.locked(|l| l.close(ep.sock.id));
-            let deadline = Deadline::after(self.os.now(), span);
-            while ep.att.stack.get(ep.sock).is_some() && s.sq_len.load(Ordering::Acquire) != 0 {
-                // A thread that is cancelled here ends at its next cancellation point: the descriptor goes first.
-                let spin = self.settings.spin;
-                let wait = || ep.att.block_on(ep.sock.id, ev::HUP, -1, deadline, spin);
-                if enter::uncancellable(wait).is_err() {
-                    break;
-                }
-            }
+            self.linger(ep, Deadline::after(self.os.now(), span));
             return;
         }
         ep.att.locked(|l| l.close(ep.sock.id));
+    }
+
+    /// Waits until the peer has everything and our FIN, the deadline has come, or a handler is to run (Linux's
+    /// `sk_stream_wait_close`). The closed socket hangs up all the time, so there is no event to sleep for. No
+    /// cancellation point: the descriptor has to go first.
+    fn linger(&self, ep: &Ep, deadline: Deadline) {
+        let is_done = || {
+            let state = ep.shared().tcp_state();
+            ep.att.stack.get(ep.sock).is_none()
+                || !matches!(
+                    state,
+                    TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck
+                )
+        };
+        if ep.att.spin(self.settings.spin, deadline, is_done) {
+            return;
+        }
+        let mut nap = SHORTEST_NAP;
+        while !is_done() && !deadline.is_past(self.os.now()) && !enter::has_signal() {
+            let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(nap), None);
+            let _: bool = ep.att.poll(64);
+            nap = nap.saturating_mul(2).min(LONGEST_NAP);
+        }
     }
 
     /// The numbers in `first..=last` that are the library's own, ascending: `close_range` and `closefrom` leave them
