@@ -44,11 +44,16 @@ pub enum Error {
     Corrupt,
     /// Not supported on this kind of socket (`EOPNOTSUPP`).
     NotSupported,
+    /// The kernel has the connection now (handed over): the call is to be made there. No errno of Linux.
+    Moved,
     /// Another errno that was recorded on the socket.
     Errno(i32),
 }
 
 impl Error {
+    /// Number of [`Error::Moved`]: above Linux's largest (`MAX_ERRNO`, 4095). No program ever sees it.
+    pub const MOVED: i32 = 0x4d4f;
+
     /// Linux's errno for x86-64 and aarch64 (asm-generic numbering), see errno(3).
     pub const fn errno(self) -> i32 {
         match self {
@@ -72,6 +77,7 @@ impl Error {
             Self::Stale => 9,
             Self::Corrupt => 5,
             Self::NotSupported => 95,
+            Self::Moved => Self::MOVED,
             Self::Errno(e) => e,
         }
     }

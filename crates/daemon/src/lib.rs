@@ -24,6 +24,7 @@ mod check;
 pub mod cplane;
 mod daemon;
 mod filters;
+mod handover;
 pub mod keeper;
 mod listener;
 mod net;

@@ -19,7 +19,7 @@ use crate::peer::Peer;
 use crate::rate::TokenBucket;
 use crate::refusal::Refusal;
 use crate::stacks::{Life, Member, Stack};
-use crate::{check, ps};
+use crate::{check, handover, ps};
 
 /// How long a client may leave an answer unread.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -212,6 +212,18 @@ impl Session {
                     member.net.flows().narrow(member.stack.id, id, &to);
                 }
                 Ok(())
+            }
+            Request::Handover { image } => {
+                let sock = fds
+                    .pop()
+                    .ok_or_else(|| Refusal::bad("no socket to hand over to"))?;
+                let member = self.member()?;
+                let most = self.daemon.opts.stack_filters as usize;
+                let stack = member.stack.id;
+                let id =
+                    handover::perform(&member.net, stack, most, &image, sock.as_fd(), fds.pop())
+                        .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no handover: {e}"))?;
+                Ok(self.reply(seq, &Reply::FilterAdded { id }, &[])?)
             }
             Request::Resolve { ifindex, ip } => {
                 if let Some(member) = &self.member {

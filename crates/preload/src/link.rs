@@ -2,14 +2,14 @@
 
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd as _};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use flyover_config::{LogLevel, ProcessOpts, StackOpts, StackSelect, VnicChoice};
-use flyover_core::{LAYOUT_HASH, SockRef, Stack};
+use flyover_core::{Handover, LAYOUT_HASH, SockRef, Stack};
 use flyover_cplane::{Dims, Reader};
 use flyover_proto::{
     Attach, Attached, AttachedFds, Client, ClientError, Connection, FilterSpec, KeeperLink, List,
-    MAX_NARROW, NicDesc, NicFds, StackName, Text, VnicPref,
+    MAX_NARROW, NicDesc, NicFds, StackName, TcpImage, Text, VnicPref,
 };
 use flyover_shm::host::Map;
 use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, NicMaker, Parts};
@@ -84,14 +84,14 @@ impl FlyoverDaemon {
                 ..self.request()
             };
             match client.attach_inherited(inherited, borrowed(memory)) {
-                Ok((attached, fds)) => return assemble(client, attached, fds),
+                Ok((attached, fds)) => return assemble(&self.opts, client, attached, fds),
                 // The daemon was started anew, or the program entered another network namespace.
                 Err(ClientError::Refused(..)) => {}
                 Err(e) => return Err(e.into()),
             }
         }
         let (attached, fds) = client.attach(self.request())?;
-        assemble(client, attached, fds)
+        assemble(&self.opts, client, attached, fds)
     }
 }
 
@@ -116,7 +116,12 @@ impl Connector for FlyoverDaemon {
     }
 }
 
-fn assemble(client: Client, attached: Attached, fds: AttachedFds) -> Result<Parts, Failure> {
+fn assemble(
+    process: &ProcessOpts,
+    client: Client,
+    attached: Attached,
+    fds: AttachedFds,
+) -> Result<Parts, Failure> {
     let opts = StackOpts::from_words(&attached.opts)
         .map_err(|_| Failure::Text("bad stack options from flyoverd"))?;
     let dims =
@@ -171,7 +176,7 @@ fn assemble(client: Client, attached: Attached, fds: AttachedFds) -> Result<Part
         owner: attached.owner,
         stack,
         cplane,
-        daemon: Box::new(DaemonLink(client)),
+        daemon: Box::new(DaemonLink(client, *process)),
         keeper: Box::new(Link(fds.keeper)),
         nic_count,
         nics: take,
@@ -201,7 +206,20 @@ fn make_nic(
     Ok(Box::new(PacketNic::attach(fds.sock, geometry, state)?))
 }
 
-struct DaemonLink(Client);
+struct DaemonLink(Client, ProcessOpts);
+
+/// Says once why a connection could not be handed over.
+fn complain(opts: &ProcessOpts, e: &ClientError) {
+    static SAID: AtomicBool = AtomicBool::new(false);
+    if !SAID.swap(true, Ordering::Relaxed) {
+        let text = e.to_string();
+        say(
+            opts,
+            LogLevel::Error,
+            &["a connection stays on the stack: ", &text],
+        );
+    }
+}
 
 /// The application's descriptor for the length of one call.
 fn borrowed<'a>(fd: i32) -> BorrowedFd<'a> {
@@ -228,6 +246,40 @@ impl Daemon for DaemonLink {
 
     fn del_filter(&mut self, id: u32) {
         let _ = self.0.del_filter(id);
+    }
+
+    fn handover(&mut self, h: &Handover, fd: i32, data: Option<i32>) -> Result<u32, DaemonError> {
+        let image = TcpImage {
+            local: h.local,
+            remote: h.remote,
+            ifindex: h.ifindex,
+            snd_una: h.snd_una,
+            unacked: h.unacked,
+            queued: h.queued,
+            rcv_nxt: h.rcv_nxt,
+            unread: h.unread,
+            snd_wnd: h.snd_wnd,
+            snd_wl1: h.snd_wl1,
+            max_wnd: h.max_wnd,
+            rcv_wnd: h.rcv_wnd,
+            mss: h.mss,
+            peer_scale: h.scales.map(|(peer, _)| peer as u8),
+            own_scale: h.scales.map(|(_, own)| own as u8),
+            sack: h.sack,
+            timestamp: h.timestamp,
+            fin_in: h.fin_in,
+            fin_out: h.fin_out,
+            fin_acked: h.fin_acked,
+        };
+        self.0
+            .handover(image, borrowed(fd), data.map(borrowed))
+            .map_err(|e| {
+                complain(&self.1, &e);
+                match e {
+                    ClientError::Refused(..) => DaemonError::Refused,
+                    _ => DaemonError::Absent,
+                }
+            })
     }
 
     fn narrow(&mut self, id: u32, to: &[(Endpoint, Endpoint)]) {

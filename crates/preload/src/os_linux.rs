@@ -305,6 +305,14 @@ impl Os for Linux {
         Ok(n)
     }
 
+    fn memfd(&self) -> Result<i32, Errno> {
+        fd(sys!(
+            SYS_memfd_create,
+            c"flyover-handover".as_ptr(),
+            libc::MFD_CLOEXEC
+        ))
+    }
+
     fn eventfd(&self) -> Result<i32, Errno> {
         fd(sys!(
             SYS_eventfd2,

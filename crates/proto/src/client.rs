@@ -19,7 +19,7 @@ use crate::keeper::KeeperLink;
 use crate::limits::{MAX_MESSAGE, MAX_NICS, MAX_WHOLE_TEXT, REPLY_TIMEOUT, TOTAL_TIMEOUT, VERSION};
 use crate::{
     Attach, Attached, CodecError, Connection, FilterSpec, List, NicDesc, RefusedCode, Reply,
-    Request,
+    Request, TcpImage,
 };
 
 /// Why a call did not succeed.
@@ -199,6 +199,24 @@ impl Client {
         match self.ask(&Request::AddFilter { spec }, &[proof])? {
             (Reply::FilterAdded { id }, _) => Ok(id),
             _ => Err(self.broken("no filter")),
+        }
+    }
+
+    /// Lets the kernel go on with a connection; `sock` is its kernel socket, `data` holds its bytes. Returns the number
+    /// of the exception that keeps the flow with the kernel.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Refused`] the kernel socket is as it was.
+    pub fn handover(
+        &mut self,
+        image: TcpImage,
+        sock: BorrowedFd<'_>,
+        data: Option<BorrowedFd<'_>>,
+    ) -> Result<u32, ClientError> {
+        let both: Vec<BorrowedFd<'_>> = std::iter::once(sock).chain(data).collect();
+        match self.ask(&Request::Handover { image }, &both)? {
+            (Reply::FilterAdded { id }, _) => Ok(id),
+            _ => Err(self.broken("no exception")),
         }
     }
 

@@ -43,5 +43,7 @@ pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
 pub const FD_FLOOR: i32 = 700;
 /// Most processes of one stack, whatever its options say.
 pub const MAX_OWNERS: usize = 1024;
+/// Most bytes that one connection can take along to the kernel, each direction.
+pub const MAX_HANDOVER: u32 = 64 << 20;
 /// Most connections that a filter can be narrowed to; one with more stays as wide as it is until they end.
 pub const MAX_NARROW: usize = 256;

@@ -145,6 +145,54 @@ record! {
     }
 }
 
+record! {
+    /// A TCP connection that stopped in a stack and is to go on in the kernel. Sequence numbers count data only, not the
+    /// FINs (RFC 9293 section 3.3.1).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub struct TcpImage {
+        /// Local address and port.
+        pub local: Endpoint,
+        /// Remote address and port.
+        pub remote: Endpoint,
+        /// Interface of the route, for link-local addresses.
+        pub ifindex: u32,
+        /// SND.UNA.
+        pub snd_una: u32,
+        /// Bytes sent and not acknowledged.
+        pub unacked: u32,
+        /// Bytes queued in all, from SND.UNA on.
+        pub queued: u32,
+        /// RCV.NXT.
+        pub rcv_nxt: u32,
+        /// Bytes that arrived and were not read.
+        pub unread: u32,
+        /// SND.WND, bytes.
+        pub snd_wnd: u32,
+        /// SND.WL1.
+        pub snd_wl1: u32,
+        /// Largest SND.WND so far, bytes.
+        pub max_wnd: u32,
+        /// RCV.WND, bytes.
+        pub rcv_wnd: u32,
+        /// The peer's MSS, bytes.
+        pub mss: u32,
+        /// Window scaling was agreed: the peer's shift count.
+        pub peer_scale: Option<u8>,
+        /// Window scaling was agreed: our shift count.
+        pub own_scale: Option<u8>,
+        /// SACK was agreed.
+        pub sack: bool,
+        /// Timestamps were agreed: where the clock goes on, ms.
+        pub timestamp: Option<u32>,
+        /// The peer's FIN has come.
+        pub fin_in: bool,
+        /// The program has closed its sending direction.
+        pub fin_out: bool,
+        /// Our FIN is acknowledged.
+        pub fin_acked: bool,
+    }
+}
+
 messages! {
     /// What a client asks.
     pub enum Request {
@@ -196,6 +244,13 @@ messages! {
             /// The connections.
             to: List<Connection, MAX_NARROW>,
         }
+        /// Let the kernel go on with a connection of the stack. Carries the descriptors of its kernel socket and, when
+        /// there are any, of a file with its bytes: those not read, then those from SND.UNA on. Answered by
+        /// `FilterAdded`: the number is that of the exception that keeps the flow with the kernel.
+        11 Handover {
+            /// The connection.
+            image: TcpImage,
+        }
     }
 }
 
@@ -228,7 +283,7 @@ messages! {
             /// The V-NICs.
             nics: List<NicDesc, MAX_NICS>,
         }
-        /// To `AddFilter`.
+        /// To `AddFilter` and `Handover`.
         5 FilterAdded {
             /// For `DelFilter`.
             id: u32,

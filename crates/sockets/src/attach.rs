@@ -10,7 +10,7 @@ use flyover_core::stack::Stack;
 use flyover_core::stack::locked::{Env, Locked, NicSet};
 use flyover_core::stack::wake::WaiterId;
 use flyover_core::time::Instant;
-use flyover_core::{SockId, SockRef};
+use flyover_core::{Handover, SockId, SockRef};
 use flyover_cplane::Reader;
 use flyover_vnic::Vnic;
 use flyover_wire::{Endpoint, Ip};
@@ -53,6 +53,17 @@ pub trait Daemon: Send {
     fn del_filter(&mut self, id: u32);
     /// Lets it take these connections only: their listener has ended.
     fn narrow(&mut self, id: u32, to: &[(Endpoint, Endpoint)]);
+    /// Lets the kernel go on with a frozen connection on its kernel socket `fd`; the file `data` holds its bytes, those
+    /// not read before those not acknowledged. Returns the number of the exception that keeps the flow with the kernel.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`]; the socket is as it was then.
+    fn handover(
+        &mut self,
+        image: &Handover,
+        fd: i32,
+        data: Option<i32>,
+    ) -> Result<u32, DaemonError>;
     /// Has the kernel resolve a neighbour.
     fn resolve(&mut self, ifindex: u32, ip: Ip);
 }

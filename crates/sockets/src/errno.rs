@@ -21,6 +21,11 @@ errnos! {
     EHOSTUNREACH, EACCES, EPROTO, ENOTTY, ESPIPE,
 }
 
+impl Errno {
+    /// The kernel has the socket now, the call is to be made there. Never given to a program.
+    pub const MOVED: Self = Self(flyover_core::Error::MOVED);
+}
+
 impl From<flyover_core::Error> for Errno {
     fn from(e: flyover_core::Error) -> Self {
         Self(e.errno())

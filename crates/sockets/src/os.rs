@@ -126,6 +126,8 @@ pub trait Os: Sync + Send {
     /// Never waits.
     fn epoll_collect(&self, epfd: i32, into: &mut [EpollEvent]) -> Result<usize, Errno>;
     fn eventfd(&self) -> Result<i32, Errno>;
+    /// `memfd_create(2)`, close-on-exec.
+    fn memfd(&self) -> Result<i32, Errno>;
     /// Waits while the word is `value`, at most `timeout` nanoseconds. Returns on any wake or signal.
     fn futex_wait(&self, word: &AtomicU32, value: u32, timeout: u64);
     fn futex_wake(&self, word: &AtomicU32, count: u32);

@@ -36,11 +36,15 @@ pub enum Reason {
     HighFd = 14,
     /// The library's acceleration is switched off for this process.
     Disabled = 15,
+    /// Handed over to the kernel: the program wanted what only the kernel does.
+    HandedOver = 16,
+    /// Handed over to the kernel: an administrator wanted it.
+    Ordered = 17,
 }
 
 impl Reason {
     /// All reasons in order of their codes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NotInet,
         Self::NoDaemon,
         Self::Loopback,
@@ -57,6 +61,8 @@ impl Reason {
         Self::KernelAccept,
         Self::HighFd,
         Self::Disabled,
+        Self::HandedOver,
+        Self::Ordered,
     ];
 
     /// The code kept in the fd table.
@@ -91,6 +97,8 @@ impl Reason {
             Self::KernelAccept => "kernel-accept",
             Self::HighFd => "high-fd",
             Self::Disabled => "disabled",
+            Self::HandedOver => "handed-over",
+            Self::Ordered => "ordered",
         }
     }
 }

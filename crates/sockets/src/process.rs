@@ -32,6 +32,7 @@ impl From<Result<usize, Errno>> for Answer {
     fn from(r: Result<usize, Errno>) -> Self {
         match r {
             Ok(v) => Self::Value(v),
+            Err(Errno::MOVED) => Self::Kernel,
             Err(e) => Self::Error(e),
         }
     }
@@ -290,11 +291,16 @@ impl Sockets {
     /// The process ends. Nothing has to be done: sockets close by their cookies, and the daemon sees us go.
     pub fn at_exit(&self) {}
 
-    /// `fd` stays with the kernel from now on.
-    pub fn leave_to_kernel(&self, fd: i32, reason: Reason) {
+    /// Counts a socket that is with the kernel for this reason.
+    pub(crate) fn count_kernel_path(&self, reason: Reason) {
         if let Some(n) = self.kernel_path.get(usize::from(reason.code())) {
             let _: u32 = n.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// `fd` stays with the kernel from now on.
+    pub fn leave_to_kernel(&self, fd: i32, reason: Reason) {
+        self.count_kernel_path(reason);
         let _: bool = self.table.store(fd, Entry::Kernel(reason.code()));
         self.tell_ss(fd, reason);
     }
@@ -359,12 +365,7 @@ impl Sockets {
             return Fd::Fresh(f);
         };
         let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Unknown);
-        let h = Handle::new(sock, f.v6);
-        match att.stack.sock(sock.id).kind() {
-            SockKind::Tcp => self.settle(fd, Entry::Tcp(h)),
-            SockKind::Udp => self.settle(fd, Entry::Udp(h)),
-            SockKind::Free | SockKind::Kernel => self.settle(fd, Entry::Kernel(0)),
-        }
+        self.settle(fd, entry_of(att, sock, f.v6))
     }
 
     /// Asks the kernel what `fd` is, and the stack whether it has an endpoint for it.
@@ -394,12 +395,7 @@ impl Sockets {
         if let Some((att, cookie)) = att.zip(self.cookie(fd).ok())
             && let Some(sock) = att.find_cookie(cookie)
         {
-            let h = Handle::new(sock, v6);
-            return match att.stack.sock(sock.id).kind() {
-                SockKind::Tcp => self.settle(fd, Entry::Tcp(h)),
-                SockKind::Udp => self.settle(fd, Entry::Udp(h)),
-                SockKind::Free | SockKind::Kernel => self.settle(fd, Entry::Kernel(0)),
-            };
+            return self.settle(fd, entry_of(att, sock, v6));
         }
         let dgram = w == Wanted::Udp;
         let used = self.os.getpeername(fd).is_ok()
@@ -461,5 +457,17 @@ impl Sockets {
             .os
             .getsockopt(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut b)?;
         Ok(u64::from_ne_bytes(b))
+    }
+}
+
+/// What a descriptor of this endpoint is; one that was handed over is the kernel's.
+fn entry_of(att: &Attachment, sock: SockRef, v6: bool) -> Entry {
+    let s = att.stack.sock(sock.id);
+    let h = Handle::new(sock, v6);
+    match s.kind() {
+        _ if s.has(flag::HANDED_OVER) => Entry::Kernel(Reason::HandedOver.code()),
+        SockKind::Tcp => Entry::Tcp(h),
+        SockKind::Udp => Entry::Udp(h),
+        SockKind::Free | SockKind::Kernel => Entry::Kernel(0),
     }
 }

@@ -5,6 +5,7 @@ use crate::sock::{Kind, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
+use crate::tcp::user::handover::is_frozen;
 use flyover_wire::{FlowKey, IPPROTO_TCP, Seq};
 
 /// What an ICMP message reports of a flow.
@@ -27,7 +28,7 @@ impl Locked<'_, '_, '_> {
         };
         let Some(id) = found else { return };
         let s = self.st.sock(id);
-        if s.kind() == Kind::Tcp && !self.in_flight(id, seq) {
+        if s.kind() == Kind::Tcp && (is_frozen(s) || !self.in_flight(id, seq)) {
             return;
         }
         match what {

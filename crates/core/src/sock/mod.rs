@@ -287,6 +287,8 @@ pub mod flag {
     pub const QUICKACK: u32 = 1 << 21;
     /// `O_NONBLOCK` of the open file, kept for the socket layer.
     pub const NONBLOCK: u32 = 1 << 22;
+    /// Frozen, on its way to the kernel.
+    pub const HANDING_OVER: u32 = 1 << 27;
 }
 
 /// Index of a socket slot.

@@ -13,6 +13,10 @@ impl Stack<'_> {
     /// The `poll` mask now.
     pub fn readiness(self, id: SockId) -> u32 {
         let s = self.sock(id);
+        if s.has(flag::HANDED_OVER) {
+            // Everything, so that whoever waits here looks, and goes on in the kernel.
+            return ev::ALL;
+        }
         match s.kind() {
             Kind::Tcp => tcp(self, s),
             Kind::Udp => udp(s),

@@ -74,7 +74,8 @@ impl Locked<'_, '_, '_> {
         let st = self.st;
         for r in st.each_sock() {
             let s = st.sock(r.id);
-            if s.rlock.load(Relaxed) != 0 {
+            // A connection on its way to the kernel stays locked: its process may live.
+            if s.rlock.load(Relaxed) != 0 && !s.has(flag::HANDING_OVER) {
                 s.rlock.store(0, Release);
             }
             let bad =
@@ -166,6 +167,10 @@ impl Locked<'_, '_, '_> {
         }
         for r in st.each_sock() {
             let s = st.sock(r.id);
+            if s.has(flag::HANDING_OVER) && s.rlock.load(Relaxed) == tag {
+                crate::tcp::user::handover::abandon(self, r.id);
+                continue;
+            }
             let _: Result<u32, u32> = s.rlock.compare_exchange(tag, 0, Release, Relaxed);
         }
     }

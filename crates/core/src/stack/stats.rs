@@ -65,6 +65,8 @@ counters! {
     tcp_drop_bad_ack,
     /// TCP segments dropped: state does not take them.
     tcp_drop_state,
+    /// TCP segments dropped: the connection is on its way to the kernel, or there.
+    tcp_drop_moved,
     /// TCP segments dropped: data after the program closed; answered with RST.
     tcp_drop_closed,
     /// Out-of-order segments queued.
@@ -95,6 +97,10 @@ counters! {
     tcp_passive,
     /// Connections that died unestablished or by timeout.
     tcp_failed,
+    /// Connections handed over to the kernel.
+    handovers,
+    /// Hand-overs that did not succeed; the connection went on here, or its process died.
+    handover_failed,
     /// TIME_WAIT sockets recycled early because slots were short.
     tw_recycled,
     /// TIME_WAIT sockets re-opened by a new SYN.

@@ -20,7 +20,11 @@ const NEIGH_PATIENCE: u64 = 3 * SEC;
 
 /// Hangs the socket at its earliest deadline.
 pub(crate) fn rearm(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let s = l.st.sock(id);
+    if user::handover::is_frozen(s) {
+        return;
+    }
+    let t = &s.tcb;
     let mut min = u64::MAX;
     for d in [
         t.t_rtx.get(),
@@ -144,7 +148,7 @@ pub(crate) fn after_output(l: &mut Locked<'_, '_, '_>, id: SockId) {
 /// A deadline passed (or the wheel fired early: then nothing is due and the socket is hung up again).
 pub(crate) fn expire(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.sock(id);
-    if s.kind() != Kind::Tcp {
+    if s.kind() != Kind::Tcp || user::handover::is_frozen(s) {
         return;
     }
     let t = &s.tcb;

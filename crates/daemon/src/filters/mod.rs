@@ -8,8 +8,8 @@ mod table;
 #[cfg(test)]
 mod table_tests;
 
-pub use key::Claim;
 #[cfg(test)]
 use key::claims;
+pub use key::{Claim, TCP};
 pub use proof::check_proof;
 pub use table::{FlowMap, FlowTable};

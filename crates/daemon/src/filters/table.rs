@@ -8,12 +8,18 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::time::{Duration, Instant};
 
 use flyover_proto::{FilterSpec, RefusedCode};
 use flyover_wire::{Endpoint, FlowKey, Ip};
 
 use super::key::{Claim, claims};
 use crate::refusal::Refusal;
+
+/// What the kernel's map says of a flow that stays with the kernel (`FLOW_PASS` of bpf/flow.h).
+pub const FLOW_PASS: u32 = u32::MAX;
+/// How long an exception outlives its socket: the kernel's TIME_WAIT (`TCP_TIMEWAIT_LEN`), and a little.
+const LINGER: Duration = Duration::from_secs(61);
 
 /// The kernel's flow map, as far as the table needs it.
 pub trait FlowMap {
@@ -35,6 +41,8 @@ struct Filter {
     spec: FilterSpec,
     /// What it claims now: what its specification says, or, once narrowed, single connections.
     claims: Vec<Claim>,
+    /// It claims them for the kernel.
+    pass: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +58,8 @@ pub struct FlowTable<M> {
     filters: HashMap<u32, Filter>,
     by_stack: HashMap<u32, HashSet<u32>>,
     claims: HashMap<Claim, Holder>,
+    /// Connections that the kernel keeps although a claim would cover them; those with a time end then.
+    passes: HashMap<Claim, Option<Instant>>,
     /// What the kernel's map holds.
     written: HashMap<Claim, u32>,
     addrs: BTreeSet<Ip>,
@@ -64,6 +74,7 @@ impl<M: FlowMap> FlowTable<M> {
             filters: HashMap::new(),
             by_stack: HashMap::new(),
             claims: HashMap::new(),
+            passes: HashMap::new(),
             written: HashMap::new(),
             addrs: BTreeSet::new(),
             last_id: 0,
@@ -107,6 +118,18 @@ impl<M: FlowMap> FlowTable<M> {
                 spec.local.ip
             )));
         }
+        self.sweep();
+        if wanted
+            .iter()
+            .any(|c| matches!(self.passes.get(c), Some(None)))
+        {
+            return Err(Refusal::new(
+                RefusedCode::Conflict,
+                "the kernel has this connection",
+            ));
+        }
+        // A connection of the kernel with the same addresses that has ended lingers no longer.
+        self.passes.retain(|c, _| !wanted.contains(c));
         let id = self.free_id();
         let claims = wanted.clone();
         self.filters.insert(
@@ -115,6 +138,7 @@ impl<M: FlowMap> FlowTable<M> {
                 stack,
                 spec,
                 claims,
+                pass: false,
             },
         );
         self.by_stack.entry(stack).or_default().insert(id);
@@ -145,8 +169,97 @@ impl<M: FlowMap> FlowTable<M> {
                 ids.remove();
             }
         }
-        self.release(&filter.claims);
+        if filter.pass {
+            let until = Instant::now() + LINGER;
+            for claim in &filter.claims {
+                self.passes.insert(*claim, Some(until));
+            }
+            self.sweep();
+        } else {
+            self.release(&filter.claims);
+        }
         true
+    }
+
+    /// Keeps a connection of `stack` with the kernel from now on, whatever filters say; ends with [`Self::remove`], and
+    /// then a while later, because the kernel's TIME_WAIT outlives the socket.
+    ///
+    /// # Errors
+    /// It is no connection of the stack, the quota is used up, the map is full.
+    pub fn add_pass(&mut self, stack: u32, flow: &FlowKey, most: usize) -> Result<u32, Refusal> {
+        self.sweep();
+        if self.stack_of(flow) != Some(stack) {
+            return Err(Refusal::new(
+                RefusedCode::Denied,
+                "the connection is not the stack's",
+            ));
+        }
+        if self.count(stack) >= most {
+            return Err(Refusal::new(
+                RefusedCode::Quota,
+                format!("the stack has {most} filters already"),
+            ));
+        }
+        let claim = Claim {
+            proto: flow.proto,
+            local: flow.local,
+            remote: Some(flow.remote),
+        };
+        self.passes.insert(claim, None);
+        if let Err(e) = self.write_one(&claim) {
+            self.passes.remove(&claim);
+            return Err(Refusal::failed("writing the flow map", e));
+        }
+        let id = self.free_id();
+        let spec = FilterSpec {
+            proto: flow.proto,
+            local: flow.local,
+            remote: Some(flow.remote),
+            dual: false,
+        };
+        let claims = vec![claim];
+        self.filters.insert(
+            id,
+            Filter {
+                stack,
+                spec,
+                claims,
+                pass: true,
+            },
+        );
+        self.by_stack.entry(stack).or_default().insert(id);
+        Ok(id)
+    }
+
+    /// Takes an exception back at once: the stack keeps the connection.
+    pub fn cancel_pass(&mut self, stack: u32, id: u32) {
+        let flow = self.filters.get(&id).filter(|f| f.pass).map(|f| f.spec);
+        if self.remove(stack, id)
+            && let Some(claim) = flow.and_then(|spec| claims(&spec).ok()?.pop())
+        {
+            self.passes.insert(claim, Some(Instant::now()));
+            self.sweep();
+        }
+    }
+
+    /// Ends the exceptions whose time has come.
+    fn sweep(&mut self) {
+        if self.passes.is_empty() {
+            return;
+        }
+        let now = Instant::now();
+        let over: Vec<Claim> = self
+            .passes
+            .iter()
+            .filter(|(_, until)| until.is_some_and(|t| t <= now))
+            .map(|(claim, _)| *claim)
+            .collect();
+        for claim in over {
+            self.passes.remove(&claim);
+            if let Err(e) = self.write_one(&claim) {
+                tracing::warn!(?claim, "ending an exception: {e}");
+            }
+        }
     }
 
     fn release(&mut self, claims: &[Claim]) {
@@ -214,6 +327,7 @@ impl<M: FlowMap> FlowTable<M> {
         for id in self.by_stack.get(&stack).cloned().unwrap_or_default() {
             self.remove(stack, id);
         }
+        self.sweep();
     }
 
     /// Tells which addresses the host has now; loopback ones are left out.
@@ -251,7 +365,9 @@ impl<M: FlowMap> FlowTable<M> {
         };
         let exact = self.owner(&claim);
         claim.remote = None;
-        exact.or_else(|| self.owner(&claim))
+        exact
+            .or_else(|| self.owner(&claim))
+            .filter(|stack| *stack != FLOW_PASS)
     }
 
     /// The filters of a stack with their numbers, in the order of the numbers.
@@ -306,6 +422,9 @@ impl<M: FlowMap> FlowTable<M> {
 
     /// Who must get the flows of a key with an address.
     fn owner(&self, key: &Claim) -> Option<u32> {
+        if self.passes.contains_key(key) {
+            return Some(FLOW_PASS);
+        }
         let exact = self.claims.get(key);
         let any = || {
             self.claims

@@ -236,3 +236,41 @@ fn the_stack_of_a_connection() {
     assert_eq!(stack(A, 90, Endpoint { port: 1, ..peer }), None);
     assert_eq!(stack(Ip::v4([10, 9, 9, 9]), 80, peer), None);
 }
+
+#[test]
+fn the_kernel_keeps_a_connection_beside_the_filter_that_covers_it() {
+    let mut t = table(100);
+    let filter = t.add(1, listen(A, 80), MOST).unwrap();
+    let flow = |port| FlowKey {
+        proto: 6,
+        local: Endpoint { ip: A, port: 80 },
+        remote: Endpoint { ip: B, port },
+    };
+    let exact = |port| FilterSpec {
+        remote: Some(flow(port).remote),
+        ..listen(A, 80)
+    };
+    let e = t.add_pass(2, &flow(5), MOST).unwrap_err();
+    assert_eq!(e.code, RefusedCode::Denied, "not its connection");
+    let id = t.add_pass(1, &flow(5), MOST).unwrap();
+    assert_eq!(owners(&t, exact(5)), Some(super::table::FLOW_PASS));
+    assert_eq!(t.stack_of(&flow(5)), None);
+    assert_eq!(t.stack_of(&flow(6)), Some(1));
+    assert!(
+        t.add_pass(1, &flow(5), MOST).is_err(),
+        "the kernel has it already"
+    );
+    assert!(t.add(1, exact(5), MOST).is_err());
+    // It outlives its socket for the kernel's TIME_WAIT, unless the addresses are used anew.
+    assert!(t.remove(1, id));
+    assert_eq!(t.stack_of(&flow(5)), None);
+    let again = t.add(1, exact(5), MOST).unwrap();
+    assert_eq!(owners(&t, exact(5)), Some(1));
+    assert!(t.remove(1, again));
+    assert_eq!(t.stack_of(&flow(5)), Some(1), "the listener's again");
+    let id = t.add_pass(1, &flow(7), MOST).unwrap();
+    t.cancel_pass(1, id);
+    assert_eq!(t.stack_of(&flow(7)), Some(1));
+    assert_eq!(owners(&t, exact(7)), None);
+    assert!(t.remove(1, filter));
+}

@@ -22,6 +22,8 @@ use crate::{errno, fast};
 fn answer(f: impl FnOnce(&'static Sockets) -> Answer, kernel: impl FnOnce() -> isize) -> isize {
     match fast::inside(f) {
         Some(Answer::Value(v)) => v as isize,
+        // Handed over while the call was at it.
+        Some(Answer::Error(Errno::MOVED)) => kernel(),
         Some(Answer::Error(Errno(e))) => {
             errno::set(e);
             -1
@@ -37,7 +39,7 @@ fn result(
     kernel: impl FnOnce() -> isize,
 ) -> isize {
     match fast::inside(f).flatten() {
+        Some(Err(Errno::MOVED)) | None => kernel(),
         Some(r) => errno::to_c(r),
-        None => kernel(),
     }
 }

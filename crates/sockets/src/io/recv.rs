@@ -44,11 +44,14 @@ impl Sockets {
                 } else {
                     0
                 };
-                Some(self.tcp_recv(&ep, into, flags).map(|n| Received {
-                    n,
-                    flags: said,
-                    ..Received::default()
-                }))
+                match self.tcp_recv(&ep, into, flags) {
+                    Err(Errno::MOVED) => None,
+                    r => Some(r.map(|n| Received {
+                        n,
+                        flags: said,
+                        ..Received::default()
+                    })),
+                }
             }
             Fd::Udp(ep) => self.udp_recv(&ep, fd, into, control, flags),
             Fd::Tcp(_) | Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => None,

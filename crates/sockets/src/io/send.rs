@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 use flyover_core::Error;
 use flyover_core::SendFlags;
 use flyover_core::ev;
+use flyover_core::sock::flag;
 
 use crate::addr::Addr;
 use crate::errno::Errno;
@@ -19,7 +20,7 @@ impl Sockets {
     #[inline]
     pub fn send(&self, fd: i32, from: &[&[u8]], flags: i32) -> Answer {
         match self.look(fd) {
-            Fd::Tcp(ep) => self.tcp_send(&ep, from, flags).into(),
+            Fd::Tcp(ep) => self.stream_send(fd, &ep, from, flags),
             Fd::Udp(ep) => self.udp_send(&ep, fd, from, None, &[], flags),
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
         }
@@ -36,11 +37,24 @@ impl Sockets {
     ) -> Answer {
         match self.look(fd) {
             // Linux ignores an address on a connected stream, unless MSG_FASTOPEN asks for a connection.
-            Fd::Tcp(ep) => self.tcp_send(&ep, from, flags).into(),
+            Fd::Tcp(ep) => self.stream_send(fd, &ep, from, flags),
             Fd::Udp(ep) => self.udp_send(&ep, fd, from, to, control, flags),
             Fd::Fresh(f) if f.dgram => self.udp_first_send(fd, f, from, to, control, flags),
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
         }
+    }
+
+    #[inline]
+    fn stream_send(&self, fd: i32, ep: &Ep, from: &[&[u8]], flags: i32) -> Answer {
+        let r = self.tcp_send(ep, from, flags);
+        if let Ok(n) = r
+            && ep.shared().has(flag::HANDED_OVER)
+            && flags & libc::MSG_DONTWAIT == 0
+            && !ep.nonblocking()
+        {
+            return self.send_rest(fd, from, n, flags);
+        }
+        r.into()
     }
 
     /// Sends on a stream.

@@ -9,6 +9,7 @@ use crate::addr::Addr;
 use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::io::options::{self, Form, Row};
+use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
 const NS_PER_SEC: u64 = 1_000_000_000;
@@ -32,6 +33,11 @@ impl Sockets {
     }
 
     fn set_both(&self, ep: &Ep, fd: i32, level: i32, name: i32, value: &[u8], tcp: bool) -> Answer {
+        if only_kernel(level, name, value) {
+            // Where it cannot move, the kernel half takes the option all the same and says what is wrong with it.
+            let _: Result<(), Errno> = self.needs_kernel(fd, ep, Reason::HandedOver);
+            return Answer::Kernel;
+        }
         // The token of a connection is not connected: what the kernel checks against the state it cannot know.
         let ignore = tcp
             && matches!(
@@ -206,6 +212,27 @@ impl Sockets {
         }
     }
 }
+
+/// Options whose effect only the kernel has: the socket is handed over before they are set.
+fn only_kernel(level: i32, name: i32, value: &[u8]) -> bool {
+    match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_ZEROCOPY) => int(value) != 0,
+        (
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER | libc::SO_ATTACH_BPF | libc::SO_BINDTODEVICE | SO_BINDTOIFINDEX,
+        )
+        | (
+            libc::IPPROTO_TCP,
+            libc::TCP_ULP | libc::TCP_MD5SIG | TCP_MD5SIG_EXT | libc::TCP_REPAIR,
+        ) => true,
+        _ => false,
+    }
+}
+
+/// `SO_BINDTOIFINDEX` of asm-generic/socket.h.
+const SO_BINDTOIFINDEX: i32 = 62;
+/// `TCP_MD5SIG_EXT` of linux/tcp.h.
+const TCP_MD5SIG_EXT: i32 = 32;
 
 /// `SO_PEERNAME` of asm-generic/socket.h.
 const SO_PEERNAME: i32 = 28;

@@ -86,6 +86,9 @@ impl Sockets {
             {
                 return Some(Err(e));
             }
+            if s.has(flag::HANDED_OVER) {
+                return None;
+            }
             if s.rq_available() == 0 {
                 // Woken by the kernel's half, perhaps before the keeper could say so.
                 s.os_ready.store(1, Ordering::Release);

@@ -6,6 +6,7 @@ pub mod bind;
 pub mod close;
 pub mod connect;
 pub mod dup;
+pub mod handover;
 pub mod listen;
 pub mod names;
 

@@ -1,5 +1,6 @@
 //! `getsockname(2)`, `getpeername(2)`, `shutdown(2)`.
 
+use flyover_core::Error;
 use flyover_core::sock::Kind as SockKind;
 use flyover_core::{SHUT_RD, SHUT_WR, TcpState};
 
@@ -54,10 +55,15 @@ impl Sockets {
             _ => return Answer::Error(Errno::EINVAL),
         };
         let listening = ep.shared().tcp_state() == TcpState::Listen;
-        let ours = ep
-            .att
-            .locked(|l| l.shutdown(ep.sock.id, bits))
-            .map_err(Errno::from);
+        let ours = loop {
+            match ep.att.locked(|l| l.shutdown(ep.sock.id, bits)) {
+                // On its way to the kernel: a matter of a millisecond.
+                Err(Error::WouldBlock) => {
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(100_000), None);
+                }
+                r => break r.map_err(Errno::from),
+            }
+        };
         if listening || ep.shared().kind() == SockKind::Udp {
             let kernels = self.os.shutdown(fd, how);
             return Answer::from(kernels.or(ours));

@@ -278,6 +278,10 @@ impl Os for FakeOs {
                 *n += 1;
                 Ok(from.len())
             }
+            File::Data { bytes, .. } => {
+                bytes.extend_from_slice(from);
+                Ok(from.len())
+            }
             _ => Err(Errno::EPIPE),
         })
     }
@@ -401,6 +405,16 @@ impl Os for FakeOs {
             }
         }
         Ok(n)
+    }
+
+    fn memfd(&self) -> Result<i32, Errno> {
+        self.install(
+            File::Data {
+                bytes: Vec::new(),
+                at: 0,
+            },
+            0,
+        )
     }
 
     fn eventfd(&self) -> Result<i32, Errno> {

@@ -4,6 +4,7 @@
 
 use core::sync::atomic::Ordering;
 
+use flyover_core::ev;
 use flyover_core::stack::wake::{Ready, SetId};
 use flyover_shm::Idx;
 
@@ -67,6 +68,7 @@ impl Sockets {
         if event.is_none() && op != libc::EPOLL_CTL_DEL {
             return Answer::Error(Errno::EFAULT);
         }
+        self.epolls.bring_over(self, set, fd);
         let r = self.os.epoll_ctl(epfd, op, fd, event);
         match (op, &r) {
             (libc::EPOLL_CTL_ADD, Ok(())) => {
@@ -262,12 +264,19 @@ impl Sockets {
             }
             l.set_collect(id, into)
         });
-        for (to, from) in out.iter_mut().zip(into.iter().take(n)) {
-            *to = EpollEvent {
-                events: from.events,
-                data: from.data,
-            };
+        let mut kept = 0;
+        for from in into.iter().take(n) {
+            if from.events & ev::MOVED != 0 {
+                self.epolls.item_moved(self, att, set, from.item);
+            } else if let Some(to) = out.get_mut(kept) {
+                *to = EpollEvent {
+                    events: from.events,
+                    data: from.data,
+                };
+                kept += 1;
+            }
         }
+        n = kept;
         if set.kernel_members.load(Ordering::Acquire) == 0 {
             return n;
         }

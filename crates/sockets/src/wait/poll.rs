@@ -1,5 +1,8 @@
 //! `poll(2)`: kernel descriptors by the kernel's own, accelerated ones by their readiness, in one sleep.
 
+use flyover_core::sock::flag;
+
+use crate::attach::Attachment;
 use crate::errno::Errno;
 use crate::os::{PollFd, Ran};
 use crate::process::{Fd, Sockets};
@@ -71,19 +74,20 @@ impl Sockets {
                 }
             })
             .collect();
-        let has_kernel = kernel.iter().any(|k| k.fd >= 0);
         let nested = members.iter().any(|m| matches!(m, Member::Set(_)));
-        let any_ours = || {
-            wants
-                .iter()
-                .any(|w| att.stack.readiness(w.sock) & (w.events | ALWAYS as u32) != 0)
-                || members
-                    .iter()
-                    .any(|m| matches!(m, Member::Set(i) if self.epolls.is_ready(self, *i)))
-        };
         let mut signalled = false;
         let mut spun = false;
         loop {
+            follow_handovers(att, fds, &mut wants, &mut members, &mut kernel);
+            let has_kernel = kernel.iter().any(|k| k.fd >= 0);
+            let any_ours = || {
+                wants
+                    .iter()
+                    .any(|w| att.stack.readiness(w.sock) & (w.events | ALWAYS as u32) != 0)
+                    || members
+                        .iter()
+                        .any(|m| matches!(m, Member::Set(i) if self.epolls.is_ready(self, *i)))
+            };
             if has_kernel {
                 match self.os.ppoll(&mut kernel, Some(0), None) {
                     Ok(_) => {}
@@ -148,6 +152,38 @@ impl Sockets {
                 // poll(2) is never restarted, see signal(7).
                 Slept::Signal(Ran::Restart | Ran::Interrupt) => signalled = true,
             }
+        }
+    }
+}
+
+/// Members that were handed over meanwhile are the kernel's from now on.
+fn follow_handovers(
+    att: &Attachment,
+    fds: &[PollFd],
+    wants: &mut Vec<Want>,
+    members: &mut [Member],
+    kernel: &mut [PollFd],
+) {
+    for at in 0..members.len() {
+        let Some(Member::Ours(i)) = members.get(at).copied() else {
+            continue;
+        };
+        let moved = wants
+            .get(i)
+            .is_some_and(|w| att.stack.sock(w.sock).has(flag::HANDED_OVER));
+        if !moved {
+            continue;
+        }
+        let _: Want = wants.remove(i);
+        for m in members.iter_mut() {
+            *m = match *m {
+                Member::Ours(j) if j == i => Member::Kernel,
+                Member::Ours(j) if j > i => Member::Ours(j - 1),
+                other => other,
+            };
+        }
+        if let (Some(k), Some(p)) = (kernel.get_mut(at), fds.get(at)) {
+            *k = PollFd { revents: 0, ..*p };
         }
     }
 }

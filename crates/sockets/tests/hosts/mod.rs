@@ -1,9 +1,10 @@
 //! Two hosts on one wire in memory, each with a socket layer of its own.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use flyover_config::StackOpts;
-use flyover_core::{Instant, SockRef, Stack, layout_len};
+use flyover_core::{Handover, Instant, SockRef, Stack, layout_len};
 use flyover_cplane::writer::{Change, Writer};
 use flyover_cplane::{
     Addr, AddrFlags, Dims, Link, LinkFlags, LinkKind, LinkName, Neigh, NeighState, Reader, Route,
@@ -27,6 +28,9 @@ pub struct Host {
     pub os: &'static FakeOs,
     /// Its address.
     pub ip: Ip,
+    /// Its kernel.
+    #[allow(dead_code, reason = "not every test that uses the hosts hands over")]
+    pub kernel: &'static Takeovers,
 }
 
 impl Host {
@@ -48,13 +52,47 @@ impl Host {
     }
 }
 
-struct FakeDaemon;
+/// The kernel of a host as far as it takes connections over.
+#[derive(Default)]
+pub struct Takeovers {
+    /// Whether it does; at first it does not.
+    pub willing: AtomicBool,
+    /// What it took, with the bytes that came along.
+    pub taken: Mutex<Vec<(Handover, Vec<u8>)>>,
+}
+
+struct FakeDaemon {
+    os: &'static FakeOs,
+    kernel: &'static Takeovers,
+}
 
 impl Daemon for FakeDaemon {
     fn add_filter(&mut self, _: Flow, _: i32) -> Result<u32, DaemonError> {
         Ok(7)
     }
     fn del_filter(&mut self, _: u32) {}
+    fn handover(
+        &mut self,
+        image: &Handover,
+        _: i32,
+        data: Option<i32>,
+    ) -> Result<u32, DaemonError> {
+        if !self.kernel.willing.load(Ordering::Relaxed) {
+            return Err(DaemonError::Refused);
+        }
+        let mut bytes = vec![0; (image.unread + image.queued) as usize];
+        let n = match data {
+            Some(fd) => self.os.pread(fd, &mut bytes, 0).expect("the data"),
+            None => 0,
+        };
+        assert_eq!(n, bytes.len(), "the file holds what the image says");
+        self.kernel
+            .taken
+            .lock()
+            .expect("lock")
+            .push((*image, bytes));
+        Ok(99)
+    }
     fn narrow(&mut self, _id: u32, _to: &[(Endpoint, Endpoint)]) {}
 
     fn resolve(&mut self, _: u32, _: Ip) {}
@@ -74,6 +112,7 @@ struct FakeConnector {
     cplane: Reader<'static>,
     nic: Mutex<Option<MemNic>>,
     os: &'static FakeOs,
+    kernel: &'static Takeovers,
 }
 
 impl Connector for FakeConnector {
@@ -85,7 +124,10 @@ impl Connector for FakeConnector {
             owner: 1,
             stack: self.stack,
             cplane: self.cplane,
-            daemon: Box::new(FakeDaemon),
+            daemon: Box::new(FakeDaemon {
+                os: self.os,
+                kernel: self.kernel,
+            }),
             keeper: Box::new(FakeKeeper),
             nic_count: 1,
             nics: Box::new(move |_| {
@@ -153,11 +195,13 @@ fn host(n: u8, peer: u8, nic: MemNic) -> Host {
     };
     let map: &'static HeapMap = Box::leak(Box::new(HeapMap::new(layout_len(&opts) as usize)));
     let os: &'static FakeOs = Box::leak(Box::new(FakeOs::new(ip(n))));
+    let kernel: &'static Takeovers = Box::leak(Box::default());
     let connector: &'static FakeConnector = Box::leak(Box::new(FakeConnector {
         stack: Stack::new(map.region(), &opts).expect("layout"),
         cplane: control_plane(n, peer),
         nic: Mutex::new(Some(nic)),
         os,
+        kernel,
     }));
     let settings = Settings {
         accelerate: true,
@@ -177,7 +221,12 @@ fn host(n: u8, peer: u8, nic: MemNic) -> Host {
             let _ = lib.attached().map(|a| a.poll(64));
         }
     });
-    Host { lib, os, ip: ip(n) }
+    Host {
+        lib,
+        os,
+        ip: ip(n),
+        kernel,
+    }
 }
 
 /// Two hosts, one wire.

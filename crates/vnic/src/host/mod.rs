@@ -10,6 +10,7 @@ mod ethtool;
 mod netlink;
 mod packet;
 mod probe;
+pub mod repair;
 mod sockopt;
 mod xdp;
 

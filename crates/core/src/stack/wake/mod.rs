@@ -52,6 +52,10 @@ pub mod ev {
     pub const SPACE: u32 = OUT | WRNORM | WRBAND;
     /// The peer shut down its sending direction.
     pub const RDHUP: u32 = 0x2000;
+    /// Every one of them.
+    pub const ALL: u32 = IN | PRI | OUT | ERR | HUP | RDNORM | RDBAND | WRNORM | WRBAND | RDHUP;
+    /// Not a bit of `poll(2)`: the kernel has the socket now, the membership has to move there.
+    pub const MOVED: u32 = 1 << 31;
 }
 
 impl Locked<'_, '_, '_> {

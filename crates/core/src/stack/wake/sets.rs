@@ -3,7 +3,7 @@
 use super::ev;
 use super::objects::{ItemId, ItemMode, Ready, SetId, WaiterId, imode, wstate};
 use crate::error::Error;
-use crate::sock::{Sock, SockId, SockRef};
+use crate::sock::{Sock, SockId, SockRef, flag};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -204,6 +204,13 @@ impl Locked<'_, '_, '_> {
         let _: bool = st.state.item_slots.free(st.items, id);
     }
 
+    /// Ends a membership if it is (still) one of `sock`'s: another process may have ended it before.
+    pub fn item_del_of(&mut self, id: ItemId, sock: SockId) {
+        if self.st.items.at(id).sock.get().opt() == Some(sock) {
+            self.item_del(id);
+        }
+    }
+
     /// Moves what is ready into `out` and returns how many: level-triggered members stay on the list, at its end,
     /// while they are ready; edge-triggered ones leave it; one-shot ones are disarmed.
     pub fn set_collect(&mut self, set: SetId, out: &mut [Ready]) -> usize {
@@ -235,6 +242,15 @@ impl Locked<'_, '_, '_> {
                 continue;
             };
             if mode & imode::DISARMED != 0 {
+                continue;
+            }
+            if st.sock(sock).has(flag::HANDED_OVER) {
+                take(Ready {
+                    item: id,
+                    data: item.data.get(),
+                    events: ev::MOVED,
+                });
+                n += 1;
                 continue;
             }
             let wanted = item.events.get() | ev::ERR | ev::HUP;

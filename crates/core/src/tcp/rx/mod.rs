@@ -15,6 +15,7 @@ mod urg;
 use super::state::TcpState;
 use super::tcb::tflag;
 use super::tx;
+use super::user::handover::is_frozen;
 use crate::sock::SockId;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
@@ -102,6 +103,10 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
     let s = l.st.sock(id);
     s.segs_in
         .store(s.segs_in.load(Relaxed).wrapping_add(1), Relaxed);
+    if is_frozen(s) {
+        count!(l, tcp_drop_moved);
+        return;
+    }
     s.tcb.last_rx.set(l.env.now.0);
     if s.nic.get() == 0 {
         s.nic.set(p.nic as u32 + 1);

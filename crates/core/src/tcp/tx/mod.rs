@@ -15,6 +15,7 @@ pub(crate) use rexmit::tail_probe;
 use super::state::TcpState;
 use super::tcb::{rtx, tflag};
 use super::timers;
+use super::user::handover::is_frozen;
 use crate::sock::{Kind, SockId};
 use crate::stack::locked::Locked;
 use crate::time::MS;
@@ -27,7 +28,7 @@ const BURST: u32 = 64;
 /// Sends what is due on a connection.
 pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.sock(id);
-    if s.kind() != Kind::Tcp {
+    if s.kind() != Kind::Tcp || is_frozen(s) {
         return;
     }
     let state = s.tcp_state();

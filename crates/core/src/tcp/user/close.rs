@@ -17,9 +17,16 @@ impl Locked<'_, '_, '_> {
     /// `shutdown(2)`; `how` is [`SHUT_RD`], [`SHUT_WR`] or both.
     ///
     /// # Errors
+    /// [`Error::Moved`] when the kernel has the connection, [`Error::WouldBlock`] while it is on its way there;
     /// [`Error::NotConnected`] unless connected (a listener with [`SHUT_RD`] stops listening).
     pub fn shutdown(&mut self, id: SockId, how: u32) -> Result<(), Error> {
         let s = self.st.sock(id);
+        if s.has(flag::HANDED_OVER) {
+            return Err(Error::Moved);
+        }
+        if s.has(flag::HANDING_OVER) {
+            return Err(Error::WouldBlock);
+        }
         if s.kind() == Kind::Udp {
             if s.rport.get() == 0 {
                 return Err(Error::NotConnected);
@@ -83,6 +90,15 @@ impl Locked<'_, '_, '_> {
         if s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ) {
             return;
         }
+        if s.has(flag::HANDED_OVER) {
+            self.destroy(id);
+            return;
+        }
+        if s.has(flag::HANDING_OVER) {
+            // Whoever hands it over sees the mark.
+            s.set_flag(flag::ORPHAN);
+            return;
+        }
         match s.kind() {
             Kind::Free => return,
             Kind::Udp | Kind::Kernel => {
@@ -137,7 +153,12 @@ impl Locked<'_, '_, '_> {
         if s.kind() == Kind::Tcp && s.tcp_state() == TcpState::Listen {
             self.stop_listening(id);
         }
+        if s.has(flag::HANDING_OVER) {
+            s.set_flag(flag::ORPHAN);
+            return;
+        }
         if s.kind() == Kind::Tcp
+            && !s.has(flag::HANDED_OVER)
             && s.tcp_state().is_synchronised()
             && s.tcp_state() != TcpState::TimeWait
         {

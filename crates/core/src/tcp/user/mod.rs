@@ -3,6 +3,7 @@
 pub mod accept;
 pub mod close;
 pub mod connect;
+pub mod handover;
 pub mod info;
 pub mod listen;
 pub(crate) mod oob;

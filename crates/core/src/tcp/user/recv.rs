@@ -8,6 +8,7 @@ use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use crate::tcp::tx;
+use crate::tcp::user::handover::is_frozen;
 use crate::time::{Instant, US};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::Seq;
@@ -54,6 +55,10 @@ impl Stack<'_> {
         if !recvq::lock(s, me) {
             return Err(Error::WouldBlock);
         }
+        if s.has(flag::HANDED_OVER) {
+            recvq::unlock(s);
+            return Err(Error::Moved);
+        }
         let r = match mark {
             None => self.read_some(s, bufs, flags),
             Some(m) => super::oob::read_to_mark(self, s, bufs, flags, m),
@@ -92,6 +97,10 @@ fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
         n: 0,
         want_update: false,
     });
+    // The queue of a connection that the kernel has is empty, too: what was in it is read there.
+    if s.has(flag::HANDED_OVER) {
+        return Err(Error::Moved);
+    }
     let state = s.tcp_state();
     if state == TcpState::Listen {
         return Err(Error::NotConnected);
@@ -134,7 +143,7 @@ pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let st = l.st;
     let s = st.sock(id);
     recvq::trim(st, s, l.env.me);
-    if s.kind() != crate::sock::Kind::Tcp {
+    if s.kind() != crate::sock::Kind::Tcp || is_frozen(s) {
         return;
     }
     tune(l, s);

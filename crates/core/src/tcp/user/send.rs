@@ -106,9 +106,15 @@ impl Locked<'_, '_, '_> {
     }
 
     fn may_send(&self, s: &Sock) -> Result<(), Error> {
+        if s.has(flag::HANDED_OVER) {
+            return Err(Error::Moved);
+        }
         let e = s.err.swap(0, core::sync::atomic::Ordering::AcqRel);
         if e != 0 {
             return Err(Error::Errno(e.cast_signed()));
+        }
+        if s.has(flag::HANDING_OVER) {
+            return Err(Error::WouldBlock);
         }
         if s.shut.load(Relaxed) & SHUT_WR != 0 {
             return Err(Error::BrokenPipe);

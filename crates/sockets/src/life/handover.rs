@@ -1,0 +1,270 @@
+//! The universal way out: what only the kernel can do with a socket, the kernel does, on the same descriptor and with
+//! the connection as it stands. The endpoint is frozen, the daemon builds the connection in the kernel socket
+//! (`TCP_REPAIR` needs its privilege), and the endpoint stays behind as a mark: every holder of the socket, in any
+//! process, finds it at the next call and goes on in the kernel, and whoever sleeps on it is woken.
+
+use core::sync::atomic::Ordering;
+
+use flyover_core::sock::opts::SockOpt;
+use flyover_core::sock::{Kind as SockKind, flag};
+use flyover_core::{Error, Handover, TcpState};
+
+use crate::attach::DaemonError;
+use crate::entry::Entry;
+use crate::errno::Errno;
+use crate::io::options::{self, Form, Row};
+use crate::policy::Reason;
+use crate::process::{Answer, Ep, Fd, Sockets};
+
+/// Bytes copied out at a time.
+const PIECE: usize = 64 << 10;
+/// How often another process's handover of the same connection is waited for, 100 us each.
+const WAITS: u32 = 30_000;
+const WAIT_NS: u64 = 100_000;
+
+impl Sockets {
+    /// Hands `fd` over if it is accelerated. True: it is the kernel's now, or was before.
+    pub fn hand_over(&self, fd: i32, reason: Reason) -> bool {
+        match self.look(fd) {
+            Fd::Tcp(ep) | Fd::Udp(ep) => self.needs_kernel(fd, &ep, reason).is_ok(),
+            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => true,
+        }
+    }
+
+    /// As [`Sockets::hand_over`], with an endpoint that was never used: a fresh socket stays with the kernel.
+    pub fn give_to_kernel(&self, fd: i32, reason: Reason) -> bool {
+        if let Fd::Fresh(_) = self.look(fd) {
+            self.leave_to_kernel(fd, reason);
+            return true;
+        }
+        self.hand_over(fd, reason)
+    }
+
+    /// The program wants of `fd` what only the kernel can do. After success the kernel has the socket: a connection as
+    /// it stands; a UDP socket; of a listener, the connections that begin from now on (those that the stack has are
+    /// accepted from it as before).
+    ///
+    /// # Errors
+    /// `EINVAL` in a state that cannot move (connecting, TIME_WAIT); `EOPNOTSUPP` when urgent data or queued datagrams
+    /// are in the way; `EPERM` when the daemon or the kernel refuses. The socket then goes on as it was.
+    pub fn needs_kernel(&self, fd: i32, ep: &Ep, reason: Reason) -> Result<(), Errno> {
+        let s = ep.shared();
+        match s.kind() {
+            SockKind::Udp => self.udp_leaves(fd, ep, reason),
+            SockKind::Tcp if s.tcp_state() == TcpState::Listen => {
+                let filter = s.filter.get();
+                if filter != 0 {
+                    let flows: Vec<_> = ep.att.stack.child_flows(ep.sock).collect();
+                    ep.att.daemon(|d| d.narrow(filter, &flows));
+                }
+                Ok(())
+            }
+            SockKind::Tcp => self.connection_leaves(fd, ep, reason),
+            SockKind::Free | SockKind::Kernel => Err(Errno::EINVAL),
+        }
+    }
+
+    fn udp_leaves(&self, fd: i32, ep: &Ep, reason: Reason) -> Result<(), Errno> {
+        let filter = ep.shared().filter.get();
+        if filter != 0 {
+            ep.att.daemon(|d| d.del_filter(filter));
+        }
+        ep.att.locked(|l| {
+            l.set_filter(ep.sock.id, 0);
+            // Whatever came before the filter went is still the program's.
+            let _: u32 = l.poll(64);
+            l.udp_leave(ep.sock.id)
+        })?;
+        self.became_kernel(fd, ep, reason);
+        Ok(())
+    }
+
+    fn connection_leaves(&self, fd: i32, ep: &Ep, reason: Reason) -> Result<(), Errno> {
+        let id = ep.sock.id;
+        let image = match self.freeze(ep) {
+            Ok(image) => image,
+            Err(Error::Moved) => return Ok(()),
+            Err(e) => return Err(e.into()),
+        };
+        let given = self.give(fd, ep, &image);
+        let Ok(filter) = given else {
+            ep.att.locked(|l| l.handover_cancel(id));
+            return Err(Errno::EPERM);
+        };
+        // Options before the mark: who finds the mark may use the socket at once.
+        self.push_options(fd, ep);
+        let old = ep.att.locked(|l| l.handover_done(id, filter));
+        if old != 0 {
+            ep.att.daemon(|d| d.del_filter(old));
+        }
+        self.became_kernel(fd, ep, reason);
+        Ok(())
+    }
+
+    /// Freezes the connection; waits while somebody else hands it over.
+    fn freeze(&self, ep: &Ep) -> Result<Handover, Error> {
+        let mut waits = 0;
+        loop {
+            let r = ep.att.locked(|l| {
+                // What the V-NICs hold is still taken; what comes later the peer repeats.
+                let _: u32 = l.poll(64);
+                l.handover_begin(ep.sock.id)
+            });
+            match r {
+                Err(Error::Already | Error::WouldBlock) if waits < WAITS => {
+                    waits += 1;
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(WAIT_NS), None);
+                }
+                r => return r,
+            }
+        }
+    }
+
+    /// Lets the daemon build the connection in the kernel; the number of the flow's exception.
+    fn give(&self, fd: i32, ep: &Ep, image: &Handover) -> Result<u32, DaemonError> {
+        let bytes = image.unread as usize + image.queued as usize;
+        if bytes == 0 {
+            return ep.att.daemon(|d| d.handover(image, fd, None));
+        }
+        let file = self.os.memfd().map_err(|_| DaemonError::Absent)?;
+        let done = self
+            .write_data(file, ep, image)
+            .map_err(|_| DaemonError::Absent)
+            .and_then(|()| ep.att.daemon(|d| d.handover(image, fd, Some(file))));
+        let _: Result<(), Errno> = self.os.close(file);
+        done
+    }
+
+    fn write_data(&self, file: i32, ep: &Ep, image: &Handover) -> Result<(), Errno> {
+        let mut buf = vec![0u8; PIECE];
+        let mut have = 0;
+        let mut failed = None;
+        let whole = ep.att.stack.handover_data(ep.sock.id, image, |piece| {
+            if have + piece.len() > buf.len() {
+                failed = failed.or(self.write_whole(file, &buf[..have]).err());
+                have = 0;
+            }
+            if let Some(room) = buf.get_mut(have..have + piece.len()) {
+                have += piece.copy_out(room);
+            }
+        });
+        failed = failed.or(self.write_whole(file, &buf[..have]).err());
+        match failed {
+            Some(e) => Err(e),
+            None if whole => Ok(()),
+            None => Err(Errno::EIO),
+        }
+    }
+
+    fn write_whole(&self, file: i32, mut bytes: &[u8]) -> Result<(), Errno> {
+        while !bytes.is_empty() {
+            match self.os.write(file, bytes) {
+                Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn became_kernel(&self, fd: i32, ep: &Ep, reason: Reason) {
+        self.count_kernel_path(reason);
+        let old = self.table.load(fd);
+        if matches!(old, Entry::Tcp(h) | Entry::Udp(h) if h.id == ep.sock.id) {
+            let _: bool = self.table.replace(fd, old, Entry::Kernel(reason.code()));
+        }
+        self.epolls.socket_became_kernels(self, ep);
+    }
+
+    /// Options that the endpoint has and its kernel socket has not: those that a listener passed on, and those that
+    /// only count on a connection.
+    fn push_options(&self, fd: i32, ep: &Ep) {
+        let family = if ep.v6 {
+            libc::IPPROTO_IP
+        } else {
+            libc::IPPROTO_IPV6
+        };
+        for row in options::TABLE.iter().filter(|r| r.level != family) {
+            self.push_option(fd, ep, row);
+        }
+        let s = ep.shared();
+        for (name, word) in [
+            (libc::SO_RCVTIMEO, &s.rcvtimeo),
+            (libc::SO_SNDTIMEO, &s.sndtimeo),
+        ] {
+            let ns = word.load(Ordering::Relaxed);
+            if ns != 0 {
+                let mut b = [0u8; 16];
+                let (sec, usec) = b.split_at_mut(8);
+                sec.copy_from_slice(&(ns / 1_000_000_000).to_ne_bytes());
+                usec.copy_from_slice(&(ns % 1_000_000_000 / 1_000).to_ne_bytes());
+                let _: Result<(), Errno> = self.os.setsockopt(fd, libc::SOL_SOCKET, name, &b);
+            }
+        }
+    }
+
+    fn push_option(&self, fd: i32, ep: &Ep, row: &Row) {
+        let s = ep.shared();
+        let v = ep.att.stack.opt(ep.sock.id, row.opt);
+        let forced = matches!(row.name, libc::SO_RCVBUFFORCE | libc::SO_SNDBUFFORCE);
+        // These say how a connection begins, or are answered by the kernel's own measure.
+        let begins = matches!(
+            row.opt,
+            SockOpt::MaxSeg | SockOpt::SynCnt | SockOpt::DeferAccept | SockOpt::QuickAck
+        );
+        let tunes = match row.opt {
+            SockOpt::RcvBuf => !s.has(flag::RCVBUF_SET),
+            SockOpt::SndBuf => !s.has(flag::SNDBUF_SET),
+            _ => false,
+        };
+        if begins || tunes || (forced && row.level == libc::SOL_SOCKET) {
+            return;
+        }
+        let value = match row.form {
+            Form::Linger => {
+                let mut b = [0u8; 8];
+                let (on, time) = b.split_at_mut(4);
+                on.copy_from_slice(&u32::from(v != 0).to_ne_bytes());
+                time.copy_from_slice(&v.saturating_sub(1).to_ne_bytes());
+                let _: Result<(), Errno> = self.os.setsockopt(fd, row.level, row.name, &b);
+                return;
+            }
+            Form::Int if v == 0 => return,
+            Form::Buffer => v / 2,
+            Form::Int | Form::Switch => v,
+        };
+        if self.int_option(fd, row.level, row.name) != Ok(v as i32) {
+            let bytes = value.to_ne_bytes();
+            let _: Result<(), Errno> = self.os.setsockopt(fd, row.level, row.name, &bytes);
+        }
+    }
+
+    /// A blocking send that a handover interrupted: the rest goes out through the kernel, in the same call.
+    pub(crate) fn send_rest(&self, fd: i32, from: &[&[u8]], done: usize, flags: i32) -> Answer {
+        let want: usize = from.iter().map(|b| b.len()).sum();
+        let mut done = done;
+        while done < want {
+            let sent = crate::io::send::with_rest(from, done, |rest| {
+                let first = rest.iter().find(|b| !b.is_empty()).copied();
+                let piece = [std::io::IoSlice::new(first.unwrap_or_default())];
+                let flags = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                self.os.sendmsg(fd, &piece, None, &[], flags)
+            });
+            match sent {
+                Ok(n) => done += n,
+                Err(Errno::EAGAIN) => {
+                    let mut p = [crate::os::PollFd {
+                        fd,
+                        events: libc::POLLOUT,
+                        revents: 0,
+                    }];
+                    if self.os.ppoll(&mut p, None, None).is_err() || crate::enter::has_signal() {
+                        break;
+                    }
+                }
+                Err(_) => break,
+            }
+        }
+        Answer::Value(done)
+    }
+}

@@ -1,0 +1,225 @@
+//! `TCP_REPAIR`: making a TCP socket of the kernel go on where another TCP stopped. Needs CAP_NET_ADMIN. The options are
+//! those of linux/tcp.h; how they work together is nowhere specified but in net/ipv4/tcp.c and by CRIU's use of them.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use super::sockopt::{set, set_int};
+
+const TCP: i32 = libc::IPPROTO_TCP;
+/// `TCP_REPAIR_OFF_NO_WP`: leave without a window probe.
+const OFF_SILENTLY: i32 = -1;
+/// Kinds of TCP options (RFC 9293 section 3.2, RFC 7323, RFC 2018), as `struct tcp_repair_opt` takes them.
+const OPT_MSS: u32 = 2;
+const OPT_SCALE: u32 = 3;
+const OPT_SACK: u32 = 4;
+const OPT_TIMESTAMPS: u32 = 8;
+/// `SO_BUF_LOCK` of asm-generic/socket.h: which buffers were set by hand and do not tune themselves.
+const SO_BUF_LOCK: i32 = 72;
+
+/// `struct tcp_repair_opt`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct RepairOpt {
+    code: u32,
+    value: u32,
+}
+
+/// `struct tcp_repair_window`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Window {
+    /// Segment sequence number of the last window update.
+    pub snd_wl1: u32,
+    /// The peer's window, bytes.
+    pub snd_wnd: u32,
+    /// Its largest one, bytes.
+    pub max_window: u32,
+    /// Our window, bytes.
+    pub rcv_wnd: u32,
+    /// RCV.NXT when it was offered.
+    pub rcv_wup: u32,
+}
+
+/// Which queue of the socket is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(i32)]
+pub enum Queue {
+    /// Neither.
+    None = 0,
+    /// What arrived and was not read.
+    Recv = 1,
+    /// What was sent and is not acknowledged.
+    Send = 2,
+}
+
+/// What was agreed at the handshake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Agreed {
+    /// The peer's MSS, bytes.
+    pub mss: u32,
+    /// The peer's shift count and ours.
+    pub scales: Option<(u32, u32)>,
+    /// SACK.
+    pub sack: bool,
+    /// Timestamps, and where the clock goes on.
+    pub timestamp: Option<u32>,
+}
+
+/// Enters repair mode: nothing the socket does is seen by the network, and addresses may be shared.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN in the socket's namespace; EINVAL in a wrong state.
+pub fn begin(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, TCP, libc::TCP_REPAIR, 1)
+}
+
+/// Leaves it; `probe`: asks an established peer for an ACK, which tells what was lost meanwhile.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn end(fd: BorrowedFd<'_>, probe: bool) -> io::Result<()> {
+    set_int(
+        fd,
+        TCP,
+        libc::TCP_REPAIR,
+        if probe { 0 } else { OFF_SILENTLY },
+    )
+}
+
+/// Chooses the queue that [`seq`] and the sending of data mean.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn queue(fd: BorrowedFd<'_>, which: Queue) -> io::Result<()> {
+    set_int(fd, TCP, libc::TCP_REPAIR_QUEUE, which as i32)
+}
+
+/// Sets the sequence number at which a queue begins; the socket is not connected yet.
+///
+/// # Errors
+/// EPERM when it is.
+pub fn seq(fd: BorrowedFd<'_>, which: Queue, value: u32) -> io::Result<()> {
+    queue(fd, which)?;
+    set(fd, TCP, libc::TCP_QUEUE_SEQ, &value)
+}
+
+/// Sets what was agreed; the socket is connected and has sent nothing.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn agreed(fd: BorrowedFd<'_>, a: &Agreed) -> io::Result<()> {
+    let one = |code, value| {
+        set(
+            fd,
+            TCP,
+            libc::TCP_REPAIR_OPTIONS,
+            &RepairOpt { code, value },
+        )
+    };
+    one(OPT_MSS, a.mss)?;
+    if let Some((peer, own)) = a.scales {
+        one(OPT_SCALE, (peer & 0xffff) | own << 16)?;
+    }
+    if a.sack {
+        one(OPT_SACK, 0)?;
+    }
+    if let Some(clock) = a.timestamp {
+        one(OPT_TIMESTAMPS, 0)?;
+        // Since Linux 6.7 the lowest bit says that the clock counts microseconds. Ours counts milliseconds, and may
+        // jump forward by one but never back.
+        let clock = clock.wrapping_add(2) & !1;
+        set(fd, TCP, libc::TCP_TIMESTAMP, &clock)?;
+    }
+    Ok(())
+}
+
+/// Sets both windows; the queues are filled.
+///
+/// # Errors
+/// EINVAL for windows that contradict themselves.
+pub fn window(fd: BorrowedFd<'_>, w: &Window) -> io::Result<()> {
+    set(fd, TCP, libc::TCP_REPAIR_WINDOW, w)
+}
+
+/// Gives the socket buffers of at least these sizes in bytes, whatever the sysctls say, and lets them tune themselves
+/// unless they were set by hand before.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn buffers(fd: BorrowedFd<'_>, recv: usize, send: usize) -> io::Result<()> {
+    let sol = libc::SOL_SOCKET;
+    let lock = get_int(fd, sol, SO_BUF_LOCK).unwrap_or(0);
+    for (get, force, size) in [
+        (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE, recv),
+        (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE, send),
+    ] {
+        let now = get_int(fd, sol, get)?;
+        // The kernel doubles what is set, for its own overhead.
+        let half = i32::try_from(size)
+            .unwrap_or(i32::MAX / 4)
+            .min(i32::MAX / 4);
+        if half.saturating_mul(2) > now {
+            set_int(fd, sol, force, half)?;
+        }
+    }
+    // Linux before 5.14 has no such option: the buffers then keep these sizes.
+    let _: io::Result<()> = set_int(fd, sol, SO_BUF_LOCK, lock);
+    Ok(())
+}
+
+/// The state of a TCP socket, as in `TCP_INFO`; 7 is CLOSE.
+///
+/// # Errors
+/// ENOTSOCK, or ENOPROTOOPT for another protocol.
+pub fn state(fd: BorrowedFd<'_>) -> io::Result<u8> {
+    let mut b = [0u8; 8];
+    get(fd, TCP, libc::TCP_INFO, &mut b)?;
+    Ok(b[0])
+}
+
+/// Dissolves a connection in repair mode without a packet.
+///
+/// # Errors
+/// As connect(2).
+pub fn disconnect(fd: BorrowedFd<'_>) -> io::Result<()> {
+    let nobody = libc::sockaddr {
+        sa_family: libc::AF_UNSPEC as libc::sa_family_t,
+        sa_data: [0; 14],
+    };
+    let len = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: the kernel reads `len` bytes of the struct.
+    let rc = unsafe { libc::connect(fd.as_raw_fd(), &raw const nobody, len) };
+    // The aborted connection left an error behind.
+    let _: io::Result<i32> = get_int(fd, libc::SOL_SOCKET, libc::SO_ERROR);
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+fn get_int(fd: BorrowedFd<'_>, level: i32, name: i32) -> io::Result<i32> {
+    let mut b = [0u8; 4];
+    get(fd, level, name, &mut b)?;
+    Ok(i32::from_ne_bytes(b))
+}
+
+fn get(fd: BorrowedFd<'_>, level: i32, name: i32, into: &mut [u8]) -> io::Result<()> {
+    let mut len = into.len() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the slice.
+    let rc = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            level,
+            name,
+            into.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if rc == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
