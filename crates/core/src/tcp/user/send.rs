@@ -28,7 +28,10 @@ pub(crate) fn limit(st: Stack<'_>, s: &Sock) -> u32 {
     // Linux's `tcp_sndbuf_expand`: twice the window in segments, each with its overhead; at least a few super-frames
     // so that a writer of large blocks is not woken for every segment.
     let want = s.tcb.cwnd.get().saturating_mul(2);
-    let most = st.opts.tcp_wmem_max;
+    let most = match s.tcb.min_rtt.get() {
+        1..NEAR => st.opts.tcp_wmem_max.min(NEAR_MOST),
+        _ => st.opts.tcp_wmem_max,
+    };
     let want = want.max(FLOOR).min(most).max(base);
     if st.buf_pressure() {
         base.min(want)
@@ -39,6 +42,11 @@ pub(crate) fn limit(st: Stack<'_>, s: &Sock) -> u32 {
 
 /// Auto-tuned send buffers start here.
 const FLOOR: u32 = 256 << 10;
+/// A path with a shorter round trip than this, ns, is a wire between namespaces or within a rack, ..
+const NEAR: u64 = 250_000;
+/// .. on which this many bytes keep more than 32 Gb/s in flight. More of them only wait in the peer's queue until they
+/// have left every cache on the way (measured over veth: 24-31 Gb/s with 4 MiB, 37 Gb/s with 1 MiB).
+const NEAR_MOST: u32 = 1 << 20;
 
 /// `sk_stream_is_writeable`: at least a third of the buffer is free, and `TCP_NOTSENT_LOWAT` holds.
 pub(crate) fn has_space(st: Stack<'_>, s: &Sock, queued: u32) -> bool {
