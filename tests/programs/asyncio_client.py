@@ -1,6 +1,7 @@
 """Twenty asyncio connections that echo messages of random length and compare them."""
 
 import asyncio
+import os
 import random
 import sys
 
@@ -24,4 +25,8 @@ async def main():
     await asyncio.wait_for(asyncio.gather(*(connection(n) for n in range(20))), 25)
 
 
+if os.environ.get("UVLOOP"):
+    import uvloop
+
+    uvloop.install()
 asyncio.run(main())

@@ -1,6 +1,7 @@
 """An asyncio echo server on all addresses."""
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -25,4 +26,8 @@ async def main():
         await done.wait()
 
 
+if os.environ.get("UVLOOP"):
+    import uvloop
+
+    uvloop.install()
 asyncio.run(main())

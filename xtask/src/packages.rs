@@ -33,6 +33,21 @@ const NEEDED: &[(&str, &str)] = &[
     ("dnsmasq", "dnsmasq-base"),
     ("dig", "bind9-dnsutils"),
     ("/usr/bin/python3", "python3"),
+    ("wget", "wget"),
+    ("rsync", "rsync"),
+    ("socat", "socat"),
+    ("ssh", "openssh-client"),
+    ("/usr/sbin/sshd", "openssh-server"),
+    ("haproxy", "haproxy"),
+    ("/usr/sbin/apache2", "apache2"),
+    ("ab", "apache2-utils"),
+    ("/usr/lib/postgresql", "postgresql"),
+    ("/usr/sbin/chronyd", "chrony"),
+    ("node", "nodejs"),
+    ("javac", "default-jdk-headless"),
+    ("go", "golang-go"),
+    ("/usr/bin/gunicorn", "gunicorn"),
+    ("/usr/lib/python3/dist-packages/uvloop", "python3-uvloop"),
 ];
 
 /// Installs what is missing. Package scripts are kept from starting services: `policy-rc.d` says

@@ -21,6 +21,20 @@ pub fn lib() -> Option<&'static Sockets> {
     LIB.get()
 }
 
+/// Programs that lock the process that holds their connections into a sandbox of system calls (seccomp) which lacks
+/// those that we need, and are killed at the first one. They keep their sockets in the kernel; what they start does not
+/// have to.
+const SANDBOXED: &[&str] = &["sshd", "sshd-session", "sshd-auth", "vsftpd"];
+
+/// True when the file that this process runs has one of these names.
+fn program_is(names: &[&str]) -> bool {
+    let mut path = [0u8; 4096];
+    let n = OS.own_program(&mut path);
+    let path = path.get(..n).unwrap_or_default();
+    let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
+    names.iter().any(|wanted| wanted.as_bytes() == name)
+}
+
 /// True in a child that shares our memory (`vfork`).
 pub fn is_foreign_child() -> bool {
     lib().is_some_and(Sockets::is_foreign_child)
@@ -81,7 +95,7 @@ extern "C" fn start() {
     environ::set(environ::CHILD, "1");
     let _ = next::resolve_vfork();
     let settings = Settings {
-        accelerate: opts.accelerate,
+        accelerate: opts.accelerate && !program_is(SANDBOXED),
         spin,
         inherited,
     };

@@ -71,6 +71,21 @@ struct KernelEpollEvent {
 /// How many events one `epoll_collect` takes from the kernel at most.
 const EPOLL_BATCH: usize = 64;
 
+impl Linux {
+    /// Path of the program that this process runs; its length, or 0 where `/proc` does not say.
+    pub fn own_program(&self, into: &mut [u8]) -> usize {
+        let link = c"/proc/self/exe";
+        sys!(
+            SYS_readlinkat,
+            libc::AT_FDCWD,
+            link.as_ptr(),
+            into.as_mut_ptr(),
+            into.len()
+        )
+        .unwrap_or(0)
+    }
+}
+
 impl Os for Linux {
     fn now(&self) -> u64 {
         clock(libc::CLOCK_MONOTONIC)

@@ -7,17 +7,22 @@ mod bulk;
 mod clients;
 mod cost;
 mod cplane;
+mod databases;
 mod dnsmasq;
+mod files;
 mod iperf;
 mod life;
 mod memcached;
 mod neighbours;
 mod nginx;
 mod openssl;
+mod proxies;
 mod python;
 mod redis;
 mod routed;
+mod runtimes;
 mod sockperf;
+mod time;
 mod visible;
 
 use anyhow::{Result, ensure};
@@ -96,6 +101,11 @@ fn cases() -> Vec<Case> {
     cplane::cases(&mut cases);
     routed::cases(&mut cases);
     life::cases(&mut cases);
+    files::cases(&mut cases);
+    databases::cases(&mut cases);
+    proxies::cases(&mut cases);
+    runtimes::cases(&mut cases);
+    time::cases(&mut cases);
     cost::cases(&mut cases);
     crate::diff::cases(&mut cases);
     cases
