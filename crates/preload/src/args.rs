@@ -1,44 +1,49 @@
 //! Raw arguments of C calls as typed views. The only place that looks at the application's memory through pointers.
 //!
 //! A view lives no longer than the call that it was an argument of; the application promises, as to the kernel, that
-//! the memory stays there meanwhile.
+//! the memory stays there meanwhile. That it is there at all is probed (`fault.rs`): memory that is not is `EFAULT`.
 
 use core::ffi::{c_int, c_void};
 
 use flyover_sockets::Errno;
 use flyover_sockets::addr::Addr;
 
+use crate::fault;
+
 /// `MAX_RW_COUNT` of the kernel: no call transfers more, see `read(2)`.
 const MAX_COUNT: usize = 0x7fff_f000;
 
-/// `n` readable bytes at `p`.
+/// `n` readable bytes at `p`; `EFAULT` when some of them are not.
 ///
 /// # Safety
-/// `p` must be readable for `n` bytes, or null.
+/// What is readable of the `n` bytes at `p` must stay so during the call.
 pub unsafe fn bytes<'a>(p: *const c_void, n: usize) -> Result<&'a [u8], Errno> {
     if n == 0 {
         return Ok(&[]);
     }
-    if p.is_null() {
+    let n = n.min(MAX_COUNT);
+    if p.is_null() || fault::readable(p.cast(), n) < n {
         return Err(Errno::EFAULT);
     }
-    // SAFETY: not null, readable by the caller's promise, and cut to less than isize::MAX.
-    Ok(unsafe { core::slice::from_raw_parts(p.cast(), n.min(MAX_COUNT)) })
+    // SAFETY: not null, just found to be readable, and cut to less than isize::MAX.
+    Ok(unsafe { core::slice::from_raw_parts(p.cast(), n) })
 }
 
-/// `n` writable bytes at `p`.
+/// The first of `n` bytes at `p` that are writable: a length beyond the end of the memory is no error before data is
+/// there for it. `EFAULT` when not even the first one is.
 ///
 /// # Safety
-/// `p` must be writable for `n` bytes, or null.
+/// What is writable of the `n` bytes at `p` must stay so during the call.
 pub unsafe fn bytes_mut<'a>(p: *mut c_void, n: usize) -> Result<&'a mut [u8], Errno> {
     if n == 0 {
         return Ok(&mut []);
     }
-    if p.is_null() {
+    let n = fault::writable(p.cast(), n.min(MAX_COUNT));
+    if n == 0 {
         return Err(Errno::EFAULT);
     }
-    // SAFETY: not null, writable by the caller's promise, and cut to less than isize::MAX.
-    Ok(unsafe { core::slice::from_raw_parts_mut(p.cast(), n.min(MAX_COUNT)) })
+    // SAFETY: just found to be writable, so not null, and cut to less than isize::MAX.
+    Ok(unsafe { core::slice::from_raw_parts_mut(p.cast(), n) })
 }
 
 /// The socket address at `p`; `None` for a null pointer or no length.
@@ -46,7 +51,8 @@ pub unsafe fn bytes_mut<'a>(p: *mut c_void, n: usize) -> Result<&'a mut [u8], Er
 /// # Safety
 /// `p` must be readable for `len` bytes, or null.
 pub unsafe fn addr(p: *const libc::sockaddr, len: libc::socklen_t) -> Result<Option<Addr>, Errno> {
-    if p.is_null() || len == 0 {
+    // Without a family there is no address.
+    if p.is_null() || (len as usize) < size_of::<libc::sa_family_t>() {
         return Ok(None);
     }
     if len as usize > 128 {
@@ -68,27 +74,32 @@ pub unsafe fn put_addr(
     if p.is_null() {
         return Ok(());
     }
-    if len.is_null() {
+    if fault::writable(len.cast(), 4) < 4 {
         return Err(Errno::EFAULT);
     }
-    // SAFETY: checked for null, valid by the caller's promise.
-    let room = unsafe { *len };
+    // SAFETY: just found to be writable; the kernel does not ask for its alignment.
+    let room = unsafe { len.read_unaligned() };
     if (room as i32) < 0 {
         return Err(Errno::EINVAL);
     }
     let b = a.as_bytes();
     let n = b.len().min(room as usize);
-    // SAFETY: `n` is no more than the room that the caller promised.
+    if n > 0 && fault::writable(p.cast(), n) < n {
+        return Err(Errno::EFAULT);
+    }
+    // SAFETY: just found to be writable.
     unsafe { core::ptr::copy_nonoverlapping(b.as_ptr(), p.cast(), n) };
     // SAFETY: as above.
-    unsafe { *len = b.len() as libc::socklen_t };
+    unsafe { len.write_unaligned(b.len() as libc::socklen_t) };
     Ok(())
 }
 
 /// Vectors up to this length need no allocation.
 const SMALL: usize = 16;
+/// A piece of a vector is not there; not what a program gets to see: it may be that nothing reaches so far.
+pub const BAD_PIECE: Errno = Errno(0);
 /// `UIO_MAXIOV`.
-const MAX_IOV: usize = 1024;
+pub const MAX_IOV: usize = 1024;
 
 /// Runs `f` with the readable pieces of an iovec array.
 ///
@@ -102,9 +113,8 @@ pub unsafe fn with_pieces<R>(
     if n > MAX_IOV {
         return Err(Errno::EINVAL);
     }
-    if iov.is_null() && n > 0 {
-        return Err(Errno::EFAULT);
-    }
+    // SAFETY: probed by what it calls.
+    let _ = unsafe { bytes(iov.cast(), n * size_of::<libc::iovec>()) }?;
     let mut small: [&[u8]; SMALL] = [&[]; SMALL];
     let mut large: Vec<&[u8]> = Vec::new();
     let list: &mut [&[u8]] = if n <= SMALL {
@@ -115,33 +125,32 @@ pub unsafe fn with_pieces<R>(
     };
     let mut room = MAX_COUNT;
     for (i, piece) in list.iter_mut().enumerate() {
-        // SAFETY: `i < n`, so this is one of the caller's iovecs.
-        let v = unsafe { &*iov.add(i) };
+        // SAFETY: `i < n`, so this is one of the caller's iovecs, found to be readable.
+        let v = unsafe { iov.add(i).read_unaligned() };
         if v.iov_len > isize::MAX as usize {
             return Err(Errno::EINVAL);
         }
         // SAFETY: as the caller promised.
-        *piece = unsafe { bytes(v.iov_base, v.iov_len.min(room)) }?;
+        *piece = unsafe { bytes(v.iov_base, v.iov_len.min(room)) }.map_err(|_| BAD_PIECE)?;
         room -= piece.len();
     }
     f(list)
 }
 
-/// Runs `f` with the writable pieces of an iovec array.
+/// Runs `f` with the writable pieces of an iovec array, and whether memory ended before the vector did.
 ///
 /// # Safety
 /// `iov` must point to `n` iovecs whose memory is writable and does not overlap.
 pub unsafe fn with_pieces_mut<R>(
     iov: *const libc::iovec,
     n: usize,
-    f: impl FnOnce(&mut [&mut [u8]]) -> Result<R, Errno>,
+    f: impl FnOnce(&mut [&mut [u8]], bool) -> Result<R, Errno>,
 ) -> Result<R, Errno> {
     if n > MAX_IOV {
         return Err(Errno::EINVAL);
     }
-    if iov.is_null() && n > 0 {
-        return Err(Errno::EFAULT);
-    }
+    // SAFETY: probed by what it calls.
+    let _ = unsafe { bytes(iov.cast(), n * size_of::<libc::iovec>()) }?;
     let mut small: [&mut [u8]; SMALL] = Default::default();
     let mut large: Vec<&mut [u8]> = Vec::new();
     let list: &mut [&mut [u8]] = if n <= SMALL {
@@ -151,17 +160,28 @@ pub unsafe fn with_pieces_mut<R>(
         &mut large
     };
     let mut room = MAX_COUNT;
+    let mut cut = false;
     for (i, piece) in list.iter_mut().enumerate() {
-        // SAFETY: `i < n`, so this is one of the caller's iovecs.
-        let v = unsafe { &*iov.add(i) };
+        // SAFETY: `i < n`, so this is one of the caller's iovecs, found to be readable.
+        let v = unsafe { iov.add(i).read_unaligned() };
         if v.iov_len > isize::MAX as usize {
             return Err(Errno::EINVAL);
         }
+        let want = v.iov_len.min(room);
         // SAFETY: as the caller promised.
-        *piece = unsafe { bytes_mut(v.iov_base, v.iov_len.min(room)) }?;
+        *piece = match unsafe { bytes_mut(v.iov_base, want) } {
+            Ok(b) => b,
+            // Data may not reach so far.
+            Err(_) if room < MAX_COUNT => &mut [],
+            Err(_) => return Err(BAD_PIECE),
+        };
         room -= piece.len();
+        if piece.len() < want {
+            cut = true;
+            break;
+        }
     }
-    f(list)
+    f(list, cut)
 }
 
 /// Nanoseconds of a `timespec`; `None` for a null pointer.
@@ -172,8 +192,10 @@ pub unsafe fn timespec(p: *const libc::timespec) -> Result<Option<u64>, Errno> {
     if p.is_null() {
         return Ok(None);
     }
-    // SAFETY: not null, valid by the caller's promise.
-    let t = unsafe { *p };
+    // SAFETY: as the caller promised.
+    let _ = unsafe { bytes(p.cast(), size_of::<libc::timespec>()) }?;
+    // SAFETY: just found to be readable.
+    let t = unsafe { p.read_unaligned() };
     let (Ok(sec), Ok(nsec)) = (u64::try_from(t.tv_sec), u64::try_from(t.tv_nsec)) else {
         return Err(Errno::EINVAL);
     };

@@ -5,6 +5,7 @@
 //! | `export/` | the C functions; three lines each: fast check, decode, call the socket layer |
 //! | `fast.rs` | the fast check: a descriptor that is none of our business goes straight to libc |
 //! | `args.rs` | pointers of the application -> slices |
+//! | `fault.rs` | memory that is not there: `EFAULT`, not a crash |
 //! | `next.rs` | libc's own functions |
 //! | `init.rs`, `environ.rs` | start-up, fork hooks, the environment across `exec` |
 //! | `signal/` | handlers of the application, never inside the stack |
@@ -25,6 +26,7 @@ mod environ;
 mod errno;
 mod export;
 mod fast;
+mod fault;
 mod init;
 mod link;
 mod next;

@@ -90,6 +90,12 @@ next! {
     fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t = no_such_call() as ssize_t;
     fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t = no_such_call() as ssize_t;
     fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t = no_such_call() as ssize_t;
+    fn preadv2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t
+        = no_such_call() as ssize_t;
+    fn pwritev2(fd: c_int, iov: *const iovec, n: c_int, offset: i64, flags: c_int) -> ssize_t
+        = no_such_call() as ssize_t;
+    fn syscall(nr: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> libc::c_long
+        = libc::c_long::from(no_such_call());
     fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t = no_such_call() as ssize_t;
     fn recvfrom(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int, addr: *mut sockaddr, len: *mut socklen_t)
         -> ssize_t = no_such_call() as ssize_t;

@@ -35,6 +35,11 @@ pub struct Fresh {
     pub opts: bool,
     /// The fd is a member of an epoll set that we watch.
     pub in_epoll: bool,
+    /// Was connected from a port that the kernel chose, which is given back: the local address is no one's any more.
+    pub unbound: bool,
+    /// What was left of a connection that was broken off (`connect` to `AF_UNSPEC`, `shutdown` during the handshake):
+    /// the next call that fetches an error gets this errno; 0 is none.
+    pub error: u8,
 }
 
 /// An accelerated socket: which slot, and which life of the slot.
@@ -105,7 +110,9 @@ impl Entry {
                 let bits = u64::from(f.v6)
                     | (u64::from(f.dgram) << 1)
                     | (u64::from(f.opts) << 2)
-                    | (u64::from(f.in_epoll) << 3);
+                    | (u64::from(f.in_epoll) << 3)
+                    | (u64::from(f.unbound) << 4)
+                    | (u64::from(f.error) << 8);
                 TAG_FRESH | (bits << 4)
             }
             Self::Tcp(h) => TAG_TCP | pack_handle(h),
@@ -127,6 +134,8 @@ impl Entry {
                 dgram: detail & 2 != 0,
                 opts: detail & 4 != 0,
                 in_epoll: detail & 8 != 0,
+                unbound: detail & 16 != 0,
+                error: (word >> 12) as u8,
             }),
             TAG_TCP => Self::Tcp(unpack_handle(word)),
             TAG_UDP => Self::Udp(unpack_handle(word)),
@@ -169,6 +178,8 @@ mod tests {
             dgram: false,
             opts: true,
             in_epoll: true,
+            unbound: true,
+            error: 104,
         };
         for e in [
             Entry::Unknown,

@@ -276,6 +276,8 @@ impl Sockets {
                 dgram: w == Wanted::Udp,
                 opts: false,
                 in_epoll: false,
+                unbound: false,
+                error: 0,
             }),
         };
         let _: bool = self.table.store(fd, entry);
@@ -411,6 +413,8 @@ impl Sockets {
                 dgram,
                 opts: true,
                 in_epoll: false,
+                unbound: false,
+                error: 0,
             }),
         )
     }

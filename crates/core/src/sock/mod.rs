@@ -287,6 +287,10 @@ pub mod flag {
     pub const QUICKACK: u32 = 1 << 21;
     /// `O_NONBLOCK` of the open file, kept for the socket layer.
     pub const NONBLOCK: u32 = 1 << 22;
+    /// The peer's FIN was taken: the stream has an end, whatever comes after it (Linux's `SOCK_DONE`).
+    pub const PEER_FIN: u32 = 1 << 23;
+    /// The kernel chose the local port at `connect`; kept for the socket layer.
+    pub const AUTO_PORT: u32 = 1 << 24;
     /// Frozen, on its way to the kernel.
     pub const HANDING_OVER: u32 = 1 << 27;
 }

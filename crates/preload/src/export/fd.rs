@@ -1,9 +1,9 @@
 //! Descriptor numbers: close, dup, fcntl, ioctl.
 
-use core::ffi::{c_int, c_ulong};
+use core::ffi::{c_int, c_ulong, c_void};
 
-use flyover_sockets::Sockets;
 use flyover_sockets::process::Answer;
+use flyover_sockets::{Errno, Sockets};
 
 use super::answer;
 use crate::{args, errno, fast, init, next};
@@ -128,11 +128,26 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
     }
     answer(
         |lib| {
-            // SAFETY: all the requests that are ours take a pointer to an int.
-            match unsafe { args::bytes_mut(arg as *mut core::ffi::c_void, 4) } {
-                Ok(b) => lib.ioctl(fd, request, b),
-                Err(e) => lib.fault(fd, e),
+            // All the requests that are ours take a pointer to an int, and one reads it.
+            let mut value = [0u8; 4];
+            let reads = request == libc::FIONBIO;
+            if reads {
+                // SAFETY: probed.
+                match unsafe { args::bytes(arg as *const c_void, 4) } {
+                    Ok(b) => value.copy_from_slice(b),
+                    Err(e) => return lib.fault(fd, e),
+                }
             }
+            let answer = lib.ioctl(fd, request, &mut value);
+            if reads || !matches!(answer, Answer::Value(_)) {
+                return answer;
+            }
+            // SAFETY: probed.
+            match unsafe { args::bytes_mut(arg as *mut c_void, 4) } {
+                Ok(b) if b.len() == 4 => b.copy_from_slice(&value),
+                _ => return Answer::Error(Errno::EFAULT),
+            }
+            answer
         },
         kernel,
     ) as c_int

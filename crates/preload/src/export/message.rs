@@ -28,8 +28,11 @@ pub unsafe extern "C" fn recvfrom(
         |lib| {
             // SAFETY: the application's buffer of the length it says.
             let b = match unsafe { args::bytes_mut(buf, n) } {
+                Ok(b) if b.len() < n && lib.is_beyond(fd, b.len()) => {
+                    return lib.fault_recv(fd, n, flags);
+                }
                 Ok(b) => b,
-                Err(e) => return lib.fault_if_ours(fd, e),
+                Err(_) => return lib.fault_recv(fd, n, flags),
             };
             let got = lib.recv_msg(fd, &mut [b], &mut [], flags)?;
             Some(got.and_then(|r| {
@@ -80,11 +83,30 @@ pub unsafe extern "C" fn sendto(
             let to = unsafe { args::addr(addr, len) };
             match (bytes, to) {
                 (Ok(b), Ok(to)) => lib.send_msg(fd, &[b], to.as_ref(), &[], flags),
-                (Err(e), _) | (_, Err(e)) => lib.fault(fd, e),
+                (_, Err(e)) => lib.fault(fd, e),
+                (Err(_), _) => lib.fault_send(fd, flags),
             }
         },
         kernel,
     )
+}
+
+/// What `copy_msghdr_from_user` refuses.
+///
+/// # Safety
+/// `msg` is the application's.
+unsafe fn header(msg: *const msghdr) -> Result<(), Errno> {
+    // SAFETY: probed by what it calls.
+    let _ = unsafe { args::bytes(msg.cast(), size_of::<msghdr>()) }?;
+    // SAFETY: just found to be readable.
+    let m = unsafe { &*msg };
+    if !m.msg_name.is_null() && (m.msg_namelen as i32) < 0 {
+        return Err(Errno::EINVAL);
+    }
+    if m.msg_iovlen > args::MAX_IOV {
+        return Err(Errno::EMSGSIZE);
+    }
+    Ok(())
 }
 
 /// Receives one message into the application's `msghdr`; `None`: the kernel's.
@@ -97,19 +119,26 @@ unsafe fn receive(
     msg: *mut msghdr,
     flags: c_int,
 ) -> Option<Result<usize, Errno>> {
-    // SAFETY: valid by the caller's promise.
+    // SAFETY: the application's header; probed.
+    if let Err(e) = unsafe { header(msg) } {
+        return lib.fault_if_ours(fd, e);
+    }
+    // SAFETY: just found to be there.
     let m = unsafe { &mut *msg };
-    // SAFETY: the application's control buffer of the length it says.
-    let control = unsafe { args::bytes_mut(m.msg_control, m.msg_controllen) };
-    let got = control.and_then(|control| {
-        // SAFETY: the application's vector.
-        unsafe {
-            args::with_pieces_mut(m.msg_iov, m.msg_iovlen, |b| {
-                Ok(lib.recv_msg(fd, b, control, flags))
-            })
-        }
-    });
+    // SAFETY: the application's control buffer of the length it says. What is not there gets no control data.
+    let control = unsafe { args::bytes_mut(m.msg_control, m.msg_controllen) }.unwrap_or_default();
+    // SAFETY: the application's vector.
+    let got = unsafe {
+        args::with_pieces_mut(m.msg_iov, m.msg_iovlen, |b, cut| {
+            let room = b.iter().map(|piece| piece.len()).sum();
+            match cut && lib.is_beyond(fd, room) {
+                true => Err(args::BAD_PIECE),
+                false => Ok(lib.recv_msg(fd, b, control, flags)),
+            }
+        })
+    };
     match got {
+        Err(args::BAD_PIECE) => lib.fault_recv(fd, 1, flags),
         Err(e) => lib.fault_if_ours(fd, e),
         Ok(None) => None,
         Ok(Some(Err(e))) => Some(Err(e)),
@@ -158,12 +187,14 @@ unsafe fn note_received(msg: *const msghdr) {
 /// `msg` must be null or a valid msghdr.
 unsafe fn each_passed(msg: *const msghdr, f: impl Fn(&'static Sockets, c_int)) {
     let Some(lib) = init::lib() else { return };
-    if msg.is_null() {
+    // SAFETY: the application's header; probed.
+    if unsafe { header(msg) }.is_err() {
         return;
     }
-    // SAFETY: valid by the caller's promise.
+    // SAFETY: just found to be there.
     let m = unsafe { &*msg };
-    if m.msg_control.is_null() || m.msg_controllen == 0 {
+    // SAFETY: the application's control data of the length it says; probed.
+    if m.msg_controllen == 0 || unsafe { args::bytes(m.msg_control, m.msg_controllen) }.is_err() {
         return;
     }
     // SAFETY: the header is valid; the macros stay within its control data.
@@ -197,8 +228,15 @@ unsafe fn transmit(
     msg: *const msghdr,
     flags: c_int,
 ) -> flyover_sockets::process::Answer {
-    // SAFETY: valid by the caller's promise.
+    // SAFETY: the application's header; probed.
+    if let Err(e) = unsafe { header(msg) } {
+        return lib.fault(fd, e);
+    }
+    // SAFETY: just found to be there.
     let m = unsafe { &*msg };
+    if m.msg_controllen > i32::MAX as usize {
+        return lib.fault(fd, Errno::ENOBUFS);
+    }
     // SAFETY: the application's name of the length it says.
     let to = match unsafe { args::addr(m.msg_name.cast(), m.msg_namelen) } {
         Ok(a) => a,
@@ -215,7 +253,10 @@ unsafe fn transmit(
             Ok(lib.send_msg(fd, b, to.as_ref(), control, flags))
         })
     };
-    sent.unwrap_or_else(|e| lib.fault(fd, e))
+    sent.unwrap_or_else(|e| match e {
+        args::BAD_PIECE => lib.fault_send(fd, flags),
+        e => lib.fault(fd, e),
+    })
 }
 
 #[unsafe(no_mangle)]
@@ -264,11 +305,11 @@ pub unsafe extern "C" fn recvmmsg(
     result(
         |lib| {
             lib.recv_many(fd, n.min(1024), flags, span, |i, flags| {
+                let m = msgs.wrapping_add(i);
                 // SAFETY: `i < n`, one of the application's headers.
-                let m = unsafe { &mut *msgs.add(i) };
-                // SAFETY: the application's header.
-                let r = unsafe { receive(lib, fd, &raw mut m.msg_hdr, flags) }?;
-                Some(r.map(|n| m.msg_len = n as u32))
+                let r = unsafe { receive(lib, fd, &raw mut (*m).msg_hdr, flags) }?;
+                // SAFETY: the header was found to be there, the length lies behind it.
+                Some(r.map(|n| unsafe { (*m).msg_len = n as u32 }))
             })
         },
         kernel,
@@ -298,12 +339,12 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: 
     answer(
         |lib| {
             lib.send_many(fd, n.min(1024), |i| {
+                let m = msgs.wrapping_add(i);
                 // SAFETY: `i < n`, one of the application's headers.
-                let m = unsafe { &mut *msgs.add(i) };
-                // SAFETY: the application's header.
-                let a = unsafe { transmit(lib, fd, &raw const m.msg_hdr, flags) };
+                let a = unsafe { transmit(lib, fd, &raw const (*m).msg_hdr, flags) };
                 if let flyover_sockets::process::Answer::Value(n) = a {
-                    m.msg_len = n as u32;
+                    // SAFETY: the header was found to be there, the length lies behind it.
+                    unsafe { (*m).msg_len = n as u32 };
                 }
                 a
             })

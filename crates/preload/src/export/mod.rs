@@ -6,6 +6,7 @@ mod epoll;
 mod exec;
 mod fd;
 mod message;
+mod number;
 mod poll;
 mod resolver;
 mod signals;

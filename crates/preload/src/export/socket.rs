@@ -75,7 +75,11 @@ pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_
     }
     // SAFETY: the application's address of the length it says.
     let Ok(Some(a)) = (unsafe { args::addr(addr, len) }) else {
-        return kernel() as c_int;
+        // Shorter than a family, or no memory: the kernel finds that first.
+        return match len as usize >= size_of::<libc::sa_family_t>() && !addr.is_null() {
+            true => answer(|lib| lib.connect_nowhere(fd), kernel) as c_int,
+            false => kernel() as c_int,
+        };
     };
     fast::cancellation_point();
     answer(|lib| lib.connect(fd, &a), kernel) as c_int
@@ -108,11 +112,15 @@ unsafe fn accept_any(
     result(
         |lib| {
             let got = lib.accept(fd, flags)?;
-            Some(got.map(|a| {
-                // SAFETY: the application's buffer of the length it says. A bad one is the program's fault after the
-                // fact, as in the kernel, which then has accepted and lost the connection.
-                let _ = unsafe { args::put_addr(&a.peer, addr, len) };
-                a.fd as usize
+            Some(got.and_then(|a| {
+                // SAFETY: the application's buffer of the length it says.
+                let put = unsafe { args::put_addr(&a.peer, addr, len) };
+                if put.is_err() && lib.close(a.fd) == Answer::Kernel {
+                    // As in the kernel, the connection is accepted and lost.
+                    // SAFETY: a plain number.
+                    let _ = unsafe { next::close(a.fd) };
+                }
+                put.map(|()| a.fd as usize)
             }))
         },
         through_libc,
@@ -187,7 +195,16 @@ unsafe fn put(
     len: *mut socklen_t,
 ) -> Result<usize, Errno> {
     if addr.is_null() {
-        return Err(Errno::EFAULT);
+        // The kernel looks at the length first, and needs no address for none.
+        let mut none = 0u8;
+        // SAFETY: a length of more than 0 is found out before anything is written.
+        let room = unsafe { args::bytes(len.cast(), 4) }?;
+        return match i32::from_ne_bytes(room.try_into().unwrap_or_default()) {
+            // SAFETY: no room: only the length is written.
+            0 => unsafe { args::put_addr(a, (&raw mut none).cast(), len) }.map(|()| 0),
+            ..0 => Err(Errno::EINVAL),
+            _ => Err(Errno::EFAULT),
+        };
     }
     // SAFETY: passed on.
     unsafe { args::put_addr(a, addr, len) }.map(|()| 0)
@@ -206,8 +223,11 @@ pub unsafe extern "C" fn getsockopt(
     if fast::is_kernel(fd) || value.is_null() || len.is_null() {
         return kernel() as c_int;
     }
-    // SAFETY: not null; the application's length.
-    let room = unsafe { *len };
+    // SAFETY: the application's length; probed.
+    let Ok(room) = (unsafe { args::bytes(len.cast(), 4) }) else {
+        return kernel() as c_int;
+    };
+    let room = u32::from_ne_bytes(room.try_into().unwrap_or_default());
     if (room as i32) < 0 {
         errno::set(libc::EINVAL);
         return -1;
@@ -220,9 +240,14 @@ pub unsafe extern "C" fn getsockopt(
             };
             match lib.getsockopt(fd, level, name, into) {
                 Answer::Value(n) => {
-                    // SAFETY: checked for null above.
-                    unsafe { *len = n as socklen_t };
-                    Answer::Value(0)
+                    // SAFETY: writes four bytes if they are there.
+                    match unsafe { args::bytes_mut(len.cast(), 4) } {
+                        Ok(l) if l.len() == 4 => {
+                            l.copy_from_slice(&(n as socklen_t).to_ne_bytes());
+                            Answer::Value(0)
+                        }
+                        _ => Answer::Error(Errno::EFAULT),
+                    }
                 }
                 a => a,
             }

@@ -2,6 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 
+use flyover_sockets::Errno;
 use flyover_sockets::enter;
 use flyover_sockets::process::Answer;
 use libc::{iovec, size_t, ssize_t};
@@ -25,8 +26,11 @@ unsafe fn into_one(
     answer(
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes_mut(buf, n) } {
+            Ok(b) if b.len() < n && lib.is_beyond(fd, b.len()) => {
+                or_kernel(lib.fault_recv(fd, n, flags))
+            }
             Ok(b) => lib.recv(fd, &mut [b], flags),
-            Err(e) => lib.fault(fd, e),
+            Err(_) => or_kernel(lib.fault_recv(fd, n, flags)),
         },
         kernel,
     )
@@ -49,7 +53,7 @@ unsafe fn from_one(
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes(buf, n) } {
             Ok(b) => lib.send(fd, &[b], flags),
-            Err(e) => lib.fault(fd, e),
+            Err(_) => lib.fault_send(fd, flags),
         },
         kernel,
     )
@@ -61,8 +65,15 @@ pub unsafe extern "C" fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t
         // SAFETY: passed on unchanged.
         return unsafe { next::read(fd, buf, n) };
     }
+    let kernel = || {
+        // SAFETY: passed on unchanged.
+        unsafe { next::read(fd, buf, n) }
+    };
+    if n == 0 {
+        return answer(|lib| lib.read(fd, &mut []), kernel);
+    }
     // SAFETY: passed on unchanged.
-    unsafe { into_one(fd, buf, n, 0, || next::read(fd, buf, n)) }
+    unsafe { into_one(fd, buf, n, 0, kernel) }
 }
 
 #[unsafe(no_mangle)]
@@ -100,11 +111,22 @@ pub unsafe extern "C" fn __recv_chk(
     unsafe { recv(fd, buf, n, flags) }
 }
 
+unsafe extern "C" {
+    /// glibc's end of a program whose buffer is too short, with its message.
+    fn __chk_fail() -> !;
+}
+
 /// What glibc's fortified functions check: the buffer is as long as the call says.
 pub(super) fn check(n: size_t, room: size_t) {
     if n > room {
-        std::process::abort();
+        // SAFETY: takes nothing and does not return.
+        unsafe { __chk_fail() };
     }
+}
+
+/// The answer, or the kernel's.
+fn or_kernel(r: Option<Result<usize, Errno>>) -> Answer {
+    r.map_or(Answer::Kernel, Answer::from)
 }
 
 #[unsafe(no_mangle)]
@@ -137,9 +159,23 @@ pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_
     fast::cancellation_point();
     // SAFETY: the application's vector.
     let with = |lib: &'static flyover_sockets::Sockets| unsafe {
-        args::with_pieces_mut(iov, n as usize, |b| Ok(lib.recv(fd, b, 0)))
+        args::with_pieces_mut(iov, n as usize, |b, cut| {
+            let room = b.iter().map(|piece| piece.len()).sum();
+            match cut && lib.is_beyond(fd, room) {
+                true => Err(args::BAD_PIECE),
+                false => Ok(lib.read(fd, b)),
+            }
+        })
     };
-    answer(|lib| with(lib).unwrap_or_else(|e| lib.fault(fd, e)), kernel)
+    answer(
+        |lib| {
+            with(lib).unwrap_or_else(|e| match e {
+                args::BAD_PIECE => or_kernel(lib.fault_recv(fd, 1, 0)),
+                e => lib.fault(fd, e),
+            })
+        },
+        kernel,
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -152,9 +188,128 @@ pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize
     fast::cancellation_point();
     // SAFETY: the application's vector.
     let with = |lib: &'static flyover_sockets::Sockets| unsafe {
-        args::with_pieces(iov, n as usize, |b| Ok(lib.send(fd, b, 0)))
+        args::with_pieces(iov, n as usize, |b| Ok(lib.writev(fd, b)))
     };
-    answer(|lib| with(lib).unwrap_or_else(|e| lib.fault(fd, e)), kernel)
+    answer(
+        |lib| {
+            with(lib).unwrap_or_else(|e| match e {
+                args::BAD_PIECE => lib.fault_send(fd, 0),
+                e => lib.fault(fd, e),
+            })
+        },
+        kernel,
+    )
+}
+
+/// `RWF_NOWAIT` of linux/fs.h.
+const NOWAIT: c_int = 8;
+/// `RWF_HIPRI`, `RWF_DSYNC`, `RWF_SYNC`, `RWF_NOWAIT`, `RWF_APPEND`: what a socket takes.
+const FOR_SOCKETS: c_int = 0x1f;
+
+/// True for the calls with a file position that are calls of the stream: without one (-1), with flags that Linux
+/// knows. The others fail before they come to the socket.
+fn is_streamed(offset: i64, flags: c_int) -> bool {
+    offset == -1 && flags & !FOR_SOCKETS == 0
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv2(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    offset: i64,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::preadv2(fd, iov, n, offset, flags) };
+    if fast::is_kernel(fd) || n < 0 || !is_streamed(offset, flags) {
+        return kernel();
+    }
+    if flags & NOWAIT == 0 {
+        // SAFETY: passed on.
+        return unsafe { readv(fd, iov, n) };
+    }
+    // SAFETY: the application's vector.
+    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
+        args::with_pieces_mut(iov, n as usize, |b, _| {
+            Ok(if b.iter().all(|piece| piece.is_empty()) {
+                lib.read(fd, b)
+            } else {
+                lib.recv(fd, b, libc::MSG_DONTWAIT)
+            })
+        })
+    };
+    answer(
+        |lib| {
+            with(lib).unwrap_or_else(|e| match e {
+                args::BAD_PIECE => or_kernel(lib.fault_recv(fd, 1, libc::MSG_DONTWAIT)),
+                e => lib.fault(fd, e),
+            })
+        },
+        kernel,
+    )
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn preadv64v2(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    offset: i64,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: passed on unchanged; off_t has 64 bits here.
+    unsafe { preadv2(fd, iov, n, offset, flags) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev2(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    offset: i64,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    let kernel = || unsafe { next::pwritev2(fd, iov, n, offset, flags) };
+    if fast::is_kernel(fd) || n < 0 || !is_streamed(offset, flags) {
+        return kernel();
+    }
+    if flags & NOWAIT == 0 {
+        // SAFETY: passed on.
+        return unsafe { writev(fd, iov, n) };
+    }
+    // SAFETY: the application's vector.
+    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
+        args::with_pieces(iov, n as usize, |b| {
+            Ok(if b.iter().all(|piece| piece.is_empty()) {
+                lib.writev(fd, b)
+            } else {
+                lib.send(fd, b, libc::MSG_DONTWAIT)
+            })
+        })
+    };
+    answer(
+        |lib| {
+            with(lib).unwrap_or_else(|e| match e {
+                args::BAD_PIECE => lib.fault_send(fd, libc::MSG_DONTWAIT),
+                e => lib.fault(fd, e),
+            })
+        },
+        kernel,
+    )
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pwritev64v2(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    offset: i64,
+    flags: c_int,
+) -> ssize_t {
+    // SAFETY: passed on unchanged; off_t has 64 bits here.
+    unsafe { pwritev2(fd, iov, n, offset, flags) }
 }
 
 #[unsafe(no_mangle)]

@@ -14,13 +14,23 @@ const OURS: c_int = libc::SA_SIGINFO | libc::SA_RESETHAND;
 /// Signals for which `siginterrupt(3)` was asked: `signal` makes their handlers interrupt calls.
 static INTERRUPTS: AtomicU64 = AtomicU64::new(0);
 
+/// What the application asks for, as the table has it.
+pub fn copied(wanted: &libc::sigaction) -> Copied {
+    Copied {
+        handler: wanted.sa_sigaction,
+        flags: wanted.sa_flags as u32 as u64,
+        mask: word(&wanted.sa_mask),
+    }
+}
+
 /// The first word of a libc set, which is the kernel's.
 fn word(set: &libc::sigset_t) -> u64 {
     // SAFETY: a sigset_t is at least eight bytes.
     unsafe { *core::ptr::from_ref(set).cast::<u64>() }
 }
 
-fn record(c: Copied) -> libc::sigaction {
+/// The same for libc.
+pub fn record(c: Copied) -> libc::sigaction {
     // SAFETY: an all-zero sigaction is a valid value.
     let mut a: libc::sigaction = unsafe { core::mem::zeroed() };
     a.sa_sigaction = c.handler;
@@ -46,6 +56,10 @@ pub unsafe fn sigaction(
     new: *const libc::sigaction,
     old: *mut libc::sigaction,
 ) -> c_int {
+    if crate::fault::handles(sig) && !crate::init::is_foreign_child() {
+        // SAFETY: passed on from our caller.
+        return unsafe { crate::fault::sigaction(sig, new, old) };
+    }
     let action = match action::of(sig) {
         Some(a) if sig > 0 && !is_left_alone(sig) => a,
         // SAFETY: passed on unchanged.
@@ -64,11 +78,7 @@ pub unsafe fn sigaction(
     } else {
         // SAFETY: `new` is valid by the caller's promise.
         let wanted = unsafe { *new };
-        let copy = Copied {
-            handler: wanted.sa_sigaction,
-            flags: wanted.sa_flags as u32 as u64,
-            mask: word(&wanted.sa_mask),
-        };
+        let copy = copied(&wanted);
         let mut ours = wanted;
         if copy.is_function() {
             ours.sa_sigaction = handler as *const () as usize;
@@ -105,11 +115,7 @@ fn query(sig: c_int) -> Option<Copied> {
     }
     // SAFETY: the call succeeded, so it was filled in.
     let old = unsafe { old.assume_init() };
-    Some(Copied {
-        handler: old.sa_sigaction,
-        flags: old.sa_flags as u32 as u64,
-        mask: word(&old.sa_mask),
-    })
+    Some(copied(&old))
 }
 
 /// Sets a function or `SIG_DFL`, `SIG_IGN`; the old one, or `SIG_ERR` with `errno`.

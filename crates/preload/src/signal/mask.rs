@@ -13,6 +13,9 @@ pub fn bit(sig: c_int) -> u64 {
     1u64 << ((sig - 1) & 63)
 }
 
+/// `SIGSEGV` and `SIGBUS`, that a probe of memory raises.
+pub const FAULTS: u64 = 1 << (libc::SIGSEGV - 1) | 1 << (libc::SIGBUS - 1);
+
 /// Sets this thread's mask and returns the old one.
 pub fn set(mask: u64) -> u64 {
     let mut old = 0u64;

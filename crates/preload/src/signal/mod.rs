@@ -11,7 +11,8 @@
 //! | `mask.rs` | masks; waits under a mask of their own |
 //! | `queue.rs` | sending a signal to the own thread once more |
 //!
-//! Signals that report a fault of the running instruction (`SIGSEGV` ..), and `SIGPROF`, are left alone.
+//! Signals that report a fault of the running instruction (`SIGSEGV` ..), and `SIGPROF`, are left alone; but see
+//! `fault.rs`.
 
 use core::cell::Cell;
 use core::ffi::{c_int, c_void};
@@ -19,7 +20,7 @@ use core::ffi::{c_int, c_void};
 use flyover_sockets::enter;
 use flyover_sockets::os::Ran;
 
-mod action;
+pub mod action;
 pub mod disposition;
 pub mod mask;
 pub mod queue;
@@ -69,7 +70,8 @@ fn context_mask<'a>(context: *mut c_void) -> &'a Cell<u64> {
     }
 }
 
-fn call(c: Copied, sig: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+/// Calls the application's function.
+pub fn call(c: Copied, sig: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     if !c.is_function() {
         return;
     }
@@ -110,7 +112,8 @@ fn put_off(c: Copied, sig: c_int, info: *mut libc::siginfo_t, context: *mut c_vo
     let _: u64 = mask::set(!0);
     let in_context = context_mask(context);
     NOTED.with(|n| {
-        n.mask.set(in_context.replace(!0));
+        // Not the faults: the library may still probe memory that is not there.
+        n.mask.set(in_context.replace(!mask::FAULTS));
         if c.is_function() && n.ran.get() != Ran::Interrupt {
             n.ran.set(if c.has(libc::SA_RESTART) {
                 Ran::Restart

@@ -53,7 +53,7 @@ impl Sockets {
         }
         let state = s.tcp_state();
         match request {
-            _ if state == TcpState::Listen => Answer::Error(Errno::EINVAL),
+            _ if state == TcpState::Listen && request != SIOCATMARK => Answer::Error(Errno::EINVAL),
             libc::FIONREAD => put(arg, ep.att.stack.inq(ep.sock.id)),
             libc::TIOCOUTQ => put(arg, ep.att.stack.outq(ep.sock.id)),
             SIOCOUTQNSD => {

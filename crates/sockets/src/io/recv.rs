@@ -13,12 +13,24 @@ use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
 
 impl Sockets {
-    /// `read`, `readv`, `recv`, and `recvfrom` without an address.
+    /// `read` and `readv`: nothing is asked for, nothing is looked at (Linux's `sock_read_iter`).
+    #[inline]
+    pub fn read(&self, fd: i32, into: &mut [&mut [u8]]) -> Answer {
+        match self.look(fd) {
+            Fd::Tcp(_) | Fd::Udp(_) if into.iter().all(|b| b.is_empty()) => Answer::Value(0),
+            _ => self.recv(fd, into, 0),
+        }
+    }
+
+    /// `recv`, and `recvfrom` without an address.
     #[inline]
     pub fn recv(&self, fd: i32, into: &mut [&mut [u8]], flags: i32) -> Answer {
         match self.look(fd) {
             Fd::Tcp(ep) if flags & libc::MSG_ERRQUEUE == 0 => {
                 self.tcp_recv(&ep, into, flags).into()
+            }
+            Fd::Fresh(f) if f.error != 0 && !into.is_empty() => {
+                Answer::Error(self.fetch_error(fd, f))
             }
             Fd::Udp(ep) => match self.udp_recv(&ep, fd, into, &mut [], flags) {
                 Some(r) => r.map(|m| m.n).into(),
@@ -54,6 +66,7 @@ impl Sockets {
                 }
             }
             Fd::Udp(ep) => self.udp_recv(&ep, fd, into, control, flags),
+            Fd::Fresh(f) if f.error != 0 => Some(Err(self.fetch_error(fd, f))),
             Fd::Tcp(_) | Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => None,
         }
     }
@@ -66,25 +79,36 @@ impl Sockets {
         flags: i32,
     ) -> Result<usize, Errno> {
         let want: usize = into.iter().map(|b| b.len()).sum();
+        self.tcp_recv_some(ep, into, want, flags)
+    }
+
+    /// The same for a call that names a length of its own.
+    pub(crate) fn tcp_recv_some(
+        &self,
+        ep: &Ep,
+        into: &mut [&mut [u8]],
+        want: usize,
+        flags: i32,
+    ) -> Result<usize, Errno> {
         if flags & libc::MSG_OOB != 0 {
             return self.tcp_recv_urgent(ep, into, flags);
         }
-        let how = RecvFlags {
+        let mut how = RecvFlags {
             peek: flags & libc::MSG_PEEK != 0,
             skip: 0,
-            // On a stream MSG_TRUNC throws the bytes away, `tcp(7)`.
-            discard: if flags & libc::MSG_TRUNC != 0 {
-                want
-            } else {
-                0
-            },
+            discard: 0,
         };
+        // On a stream MSG_TRUNC throws the bytes away, `tcp(7)`.
+        let discards = flags & libc::MSG_TRUNC != 0 && !how.peek;
         let all = flags & libc::MSG_WAITALL != 0 && !how.peek;
         let id = ep.sock.id;
         let mut done = 0;
         let mut polled = false;
         let mut deadline = None;
         loop {
+            if discards {
+                how.discard = want - done;
+            }
             let got = if done == 0 {
                 ep.att.stack.tcp_recv(id, into, how, ep.att.me)
             } else {
@@ -102,7 +126,6 @@ impl Sockets {
                         return Ok(done);
                     }
                 }
-                Err(Error::WouldBlock) if want == 0 => return Ok(0),
                 Err(Error::WouldBlock) => {
                     if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() {
                         if done > 0 {

@@ -158,6 +158,9 @@ impl Sockets {
         let (ep, tcp) = match self.look(fd) {
             Fd::Tcp(ep) => (ep, true),
             Fd::Udp(ep) => (ep, false),
+            Fd::Fresh(f) if f.error != 0 && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) => {
+                return put(into, &self.fetch_error(fd, f).0.to_ne_bytes());
+            }
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
         };
         if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {

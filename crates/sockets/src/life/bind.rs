@@ -1,19 +1,34 @@
 //! `bind(2)`: always the kernel's decision. A bound UDP socket gets its endpoint here; TCP waits for `connect` or
 //! `listen`.
 
-use flyover_core::sock::Kind as SockKind;
+use flyover_core::TcpState;
+use flyover_core::sock::{Kind as SockKind, flag};
 
 use crate::addr::Addr;
-use crate::entry::Fresh;
+use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
 use crate::policy::Reason;
-use crate::process::{Answer, Fd, Sockets};
+use crate::process::{Answer, Ep, Fd, Sockets};
 
 impl Sockets {
     /// `bind(2)`.
     pub fn bind(&self, fd: i32, addr: &Addr) -> Answer {
         let fresh = match self.look(fd) {
             Fd::Fresh(f) if f.dgram => f,
+            Fd::Fresh(f) if f.unbound => {
+                let bound = self.os.bind(fd, addr);
+                if bound.is_ok() {
+                    let now = Fresh {
+                        unbound: false,
+                        ..f
+                    };
+                    let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Fresh(now));
+                }
+                return bound.into();
+            }
+            Fd::Tcp(ep) if ep.shared().tcp_state() != TcpState::Listen => {
+                return self.bind_connected(fd, &ep, addr);
+            }
             Fd::Fresh(_) | Fd::Kernel | Fd::Epoll(_) | Fd::Tcp(_) | Fd::Udp(_) => {
                 return Answer::Kernel;
             }
@@ -25,6 +40,37 @@ impl Sockets {
             self.leave_to_kernel(fd, reason);
         }
         Answer::Value(0)
+    }
+
+    /// `bind` on a connection: the address is judged first, then it is `EINVAL`, unless the connection is over and the
+    /// kernel had chosen its port.
+    fn bind_connected(&self, fd: i32, ep: &Ep, addr: &Addr) -> Answer {
+        let s = ep.shared();
+        let over = matches!(s.tcp_state(), TcpState::Closed | TcpState::TimeWait);
+        if over && s.has(flag::AUTO_PORT) {
+            s.clear_flag(flag::AUTO_PORT);
+            let _: bool = self.give_port_back(fd);
+            return Answer::Kernel;
+        }
+        if !s.has(flag::CHILD) {
+            return Answer::Kernel;
+        }
+        // The kernel socket behind an accepted connection is not bound: another one shows what Linux thinks of the
+        // address.
+        let domain = if ep.v6 { libc::AF_INET6 } else { libc::AF_INET };
+        let judge = match self
+            .os
+            .socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0)
+        {
+            Ok(fd) => fd,
+            Err(_) => return Answer::Error(Errno::EINVAL),
+        };
+        let said = self.os.bind(judge, addr);
+        let _: Result<(), Errno> = self.os.close(judge);
+        match said {
+            Err(e) if e != Errno(libc::EADDRINUSE) => Answer::Error(e),
+            _ => Answer::Error(Errno::EINVAL),
+        }
     }
 
     /// The kernel socket of a UDP descriptor is bound: attach an endpoint.

@@ -38,7 +38,7 @@ impl Sockets {
             return self.udp_connect_fresh(fd, fresh, addr, remote);
         }
         match self.start_tcp(fd, fresh, addr, remote) {
-            Ok(ep) => self.await_established(&ep),
+            Ok(ep) => self.await_established(fd, &ep),
             Err(reason) => {
                 self.leave_to_kernel(fd, reason);
                 Answer::Kernel
@@ -61,7 +61,13 @@ impl Sockets {
         if self.is_device_bound(fd, fresh) {
             return Err(Reason::Option);
         }
-        let bound = self.kernel_local(fd).map_err(|_| Reason::Option)?;
+        let bound = match self.kernel_local(fd) {
+            Ok(b) if fresh.unbound => Endpoint {
+                ip: b.ip.unspecified_same_family(),
+                port: 0,
+            },
+            b => b.map_err(|_| Reason::Option)?,
+        };
         let src = (!bound.ip.is_unspecified()).then_some(bound.ip);
         let src = way(att, remote.ip, src, addr.scope())?.src;
         if bound.port != 0 {
@@ -85,6 +91,10 @@ impl Sockets {
             let port = self.kernel_local(fd).map_err(|_| Reason::Option)?.port;
             match self.start_from(att, fd, fresh, Endpoint { ip: src, port }, remote) {
                 Err(Reason::AddressShared) if self.give_port_back(fd) => {}
+                Ok(ep) => {
+                    ep.shared().set_flag(flag::AUTO_PORT);
+                    return Ok(ep);
+                }
                 done => return done,
             }
         }
@@ -104,7 +114,7 @@ impl Sockets {
     /// this peer. `listen` and `shutdown` make Linux drop a port that it chose itself (`tcp_set_state`: a port without
     /// `SOCK_BINDPORT_LOCK` goes when the state becomes CLOSE), so that the socket can be bound again. True when it is
     /// unbound, as its local address shows on the next `bind`.
-    fn give_port_back(&self, fd: i32) -> bool {
+    pub(crate) fn give_port_back(&self, fd: i32) -> bool {
         self.os.listen(fd, 0).is_ok() && self.os.shutdown(fd, libc::SHUT_RD).is_ok()
     }
 
@@ -139,7 +149,7 @@ impl Sockets {
     }
 
     /// Waits for the handshake, or answers `EINPROGRESS`.
-    fn await_established(&self, ep: &Ep) -> Answer {
+    fn await_established(&self, fd: i32, ep: &Ep) -> Answer {
         let s = ep.shared();
         if !ep.nonblocking() {
             let span = s.sndtimeo.load(core::sync::atomic::Ordering::Relaxed);
@@ -155,23 +165,26 @@ impl Sockets {
                 }
             }
         }
-        self.connect_outcome(ep)
+        self.connect_outcome(fd, ep)
     }
 
-    fn connect_outcome(&self, ep: &Ep) -> Answer {
+    /// What `connect` returns when the attempt is over. A failed one leaves the socket as if it had never been made.
+    fn connect_outcome(&self, fd: i32, ep: &Ep) -> Answer {
         let s = ep.shared();
         let state = s.tcp_state();
         if is_opening(state) {
             return Answer::Error(Errno::EINPROGRESS);
         }
-        match ep.att.stack.take_error(ep.sock.id) {
-            0 if state == TcpState::Closed => Answer::Error(Errno::ECONNABORTED),
-            0 => {
+        let error = match ep.att.stack.take_error(ep.sock.id) {
+            0 if state != TcpState::Closed => {
                 s.set_flag(flag::CONNECTED_SEEN);
-                Answer::Value(0)
+                return Answer::Value(0);
             }
-            e => Answer::Error(Errno(e)),
-        }
+            0 => Errno::ECONNABORTED,
+            e => Errno(e),
+        };
+        let _: Fresh = self.back_to_fresh(fd, ep, 0);
+        Answer::Error(error)
     }
 
     /// `connect` on a socket that has an endpoint already.
@@ -179,11 +192,18 @@ impl Sockets {
         let s = ep.shared();
         let state = s.tcp_state();
         if addr.family() == libc::AF_UNSPEC {
-            ep.att.locked(|l| l.abort(ep.sock.id));
-            self.back_to_fresh(fd, ep);
+            let live = !matches!(
+                state,
+                TcpState::Closed | TcpState::Listen | TcpState::TimeWait
+            );
+            let left = match ep.att.stack.take_error(ep.sock.id) {
+                0 if live => Errno::ECONNRESET.0,
+                e => e,
+            };
+            let _: Fresh = self.back_to_fresh(fd, ep, left);
             return Answer::Kernel;
         }
-        if state == TcpState::Listen {
+        if state == TcpState::Listen || s.has(flag::CONNECTED_SEEN) {
             return Answer::Error(Errno::EISCONN);
         }
         if is_opening(state) {
@@ -193,38 +213,49 @@ impl Sockets {
                 return if is_opening(state) {
                     Answer::Error(Errno::EALREADY)
                 } else {
-                    self.connect_outcome(ep)
+                    self.connect_outcome(fd, ep)
                 };
             }
-            return self.await_established(ep);
+            return self.await_established(fd, ep);
         }
-        if state != TcpState::Closed {
-            if s.has(flag::CONNECTED_SEEN) {
-                return Answer::Error(Errno::EISCONN);
+        self.connect_outcome(fd, ep)
+    }
+
+    /// `connect` with an address that is none: what a connected socket says before it looks at it.
+    pub fn connect_nowhere(&self, fd: i32) -> Answer {
+        match self.look(fd) {
+            Fd::Tcp(ep) if ep.shared().tcp_state() == TcpState::Listen => {
+                Answer::Error(Errno::EISCONN)
             }
-            return self.connect_outcome(ep);
-        }
-        match ep.att.stack.take_error(ep.sock.id) {
-            0 => {
-                // Refused or reset before, and told so: the socket may try again, from the same port.
-                let fresh = self.back_to_fresh(fd, ep);
-                self.connect_fresh(fd, fresh, addr)
-            }
-            e => Answer::Error(Errno(e)),
+            Fd::Tcp(ep) if ep.shared().has(flag::CONNECTED_SEEN) => Answer::Error(Errno::EISCONN),
+            Fd::Tcp(ep) if is_opening(ep.shared().tcp_state()) => Answer::Error(Errno::EALREADY),
+            _ => Answer::Kernel,
         }
     }
 
-    fn back_to_fresh(&self, fd: i32, ep: &Ep) -> Fresh {
+    /// The socket loses its endpoint and is what it was before `connect` or `listen`. A port that the kernel chose is
+    /// given back, as `tcp_set_state` does. `error` is left for the next call.
+    pub(crate) fn back_to_fresh(&self, fd: i32, ep: &Ep, error: i32) -> Fresh {
         let in_epoll = self.epolls.endpoint_is_leaving(self, fd, ep);
+        let auto = ep.shared().has(flag::AUTO_PORT);
         let fresh = Fresh {
             v6: ep.v6,
             dgram: false,
             opts: true,
             in_epoll,
+            unbound: auto && self.give_port_back(fd),
+            error: u8::try_from(error).unwrap_or(0),
         };
         let _: bool = self.table.store(fd, Entry::Fresh(fresh));
-        ep.att.locked(|l| l.close(ep.sock.id));
+        ep.att.locked(|l| l.abort(ep.sock.id));
         fresh
+    }
+
+    /// Hands out the error that a connection left.
+    pub(crate) fn fetch_error(&self, fd: i32, f: Fresh) -> Errno {
+        let seen = Fresh { error: 0, ..f };
+        let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Fresh(seen));
+        Errno(i32::from(f.error))
     }
 
     fn udp_connect_fresh(&self, fd: i32, fresh: Fresh, addr: &Addr, remote: Endpoint) -> Answer {

@@ -1,7 +1,7 @@
 //! `listen(2)`: in the kernel, for connections that no V-NIC brings, and in the stack.
 
 use flyover_core::TcpState;
-use flyover_core::sock::{Kind as SockKind, flag};
+use flyover_core::sock::Kind as SockKind;
 
 use crate::entry::Fresh;
 use crate::errno::Errno;
@@ -74,7 +74,6 @@ impl Sockets {
                 ep.att.locked(|_| s.backlog.set(clamp(backlog)));
                 Answer::Value(0)
             }
-            TcpState::Closed if !s.has(flag::CONNECTED_SEEN) => Answer::Kernel,
             _ => Answer::Error(Errno::EINVAL),
         }
     }

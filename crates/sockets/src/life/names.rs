@@ -5,17 +5,25 @@ use flyover_core::sock::Kind as SockKind;
 use flyover_core::{SHUT_RD, SHUT_WR, TcpState};
 
 use crate::addr::Addr;
+use crate::entry::Fresh;
 use crate::errno::Errno;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
 impl Sockets {
     /// `getsockname(2)`; `None`: ask the kernel. A UDP endpoint has its kernel socket's name.
     pub fn getsockname(&self, fd: i32) -> Option<Addr> {
-        let Fd::Tcp(ep) = self.look(fd) else {
-            return None;
+        let ep = match self.look(fd) {
+            Fd::Tcp(ep) => ep,
+            // As Linux: the port is still shown, the address is not.
+            Fd::Fresh(f) if f.unbound => {
+                let mut local = self.kernel_local(fd).ok()?;
+                local.ip = local.ip.unspecified_same_family();
+                return Some(Addr::inet(local, f.v6));
+            }
+            Fd::Fresh(_) | Fd::Kernel | Fd::Udp(_) | Fd::Epoll(_) => return None,
         };
-        let state = ep.shared().tcp_state();
-        if matches!(state, TcpState::Closed | TcpState::Listen) {
+        let s = ep.shared();
+        if s.tcp_state() == TcpState::Listen || s.local().port == 0 {
             return None;
         }
         Some(self.shown(&ep, ep.shared().local()))
@@ -28,7 +36,9 @@ impl Sockets {
         };
         let state = ep.shared().tcp_state();
         Some(match state {
-            TcpState::Closed | TcpState::Listen | TcpState::SynSent => Err(Errno::ENOTCONN),
+            TcpState::Closed | TcpState::Listen | TcpState::SynSent | TcpState::TimeWait => {
+                Err(Errno::ENOTCONN)
+            }
             _ => Ok(self.shown(&ep, ep.shared().remote())),
         })
     }
@@ -54,7 +64,10 @@ impl Sockets {
             libc::SHUT_RDWR => SHUT_RD | SHUT_WR,
             _ => return Answer::Error(Errno::EINVAL),
         };
-        let listening = ep.shared().tcp_state() == TcpState::Listen;
+        let state = ep.shared().tcp_state();
+        let listening = state == TcpState::Listen;
+        // Linux takes both for `connect` to AF_UNSPEC.
+        let undone = listening && bits & SHUT_RD != 0 || state == TcpState::SynSent;
         let ours = loop {
             match ep.att.locked(|l| l.shutdown(ep.sock.id, bits)) {
                 // On its way to the kernel: a matter of a millisecond.
@@ -66,7 +79,13 @@ impl Sockets {
         };
         if listening || ep.shared().kind() == SockKind::Udp {
             let kernels = self.os.shutdown(fd, how);
+            if undone {
+                let _: Fresh = self.back_to_fresh(fd, &ep, 0);
+            }
             return Answer::from(kernels.or(ours));
+        }
+        if undone {
+            let _: Fresh = self.back_to_fresh(fd, &ep, Errno::ECONNRESET.0);
         }
         Answer::from(ours)
     }

@@ -13,6 +13,8 @@ use crate::wait::{Deadline, spin};
 #[derive(Clone, Copy, Debug)]
 enum Member {
     Kernel,
+    /// The kernel's, with an error that a connection left.
+    Failed,
     /// Index into the wants.
     Ours(usize),
     /// An epoll set with accelerated members.
@@ -42,6 +44,10 @@ impl Sockets {
                 } else {
                     self.look(p.fd)
                 } {
+                    Fd::Fresh(f) if f.error != 0 => {
+                        att = att.or(self.attached());
+                        Member::Failed
+                    }
                     Fd::Kernel | Fd::Fresh(_) => Member::Kernel,
                     Fd::Tcp(ep) | Fd::Udp(ep) => {
                         att = Some(ep.att);
@@ -116,6 +122,7 @@ impl Sockets {
             for ((p, m), k) in fds.iter_mut().zip(&members).zip(&kernel) {
                 p.revents = match m {
                     Member::Kernel => k.revents,
+                    Member::Failed => k.revents | libc::POLLERR,
                     Member::Ours(i) => {
                         let sock = wants.get(*i).map(|w| w.sock)?;
                         att.stack.readiness(sock) as i16 & (p.events | ALWAYS)

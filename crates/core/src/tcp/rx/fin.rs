@@ -1,7 +1,7 @@
 //! Eighth: FIN.
 
 use super::{Seg, count};
-use crate::sock::{SHUT_RD, SockId};
+use crate::sock::{SHUT_RD, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
@@ -51,6 +51,7 @@ fn take(l: &mut Locked<'_, '_, '_>, id: SockId) {
         .set(Seq(t.rcv_adv.get()).latest(Seq(t.rcv_nxt.get())).0);
     t.tflags
         .set((t.tflags.get() & !tflag::FIN_SEEN) | tflag::ACK_NOW);
+    s.set_flag(flag::PEER_FIN);
     let _: u32 = s.shut.fetch_or(SHUT_RD, Release);
     s.set_tcp_state(next);
     if next == TcpState::TimeWait {

@@ -36,7 +36,11 @@ impl Locked<'_, '_, '_> {
             return Ok(());
         }
         match s.tcp_state() {
-            TcpState::Closed => return Err(Error::NotConnected),
+            // As Linux, which notes it all the same.
+            TcpState::Closed | TcpState::TimeWait => {
+                let _: u32 = s.shut.fetch_or(how, AcqRel);
+                return Err(Error::NotConnected);
+            }
             TcpState::Listen => {
                 if how & SHUT_RD != 0 {
                     self.stop_listening(id);

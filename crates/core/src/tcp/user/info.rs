@@ -2,6 +2,7 @@
 
 use crate::sock::SockId;
 use crate::stack::Stack;
+use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use crate::time::{Instant, MS, US};
 use core::sync::atomic::Ordering::Relaxed;
@@ -64,7 +65,11 @@ impl Stack<'_> {
         let sacked = crate::tcp::sack::Board::load(t).bytes();
         let queued = s.sq_len.load(Relaxed);
         TcpInfo {
-            state: s.tcp_state() as u8,
+            // Linux's TIME_WAIT is no longer the program's socket, which is closed.
+            state: match s.tcp_state() {
+                TcpState::TimeWait => TcpState::Closed,
+                state => state,
+            } as u8,
             ca_state: match t.phase.get() {
                 1 => 3,
                 2 => 4,

@@ -105,6 +105,10 @@ fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
     if state == TcpState::Listen {
         return Err(Error::NotConnected);
     }
+    // The end of the stream comes before an error that came after it.
+    if s.has(flag::PEER_FIN) && s.rq_available() == 0 {
+        return eof;
+    }
     let e = s.err.swap(0, core::sync::atomic::Ordering::AcqRel);
     if e != 0 {
         return Err(Error::Errno(e.cast_signed()));
