@@ -75,8 +75,11 @@ pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_
     }
     // SAFETY: the application's address of the length it says.
     let Ok(Some(a)) = (unsafe { args::addr(addr, len) }) else {
-        // Shorter than a family, or no memory: the kernel finds that first.
-        return match len as usize >= size_of::<libc::sa_family_t>() && !addr.is_null() {
+        // What is no address at all the kernel finds first.
+        let length = size_of::<libc::sa_family_t>()..=size_of::<libc::sockaddr_storage>();
+        // SAFETY: probed.
+        let there = || unsafe { args::bytes(addr.cast(), len as usize) }.is_ok();
+        return match length.contains(&(len as usize)) && there() {
             true => answer(|lib| lib.connect_nowhere(fd), kernel) as c_int,
             false => kernel() as c_int,
         };
