@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use flyover_sockets::entry::word_is_kernel;
+use flyover_sockets::entry::{UNKNOWN_WORD, word_is_kernel};
 use flyover_sockets::{FdTable, Sockets, enter};
 
 use crate::{cancel, init, next, signal};
@@ -19,13 +19,33 @@ pub const fn table() -> FdTable {
     FdTable::new(&WORDS, &MADE)
 }
 
-/// True when calls on `fd` go straight to libc.
+/// True when calls on `fd` go straight to libc. A descriptor that nobody has looked at yet is looked at: what is none
+/// of ours goes to the kernel as the application made the call, and no pointer of it is touched.
 #[inline(always)]
 pub fn is_kernel(fd: i32) -> bool {
-    match WORDS.get(fd as usize) {
-        Some(w) => word_is_kernel(w.load(Ordering::Relaxed)),
+    match WORDS.get(fd as usize).map(|w| w.load(Ordering::Relaxed)) {
+        Some(UNKNOWN_WORD) => settle(fd),
+        Some(w) => word_is_kernel(w),
         None => true,
     }
+}
+
+/// The same without the look: false also for a descriptor that nobody has looked at yet.
+#[inline(always)]
+pub fn is_known_kernel(fd: i32) -> bool {
+    let word = WORDS.get(fd as usize);
+    word.is_none_or(|w| word_is_kernel(w.load(Ordering::Relaxed)))
+}
+
+#[cold]
+#[inline(never)]
+fn settle(fd: i32) -> bool {
+    // The table is the parent's in a child of `vfork`, whose descriptors are its own.
+    if init::lib().is_none_or(Sockets::is_foreign_child) {
+        return false;
+    }
+    let _ = inside(|lib| lib.look(fd));
+    is_known_kernel(fd)
 }
 
 /// A cancellation point, for calls that may be answered without a sleep: POSIX wants the thread to end here also when

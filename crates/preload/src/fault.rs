@@ -213,6 +213,7 @@ extern "C" fn handler(sig: c_int, info: *mut libc::siginfo_t, context: *mut c_vo
     }
 }
 
+/// The handler is installed on the first probe: a program without sockets of its own never has it.
 #[inline]
 fn ready() {
     if !is_installed() {

@@ -94,6 +94,9 @@ pub enum Entry {
 /// The packed word of "kernel, no reason": the commonest entry, compared on the fast path.
 pub const KERNEL_WORD: u64 = TAG_KERNEL;
 
+/// The packed word of "nobody has looked".
+pub const UNKNOWN_WORD: u64 = TAG_UNKNOWN;
+
 /// True for every word that says "the kernel's, pass the call on".
 #[inline(always)]
 pub const fn word_is_kernel(word: u64) -> bool {

@@ -10,7 +10,7 @@ use crate::{args, errno, fast, init, next};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
-    if !fast::is_kernel(fd) {
+    if !fast::is_known_kernel(fd) {
         fast::cancellation_point();
     }
     // SAFETY: a plain number.
