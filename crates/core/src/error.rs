@@ -46,6 +46,8 @@ pub enum Error {
     NotSupported,
     /// The kernel has the connection now (handed over): the call is to be made there. No errno of Linux.
     Moved,
+    /// The control plane is in the middle of a change: ask again soon (`EBUSY`, which no program sees).
+    Busy,
     /// Another errno that was recorded on the socket.
     Errno(i32),
 }
@@ -78,6 +80,7 @@ impl Error {
             Self::Corrupt => 5,
             Self::NotSupported => 95,
             Self::Moved => Self::MOVED,
+            Self::Busy => 16,
             Self::Errno(e) => e,
         }
     }

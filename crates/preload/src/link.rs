@@ -297,6 +297,11 @@ impl Daemon for DaemonLink {
     fn resolve(&mut self, ifindex: u32, ip: Ip) {
         self.0.resolve(ifindex, ip);
     }
+
+    fn settle(&mut self) {
+        // Any request that is answered: the daemon takes them in turn.
+        let _ = self.0.nics();
+    }
 }
 
 struct Link(KeeperLink);

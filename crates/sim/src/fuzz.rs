@@ -11,7 +11,7 @@ use flyover_core::{
 use flyover_shm::Idx;
 use flyover_wire::{Endpoint, FlowKey, Seq};
 
-const OPTIONS: [SockOpt; 22] = [
+const OPTIONS: [SockOpt; 25] = [
     SockOpt::NoDelay,
     SockOpt::Cork,
     SockOpt::QuickAck,
@@ -32,7 +32,10 @@ const OPTIONS: [SockOpt; 22] = [
     SockOpt::Linger,
     SockOpt::Broadcast,
     SockOpt::Ttl,
+    SockOpt::Hops,
     SockOpt::Tos,
+    SockOpt::Class,
+    SockOpt::WindowClamp,
     SockOpt::V6Only,
 ];
 
@@ -249,6 +252,7 @@ impl Fuzzer {
             SockOpt::KeepIdle | SockOpt::KeepIntvl => self.rng.range(1, 100) as u32,
             SockOpt::MaxSeg => self.rng.range(88, 32_767) as u32,
             SockOpt::Ttl | SockOpt::Tos => self.rng.below(256) as u32,
+            SockOpt::WindowClamp => self.rng.range(1_152, 100_000) as u32,
             SockOpt::RcvLowat => self.rng.magnitude(100_000) as u32,
             _ => self.rng.magnitude(200) as u32,
         };

@@ -66,6 +66,8 @@ pub trait Daemon: Send {
     ) -> Result<u32, DaemonError>;
     /// Has the kernel resolve a neighbour.
     fn resolve(&mut self, ifindex: u32, ip: Ip);
+    /// Waits until what was asked for before has been done.
+    fn settle(&mut self) {}
 }
 
 /// The channel to the stack's keeper.

@@ -5,6 +5,7 @@ mod hosts;
 use std::thread;
 use std::time::Duration;
 
+use flyover_core::SockOpt;
 use flyover_sockets::os::{EpollEvent, PollFd};
 use flyover_sockets::process::{Answer, Fd};
 use flyover_sockets::{Errno, enter};
@@ -200,9 +201,17 @@ fn waitall_peek_and_timeouts() {
     assert_eq!(
         b.lib
             .getsockopt(s, libc::SOL_SOCKET, libc::SO_RCVTIMEO, &mut back),
-        Answer::Value(16)
+        Answer::Kernel,
+        "the kernel socket keeps it"
     );
-    assert_eq!(back, limit);
+    let kept = flyover_sockets::os::Os::getsockopt(
+        b.os,
+        s,
+        libc::SOL_SOCKET,
+        libc::SO_RCVTIMEO,
+        &mut back,
+    );
+    assert_eq!((kept, back), (Ok(16), limit));
 }
 
 #[test]
@@ -599,9 +608,17 @@ fn options_are_honoured_and_read_back() {
     assert_eq!(
         a.lib
             .getsockopt(c, libc::IPPROTO_TCP, libc::TCP_NODELAY, &mut v),
-        Answer::Value(4)
+        Answer::Kernel,
+        "the kernel socket keeps it"
     );
-    assert_eq!(v, on);
+    let Fd::Tcp(ep) = a.lib.look(c) else {
+        panic!("not accelerated");
+    };
+    assert_eq!(
+        ep.att.stack.opt(ep.sock.id, SockOpt::NoDelay),
+        1,
+        "and the endpoint honours it"
+    );
     assert_eq!(
         a.lib
             .setsockopt(c, libc::SOL_SOCKET, libc::SO_SNDBUF, &5000i32.to_ne_bytes()),
@@ -610,9 +627,13 @@ fn options_are_honoured_and_read_back() {
     assert_eq!(
         a.lib
             .getsockopt(c, libc::SOL_SOCKET, libc::SO_SNDBUF, &mut v),
-        Answer::Value(4)
+        Answer::Kernel
     );
-    assert_eq!(i32::from_ne_bytes(v), 10_000, "doubled, as Linux does");
+    assert_eq!(
+        ep.att.stack.opt(ep.sock.id, SockOpt::SndBuf),
+        10_000,
+        "doubled, as Linux does"
+    );
     let mut info = [0u8; 300];
     assert_eq!(
         a.lib

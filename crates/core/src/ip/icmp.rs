@@ -3,7 +3,6 @@
 use crate::error::Error;
 use crate::sock::{Kind, SockId, flag};
 use crate::stack::locked::Locked;
-use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
 use crate::tcp::user::handover::is_frozen;
 use flyover_wire::{FlowKey, IPPROTO_TCP, Seq};
@@ -69,10 +68,9 @@ impl Locked<'_, '_, '_> {
     fn unreachable(&mut self, id: SockId, errno: i32) {
         let s = self.st.sock(id);
         match s.kind() {
-            Kind::Udp if s.rport.get() != 0 => {
-                s.set_error(errno);
-                self.raise(id, ev::ERR | ev::IN | ev::OUT);
-            }
+            // The kernel socket behind the descriptor has the same addresses and got the same message: it keeps the
+            // error, and the queue of IP_RECVERR; the keeper notes it (`os_event`).
+            Kind::Udp => {}
             Kind::Tcp if s.tcp_state() == TcpState::SynSent && !s.has(flag::ORPHAN) => {
                 self.reset_conn(id, Error::Errno(errno));
             }

@@ -26,6 +26,8 @@ pub(crate) struct Way {
 pub(crate) enum NoWay {
     /// The neighbour is being resolved.
     Wait,
+    /// The tables are being changed right now: ask again.
+    Busy,
     /// No route, or one that leads past every V-NIC.
     Unreachable,
 }
@@ -53,10 +55,15 @@ fn cached(s: &Sock, nic: u32) -> Way {
 fn refresh(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
     let st = l.st;
     let _: u64 = st.state.stats.route_refresh.fetch_add(1, Relaxed);
-    s.rt_valid.set(0);
     let (dst, src) = (s.remote().ip, s.local().ip);
     let src = (!src.is_unspecified()).then_some(src);
-    let fwd = match lookup(l, dst, src) {
+    let found = lookup(l, dst, src);
+    if found == Err(NoWay::Busy) && s.rt_valid.get() == 1 && s.nic.get() != 0 {
+        // The writer may lose its CPU in the middle of a change. Until it goes on, the last way known serves.
+        return Ok(cached(s, s.nic.get()));
+    }
+    s.rt_valid.set(0);
+    let fwd = match found {
         Err(NoWay::Wait) if s.rt_mtu.get() == 0 => {
             // The MTU is known before the neighbour is: a SYN that waits announces the right MSS.
             note_mtu(l, s, dst, src);
@@ -132,8 +139,7 @@ fn lookup(l: &mut Locked<'_, '_, '_>, dst: Ip, src: Option<Ip>) -> Result<Fwd, N
             });
             Err(NoWay::Wait)
         }
-        // The tables are being changed right now.
-        Resolve::Unreachable(Reason::Busy) => Err(NoWay::Wait),
+        Resolve::Unreachable(Reason::Busy) => Err(NoWay::Busy),
         _ => {
             let _: u64 = stats.tx_no_route.fetch_add(1, Relaxed);
             Err(NoWay::Unreachable)

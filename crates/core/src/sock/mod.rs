@@ -41,15 +41,15 @@ shm_struct! {
         pub state: Shared32,
         /// [`flag`] bits.
         pub flags: Shared32,
-        /// Fills the gap; always 0.
-        pub gap0: SharedCell<u32>,
+        /// Bits of the socket layer: what `recvmsg` is to tell, which sends are the kernel's.
+        pub sopts: Shared32,
         /// `SO_COOKIE` of the kernel socket that the program holds; 0 when there is none yet.
         pub cookie: Shared64,
         /// Pending error (`SO_ERROR`), an errno; 0 is none.
         pub err: Shared32,
         /// [`SHUT_RD`] | [`SHUT_WR`].
         pub shut: Shared32,
-        /// The kernel socket behind the fd has something (set by the keeper, cleared by the reader).
+        /// What the kernel socket behind the fd has: [`OS_DATA`], [`OS_ERROR`] (set by the keeper, cleared by the reader).
         pub os_ready: Shared32,
         /// Why the socket stays with the kernel, for [`Kind::Kernel`]; a code of the sockets crate.
         pub reason: SharedCell<u32>,
@@ -160,9 +160,9 @@ shm_struct! {
         pub sndbuf: SharedCell<u32>,
         /// `SO_RCVLOWAT` in bytes.
         pub rcvlowat: SharedCell<u32>,
-        /// `IP_TTL` / `IPV6_UNICAST_HOPS`.
+        /// `IP_TTL` in the low byte, `IPV6_UNICAST_HOPS` in the next: a socket of IPv6 sends both kinds.
         pub ttl: SharedCell<u32>,
-        /// `IP_TOS` / `IPV6_TCLASS`.
+        /// `IP_TOS` in the low byte, `IPV6_TCLASS` in the next.
         pub tos: SharedCell<u32>,
         /// Keep-alive: idle time, seconds.
         pub keepidle: SharedCell<u32>,
@@ -187,7 +187,16 @@ shm_struct! {
         /// Datagrams dropped because the receive queue was full (`SO_RXQ_OVFL`).
         pub drops: Shared32,
 
+        /// 1 + `SO_PEEK_OFF` of a stream; 0 when it is off.
+        pub peek_off: Shared32,
+        /// `TCP_WINDOW_CLAMP` in bytes; 0 is none.
+        pub wclamp: SharedCell<u32>,
+
         // Counters of this socket, for TCP_INFO and `ss`.
+        /// Segments with payload received.
+        pub data_in: SharedCell<u32>,
+        /// Segments with payload sent.
+        pub data_out: SharedCell<u32>,
         /// Fills the gap; always 0.
         pub gap1: SharedCell<u32>,
         /// `SO_RCVTIMEO` in nanoseconds; 0 is for ever. Kept for the socket layer.
@@ -238,6 +247,11 @@ impl Kind {
 pub const SHUT_RD: u32 = 1;
 /// Writing is shut down by the program.
 pub const SHUT_WR: u32 = 2;
+
+/// [`Sock::os_ready`]: data or a connection waits at the kernel socket.
+pub const OS_DATA: u32 = 1;
+/// [`Sock::os_ready`]: the kernel socket has an error, or messages about errors.
+pub const OS_ERROR: u32 = 2;
 
 /// Bits of [`Sock::flags`].
 pub mod flag {
@@ -379,6 +393,27 @@ impl Sock {
         self.rq_in
             .load(Acquire)
             .wrapping_sub(self.rq_out.load(Acquire))
+    }
+
+    /// TTL or hop limit of packets to `dst`.
+    #[inline]
+    pub fn ttl_to(&self, dst: Ip) -> u8 {
+        let both = self.ttl.get();
+        match if dst.is_v4() { both } else { both >> 8 } as u8 {
+            0 => 64,
+            n => n,
+        }
+    }
+
+    /// TOS or traffic class of packets to `dst`.
+    #[inline]
+    pub fn tos_to(&self, dst: Ip) -> u8 {
+        let both = self.tos.get();
+        if dst.is_v4() {
+            both as u8
+        } else {
+            (both >> 8) as u8
+        }
     }
 
     /// Records an error for `SO_ERROR`.

@@ -5,6 +5,8 @@ use super::{Sock, SockId, flag};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::tcp::tcb::tflag;
+use core::sync::atomic::Ordering::Relaxed;
+use flyover_shm::SharedCell;
 
 /// An option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,10 +49,18 @@ pub enum SockOpt {
     Linger,
     /// `SO_BROADCAST`.
     Broadcast,
-    /// `IP_TTL` or `IPV6_UNICAST_HOPS`.
+    /// `IP_TTL`.
     Ttl,
-    /// `IP_TOS` or `IPV6_TCLASS`.
+    /// `IPV6_UNICAST_HOPS`.
+    Hops,
+    /// `IP_TOS`.
     Tos,
+    /// `IPV6_TCLASS`.
+    Class,
+    /// `TCP_WINDOW_CLAMP`, bytes.
+    WindowClamp,
+    /// `SO_PEEK_OFF`: 0 is off, else 1 + offset.
+    PeekOff,
     /// `IPV6_V6ONLY`.
     V6Only,
 }
@@ -60,7 +70,7 @@ pub(crate) fn defaults(st: Stack<'_>, s: &Sock) {
     s.rcvbuf.set(o.tcp_rmem);
     s.sndbuf.set(o.tcp_wmem);
     s.rcvlowat.set(1);
-    s.ttl.set(64);
+    s.ttl.set(64 | 64 << 8);
     s.keepidle.set(o.keepalive_time_s);
     s.keepintvl.set(o.keepalive_interval_s);
     s.keepcnt.set(o.keepalive_probes);
@@ -82,8 +92,15 @@ pub(crate) fn inherit(p: &Sock, s: &Sock) {
         (&p.linger, &s.linger),
         (&p.notsent_lowat, &s.notsent_lowat),
         (&p.linger2, &s.linger2),
+        (&p.wclamp, &s.wclamp),
     ] {
         b.set(a.get());
+    }
+    for (a, b) in [(&p.sopts, &s.sopts), (&p.peek_off, &s.peek_off)] {
+        b.store(a.load(Relaxed), Relaxed);
+    }
+    for (a, b) in [(&p.rcvtimeo, &s.rcvtimeo), (&p.sndtimeo, &s.sndtimeo)] {
+        b.store(a.load(Relaxed), Relaxed);
     }
     const KEPT: u32 = flag::V6
         | flag::V6ONLY
@@ -94,7 +111,15 @@ pub(crate) fn inherit(p: &Sock, s: &Sock) {
         | flag::OOBINLINE
         | flag::RCVBUF_SET
         | flag::SNDBUF_SET;
-    s.set_flag(p.flags.load(core::sync::atomic::Ordering::Relaxed) & KEPT);
+    s.set_flag(p.flags.load(Relaxed) & KEPT);
+}
+
+fn low(cell: &SharedCell<u32>, v: u32) {
+    cell.set(cell.get() & !0xff | v & 0xff);
+}
+
+fn high(cell: &SharedCell<u32>, v: u32) {
+    cell.set(cell.get() & 0xff | (v & 0xff) << 8);
 }
 
 impl Locked<'_, '_, '_> {
@@ -154,8 +179,12 @@ impl Locked<'_, '_, '_> {
                 s.linger.set(v.saturating_sub(1));
             }
             SockOpt::Broadcast => s.put_flag(flag::BROADCAST, on),
-            SockOpt::Ttl => s.ttl.set(v),
-            SockOpt::Tos => s.tos.set(v),
+            SockOpt::Ttl => low(&s.ttl, v),
+            SockOpt::Hops => high(&s.ttl, v),
+            SockOpt::Tos => low(&s.tos, v),
+            SockOpt::Class => high(&s.tos, v),
+            SockOpt::WindowClamp => s.wclamp.set(v),
+            SockOpt::PeekOff => s.peek_off.store(v, Relaxed),
             SockOpt::V6Only => s.put_flag(flag::V6ONLY, on),
         }
     }
@@ -189,8 +218,12 @@ impl Stack<'_> {
             SockOpt::OobInline => f(flag::OOBINLINE),
             SockOpt::Linger => f(flag::LINGER) * (1 + s.linger.get()),
             SockOpt::Broadcast => f(flag::BROADCAST),
-            SockOpt::Ttl => s.ttl.get(),
-            SockOpt::Tos => s.tos.get(),
+            SockOpt::Ttl => s.ttl.get() & 0xff,
+            SockOpt::Hops => s.ttl.get() >> 8 & 0xff,
+            SockOpt::Tos => s.tos.get() & 0xff,
+            SockOpt::Class => s.tos.get() >> 8 & 0xff,
+            SockOpt::WindowClamp => s.wclamp.get(),
+            SockOpt::PeekOff => s.peek_off.load(Relaxed),
             SockOpt::V6Only => f(flag::V6ONLY),
         }
     }

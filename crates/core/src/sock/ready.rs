@@ -1,7 +1,7 @@
 //! Readiness: the `poll(2)` mask of a socket, computed from its state as Linux's `tcp_poll` and `datagram_poll` do.
 //! Pure loads, no lock.
 
-use super::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, flag};
+use super::{Kind, OS_DATA, OS_ERROR, SHUT_RD, SHUT_WR, Sock, SockId, flag};
 use crate::stack::Stack;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
@@ -79,8 +79,12 @@ fn tcp(st: Stack<'_>, s: &Sock) -> u32 {
 fn udp(s: &Sock) -> u32 {
     let shut = s.shut.load(Acquire);
     let mut m = ev::OUT | ev::WRNORM | ev::WRBAND;
-    if s.rq_available() > 0 || s.os_ready.load(Acquire) != 0 {
+    let kernels = s.os_ready.load(Acquire);
+    if s.rq_available() > 0 || kernels & OS_DATA != 0 {
         m |= ev::IN | ev::RDNORM;
+    }
+    if kernels & OS_ERROR != 0 {
+        m |= ev::ERR;
     }
     if shut & SHUT_RD != 0 {
         m |= ev::IN | ev::RDNORM | ev::RDHUP;

@@ -65,6 +65,27 @@ impl Locked<'_, '_, '_> {
         self.st.sock(id).filter.set(filter);
     }
 
+    /// Takes no more packets: a UDP socket or a listener goes on with the kernel socket behind it. Connections that
+    /// came through a listener's filter stay.
+    pub fn withdraw(&mut self, id: SockId) {
+        let st = self.st;
+        let s = st.sock(id);
+        // It stays in the demultiplexer: what was on the way to the stack when the filter went is still its own.
+        let filter = s.filter.get();
+        if filter == 0 {
+            return;
+        }
+        if s.children.get() > 0 {
+            self.env.fx.push(Effect::Narrow {
+                filter,
+                listener: st.sock_ref(id),
+            });
+        } else {
+            s.filter.set(0);
+            self.env.fx.push(Effect::DelFilter(filter));
+        }
+    }
+
     /// Gives a slot back that never got any further.
     pub fn free_unused(&mut self, id: SockId) {
         self.destroy(id);

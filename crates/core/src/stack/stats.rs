@@ -47,6 +47,10 @@ counters! {
     udp_in,
     /// Datagrams sent.
     udp_out,
+    /// Datagrams of accelerated sockets that the kernel socket sent: multicast, fragments, no neighbour yet, by option.
+    udp_out_kernel,
+    /// Datagrams that waited for a change of the control plane.
+    udp_out_busy,
     /// TCP segments received.
     tcp_in,
     /// TCP segments sent (super-frames count once).

@@ -88,7 +88,7 @@ impl Locked<'_, '_, '_> {
     ///
     /// # Errors
     /// [`Error::NotSupported`]: the kernel socket must send it (no V-NIC on the way, neighbour unresolved, or larger
-    /// than the MTU). [`Error::WouldBlock`]: the V-NIC is full. [`Error::DestinationRequired`],
+    /// than the MTU). [`Error::Busy`]: ask again soon. [`Error::WouldBlock`]: the V-NIC is full. [`Error::DestinationRequired`],
     /// [`Error::BrokenPipe`], [`Error::MessageSize`], or the pending error.
     pub fn udp_send(
         &mut self,
@@ -120,11 +120,13 @@ impl Locked<'_, '_, '_> {
         let (way, source) = if s.rport.get() != 0 && remote == s.remote() && src.is_none() {
             match way(self, s) {
                 Ok(w) => (w, bound),
-                Err(_) => return Err(Error::NotSupported),
+                Err(NoWay::Busy) => return Err(Error::Busy),
+                Err(NoWay::Wait | NoWay::Unreachable) => return Err(Error::NotSupported),
             }
         } else {
             match way_to(self, remote.ip, from) {
                 Ok(w) => w,
+                Err(NoWay::Busy) => return Err(Error::Busy),
                 Err(NoWay::Wait | NoWay::Unreachable) => return Err(Error::NotSupported),
             }
         };
@@ -145,11 +147,8 @@ impl Locked<'_, '_, '_> {
                 port: s.local().port,
             },
             dst: remote,
-            ttl: match s.ttl.get() {
-                0 => 64,
-                n => n as u8,
-            },
-            tos: s.tos.get() as u8,
+            ttl: s.ttl_to(remote.ip),
+            tos: s.tos_to(remote.ip),
             ip_id: 0,
             payload_len: len as u32,
         };
@@ -254,6 +253,16 @@ fn copy_in(st: Stack<'_>, data: &[&[u8]], len: usize) -> Option<BufId> {
 }
 
 impl Stack<'_> {
+    /// The kernel socket sent a datagram of an accelerated socket.
+    pub fn count_kernel_datagram(self) {
+        let _: u64 = self.state.stats.udp_out_kernel.fetch_add(1, Relaxed);
+    }
+
+    /// A datagram waited for the control plane.
+    pub fn count_busy_datagram(self) {
+        let _: u64 = self.state.stats.udp_out_busy.fetch_add(1, Relaxed);
+    }
+
     /// Reads one datagram into `bufs`; what does not fit is lost unless `peek`. `me` is the caller's owner slot.
     ///
     /// # Errors

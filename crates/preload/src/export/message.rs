@@ -80,7 +80,11 @@ pub unsafe extern "C" fn sendto(
             // SAFETY: the application's buffer of the length it says.
             let bytes = unsafe { args::bytes(buf, n) };
             // SAFETY: the application's address of the length it says.
-            let to = unsafe { args::addr(addr, len) };
+            let to = match unsafe { args::addr(addr, len) } {
+                // An address of no length is one that is too short, where an address counts.
+                Ok(None) if !addr.is_null() => Ok(Some(flyover_sockets::Addr::default())),
+                to => to,
+            };
             match (bytes, to) {
                 (Ok(b), Ok(to)) => lib.send_msg(fd, &[b], to.as_ref(), &[], flags),
                 (_, Err(e)) => lib.fault(fd, e),

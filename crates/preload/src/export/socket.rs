@@ -8,7 +8,7 @@ use flyover_sockets::process::Answer;
 use libc::{sockaddr, socklen_t};
 
 use super::{answer, result};
-use crate::{args, errno, fast, init, next};
+use crate::{args, fast, init, next};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
@@ -230,10 +230,14 @@ pub unsafe extern "C" fn getsockopt(
     let Ok(room) = (unsafe { args::bytes(len.cast(), 4) }) else {
         return kernel() as c_int;
     };
-    let room = u32::from_ne_bytes(room.try_into().unwrap_or_default());
+    let mut room = u32::from_ne_bytes(room.try_into().unwrap_or_default());
     if (room as i32) < 0 {
-        errno::set(libc::EINVAL);
-        return -1;
+        if level != libc::IPPROTO_IPV6 {
+            // The error depends on level and name.
+            return kernel() as c_int;
+        }
+        // Linux takes the length of an option of IPv6 as unsigned; its numbers have four bytes.
+        room = 4;
     }
     answer(
         |lib| {
@@ -269,9 +273,16 @@ pub unsafe extern "C" fn setsockopt(
 ) -> c_int {
     // SAFETY: passed on unchanged.
     let kernel = || unsafe { next::setsockopt(fd, level, name, value, len) } as isize;
-    if fast::is_kernel(fd) || value.is_null() || len as i32 <= 0 {
+    if fast::is_kernel(fd) || len as i32 <= 0 {
         return kernel() as c_int;
     }
+    // Linux takes no value as 0 for IPv6.
+    const ZERO: u32 = 0;
+    let (value, len) = match value.is_null() {
+        true if level == libc::IPPROTO_IPV6 => (core::ptr::from_ref(&ZERO).cast(), 4),
+        true => return kernel() as c_int,
+        false => (value, len),
+    };
     answer(
         // SAFETY: the application's buffer of the length it says.
         |lib| match unsafe { args::bytes(value, len as usize) } {

@@ -3,9 +3,10 @@
 use core::sync::atomic::Ordering;
 
 use flyover_core::UdpMsg;
-use flyover_wire::Ip;
+use flyover_wire::{Endpoint, Ip};
 
-use crate::io::options;
+use crate::addr::Addr;
+use crate::io::options::{self, stamps};
 use crate::os::Os;
 use crate::process::Ep;
 
@@ -40,26 +41,21 @@ impl<'b> CmsgWriter<'b> {
         self.len == 0
     }
 
-    /// True when the application gave a buffer at all.
-    pub fn is_asked(&self) -> bool {
-        !self.buf.is_empty()
-    }
-
     /// Something did not fit (`MSG_CTRUNC`).
     pub fn is_cut(&self) -> bool {
         self.cut
     }
 
-    /// Appends one message.
+    /// Appends one message, cut when there is no room for all of it, as the kernel's `put_cmsg`.
     pub fn put(&mut self, level: i32, kind: i32, data: &[u8]) {
-        let start = self.len.next_multiple_of(8);
-        let end = start + HEAD + data.len();
-        let Some(room) = self.buf.get_mut(start..end) else {
+        let room = self.buf.get_mut(self.len..).unwrap_or_default();
+        let Some((head, body)) = room.split_at_mut_checked(HEAD) else {
             self.cut = true;
             return;
         };
-        let (head, body) = room.split_at_mut(HEAD);
-        let size = (HEAD + data.len()) as u64;
+        let n = data.len().min(body.len());
+        self.cut |= n < data.len();
+        let size = (HEAD + n) as u64;
         for (to, from) in head.iter_mut().zip(
             size.to_ne_bytes()
                 .into_iter()
@@ -68,81 +64,148 @@ impl<'b> CmsgWriter<'b> {
         ) {
             *to = from;
         }
-        body.copy_from_slice(data);
+        for (to, from) in body.iter_mut().zip(data) {
+            *to = *from;
+        }
         // The kernel counts the padding behind every message that has room for it.
-        self.len = end.next_multiple_of(8).min(self.buf.len());
+        let space = (HEAD + data.len()).next_multiple_of(8);
+        self.len = self.buf.len().min(self.len + space);
+    }
+
+    fn put_int(&mut self, level: i32, kind: i32, v: i32) {
+        self.put(level, kind, &v.to_ne_bytes());
     }
 }
 
-/// Writes what the socket's options ask for.
+/// Writes what the socket's options ask for. The order is the kernel's: stamps and losses (`sock_recv_cmsgs`), then
+/// what a socket of IPv6 tells of every datagram, then what belongs to the datagram's own family.
 pub fn describe(os: &dyn Os, ep: &Ep, m: &UdpMsg, w: &mut CmsgWriter<'_>) {
     let s = ep.shared();
-    let on = |bit: u32| s.flags.load(Ordering::Relaxed) & bit != 0;
-    if on(options::TIMESTAMP) || on(options::TIMESTAMPNS) {
-        let wall = os
-            .realtime()
-            .saturating_sub(os.now().saturating_sub(m.at.0));
-        let (sec, nsec) = (wall / 1_000_000_000, wall % 1_000_000_000);
-        let mut b = [0u8; 16];
-        let (low, high) = b.split_at_mut(8);
-        low.copy_from_slice(&sec.to_ne_bytes());
-        if on(options::TIMESTAMPNS) {
-            high.copy_from_slice(&nsec.to_ne_bytes());
-            w.put(libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, &b);
-        } else {
-            high.copy_from_slice(&(nsec / 1_000).to_ne_bytes());
-            w.put(libc::SOL_SOCKET, libc::SCM_TIMESTAMP, &b);
-        }
+    let asked = s.sopts.load(Ordering::Relaxed);
+    stamp(os, asked, m.at.0, w);
+    let drops = s.drops.load(Ordering::Relaxed);
+    if asked & options::OVERFLOW != 0 && drops != 0 {
+        w.put(libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &drops.to_ne_bytes());
     }
-    if let Some(to) = m.to.as_v4() {
-        if on(options::PKTINFO) {
-            // struct in_pktinfo: interface, local address, destination address.
-            let mut b = [0u8; 12];
-            let (ifindex, addrs) = b.split_at_mut(4);
-            ifindex.copy_from_slice(&m.ifindex.to_ne_bytes());
-            let (spec, dst) = addrs.split_at_mut(4);
-            spec.copy_from_slice(&to);
-            dst.copy_from_slice(&to);
-            w.put(libc::IPPROTO_IP, libc::IP_PKTINFO, &b);
-        }
-        if on(options::RECV_TTL) {
-            w.put(
-                libc::IPPROTO_IP,
-                libc::IP_TTL,
-                &i32::from(m.ttl).to_ne_bytes(),
-            );
-        }
-        if on(options::RECV_TOS) {
-            w.put(libc::IPPROTO_IP, libc::IP_TOS, &[m.tos]);
-        }
+    if ep.v6 && asked & options::PKTINFO6 != 0 {
+        // struct in6_pktinfo: destination address, interface.
+        let mut b = [0u8; 20];
+        let (dst, ifindex) = b.split_at_mut(16);
+        dst.copy_from_slice(&m.to.0);
+        ifindex.copy_from_slice(&m.ifindex.to_ne_bytes());
+        w.put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &b);
     }
-    if ep.v6 {
-        if on(options::PKTINFO6) {
-            // struct in6_pktinfo: destination address, interface.
-            let mut b = [0u8; 20];
-            let (dst, ifindex) = b.split_at_mut(16);
-            dst.copy_from_slice(&m.to.0);
-            ifindex.copy_from_slice(&m.ifindex.to_ne_bytes());
-            w.put(libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, &b);
-        }
-        if !m.to.is_v4() {
-            if on(options::RECV_TTL) {
-                w.put(
-                    libc::IPPROTO_IPV6,
-                    libc::IPV6_HOPLIMIT,
-                    &i32::from(m.ttl).to_ne_bytes(),
-                );
-            }
-            if on(options::RECV_TOS) {
-                w.put(
-                    libc::IPPROTO_IPV6,
-                    libc::IPV6_TCLASS,
-                    &i32::from(m.tos).to_ne_bytes(),
-                );
-            }
-        }
+    let local = Endpoint {
+        ip: m.to,
+        port: s.local().port,
+    };
+    match m.to.as_v4() {
+        Some(to) => of_v4(asked, m, to, local, w),
+        None => of_v6(asked, m, local, w),
     }
 }
+
+fn of_v4(asked: u32, m: &UdpMsg, to: [u8; 4], local: Endpoint, w: &mut CmsgWriter<'_>) {
+    const LEVEL: i32 = libc::IPPROTO_IP;
+    if asked & options::PKTINFO != 0 {
+        // struct in_pktinfo: interface, local address, destination address.
+        let mut b = [0u8; 12];
+        let (ifindex, addrs) = b.split_at_mut(4);
+        ifindex.copy_from_slice(&m.ifindex.to_ne_bytes());
+        let (spec, dst) = addrs.split_at_mut(4);
+        spec.copy_from_slice(&to);
+        dst.copy_from_slice(&to);
+        w.put(LEVEL, libc::IP_PKTINFO, &b);
+    }
+    if asked & options::RECV_TTL != 0 {
+        w.put_int(LEVEL, libc::IP_TTL, i32::from(m.ttl));
+    }
+    if asked & options::RECV_TOS != 0 {
+        w.put(LEVEL, libc::IP_TOS, &[m.tos]);
+    }
+    if asked & options::ORIGDST != 0 {
+        w.put(
+            LEVEL,
+            libc::IP_ORIGDSTADDR,
+            Addr::inet(local, false).as_bytes(),
+        );
+    }
+}
+
+fn of_v6(asked: u32, m: &UdpMsg, local: Endpoint, w: &mut CmsgWriter<'_>) {
+    const LEVEL: i32 = libc::IPPROTO_IPV6;
+    if asked & options::RECV_HOPS != 0 {
+        w.put_int(LEVEL, libc::IPV6_HOPLIMIT, i32::from(m.ttl));
+    }
+    if asked & options::RECV_CLASS != 0 {
+        w.put_int(LEVEL, libc::IPV6_TCLASS, i32::from(m.tos));
+    }
+    if asked & options::ORIGDST6 != 0 {
+        let scope = if m.to.is_v6_link_local() {
+            m.ifindex
+        } else {
+            0
+        };
+        w.put(
+            LEVEL,
+            libc::IPV6_ORIGDSTADDR,
+            Addr::inet_scoped(local, true, scope).as_bytes(),
+        );
+    }
+}
+
+/// The time stamps of a packet that arrived at `at` of the monotonic clock.
+pub fn stamp(os: &dyn Os, asked: u32, at: u64, w: &mut CmsgWriter<'_>) {
+    if asked & options::STAMPS == 0 {
+        return;
+    }
+    let wall = os.realtime().saturating_sub(os.now().saturating_sub(at));
+    let (sec, nsec) = (wall / 1_000_000_000, wall % 1_000_000_000);
+    let pair = |low: u64| {
+        let mut b = [0u8; 16];
+        let (first, second) = b.split_at_mut(8);
+        first.copy_from_slice(&sec.to_ne_bytes());
+        second.copy_from_slice(&low.to_ne_bytes());
+        b
+    };
+    let new = asked & stamps::NEW != 0;
+    if asked & stamps::ON != 0 {
+        let (kind, b) = match (asked & stamps::NANOS != 0, new) {
+            (true, false) => (libc::SCM_TIMESTAMPNS, pair(nsec)),
+            (true, true) => (SO_TIMESTAMPNS_NEW, pair(nsec)),
+            (false, false) => (libc::SCM_TIMESTAMP, pair(nsec / 1_000)),
+            (false, true) => (SO_TIMESTAMP_NEW, pair(nsec / 1_000)),
+        };
+        w.put(libc::SOL_SOCKET, kind, &b);
+    }
+    if asked & stamps::SOFTWARE != 0 {
+        // struct scm_timestamping: software, deprecated, hardware.
+        let mut b = [0u8; 48];
+        if let Some(software) = b.get_mut(..16) {
+            software.copy_from_slice(&pair(nsec));
+        }
+        let kind = if new {
+            SO_TIMESTAMPING_NEW
+        } else {
+            libc::SCM_TIMESTAMPING
+        };
+        w.put(libc::SOL_SOCKET, kind, &b);
+    }
+}
+
+/// `TCP_CM_INQ` of linux/tcp.h: what is left to read; 1 at the end of the stream.
+pub fn put_inq(n: u32, w: &mut CmsgWriter<'_>) {
+    w.put_int(
+        libc::IPPROTO_TCP,
+        libc::TCP_CM_INQ,
+        i32::try_from(n).unwrap_or(i32::MAX),
+    );
+}
+
+/// Of asm-generic/socket.h.
+const SO_TIMESTAMP_NEW: i32 = 63;
+const SO_TIMESTAMPNS_NEW: i32 = 64;
+const SO_TIMESTAMPING_NEW: i32 = 65;
 
 /// The source address that control data of a `sendmsg` asks for. `None`: it asks for something that only the kernel
 /// does. `Some(None)`: for nothing.
@@ -170,6 +233,39 @@ pub fn source(control: &[u8]) -> Option<Option<Ip>> {
     Some(src.filter(|ip: &Ip| !ip.is_unspecified()))
 }
 
+/// True for control data of a `sendmsg` on a stream that the kernel refuses (`sock_cmsg_send`): a length that cannot be,
+/// or a message of the socket's level that it does not know. Those of other levels it passes over.
+pub fn is_refused_by_streams(control: &[u8]) -> bool {
+    let mut rest = control;
+    while rest.len() >= HEAD {
+        let Some((head, _)) = rest.split_at_checked(HEAD) else {
+            return false;
+        };
+        let (len, ids) = head.split_at(8);
+        let len = u64::from_ne_bytes(len.try_into().unwrap_or_default());
+        if len < HEAD as u64 || len > rest.len() as u64 {
+            return true;
+        }
+        let (level, kind) = ids.split_at(4);
+        if options::int(level) == libc::SOL_SOCKET {
+            let known = match options::int(kind) {
+                libc::SCM_RIGHTS | libc::SCM_CREDENTIALS => true,
+                libc::SO_MARK | libc::SO_PRIORITY | libc::SO_TIMESTAMPING | SO_TIMESTAMPING_NEW => {
+                    len == HEAD as u64 + 4
+                }
+                _ => false,
+            };
+            if !known {
+                return true;
+            }
+        }
+        rest = rest
+            .get((len as usize).next_multiple_of(8)..)
+            .unwrap_or_default();
+    }
+    false
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,11 +281,27 @@ mod tests {
         assert!(!w.is_cut());
         w.put(5, 6, &[]);
         assert!(w.is_cut());
+        assert_eq!(w.len(), 48);
         assert_eq!(
             &buf[..16],
             &[17, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0]
         );
         assert_eq!(buf[16], 9);
         assert_eq!(u64::from_ne_bytes(buf[24..32].try_into().unwrap()), 20);
+    }
+
+    /// As `put_cmsg`: the length says how much of the data is there.
+    #[test]
+    fn a_message_that_does_not_fit_is_cut() {
+        let mut buf = [0xeeu8; 18];
+        let mut w = CmsgWriter::new(&mut buf);
+        w.put(1, 2, &[7; 4]);
+        assert!(w.is_cut());
+        assert_eq!(w.len(), 18);
+        assert_eq!(buf[0], 18);
+        assert_eq!(&buf[16..], &[7, 7]);
+        let mut w = CmsgWriter::new(&mut []);
+        w.put(1, 2, &[]);
+        assert!(w.is_cut() && w.is_empty());
     }
 }

@@ -95,12 +95,12 @@ fn put(arg: &mut [u8], v: u32) -> Answer {
     Answer::Value(0)
 }
 
-/// Bytes of `struct tcp_info` (linux/tcp.h, as of Linux 6.1) that are filled in.
-const INFO_LEN: usize = 232;
+/// Bytes of `struct tcp_info` (linux/tcp.h) in Linux 6.1, and in Linux 6.18: as much as is filled in.
+pub(crate) const INFO_LEN: (usize, usize) = (232, 280);
 
 /// `struct tcp_info` as the kernel lays it out.
-pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN] {
-    let mut b = [0u8; INFO_LEN];
+pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN.1] {
+    let mut b = [0u8; INFO_LEN.1];
     let mut put = |at: usize, v: &[u8]| {
         if let Some(to) = b.get_mut(at..at + v.len()) {
             to.copy_from_slice(v);
@@ -158,9 +158,13 @@ pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN] {
     put(140, &i.segs_in.to_ne_bytes());
     put(144, &i.notsent_bytes.to_ne_bytes());
     put(148, &i.min_rtt.to_ne_bytes());
+    put(152, &i.data_segs_in.to_ne_bytes());
+    put(156, &i.data_segs_out.to_ne_bytes());
+    put(192, &i.delivered.to_ne_bytes());
     put(200, &i.bytes_sent.to_ne_bytes());
     put(208, &i.bytes_retrans.to_ne_bytes());
     put(228, &i.snd_wnd.to_ne_bytes());
+    put(232, &i.rcv_wnd.to_ne_bytes());
     b
 }
 

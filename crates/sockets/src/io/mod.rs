@@ -2,6 +2,7 @@
 
 pub mod cmsg;
 pub mod fcntl;
+pub mod getsockopt;
 pub mod ioctl;
 pub mod many;
 pub mod options;

@@ -8,6 +8,8 @@ use flyover_core::ev;
 use flyover_core::stack::deferred::work;
 
 use crate::errno::Errno;
+use crate::io::cmsg::{self, CmsgWriter};
+use crate::io::options;
 use crate::os::Received;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
@@ -51,17 +53,17 @@ impl Sockets {
         match self.look(fd) {
             Fd::Tcp(ep) if flags & libc::MSG_ERRQUEUE == 0 => {
                 // A stream has no sender address: Linux returns a length of 0.
-                let said = if flags & libc::MSG_OOB != 0 {
-                    libc::MSG_OOB
-                } else {
-                    0
-                };
+                let urgent = flags & libc::MSG_OOB;
                 match self.tcp_recv(&ep, into, flags) {
                     Err(Errno::MOVED) => None,
-                    r => Some(r.map(|n| Received {
-                        n,
-                        flags: said,
-                        ..Received::default()
+                    r => Some(r.map(|n| {
+                        let (control, said) = self.tell(&ep, n, control, urgent);
+                        Received {
+                            n,
+                            control,
+                            flags: urgent | said,
+                            ..Received::default()
+                        }
                     })),
                 }
             }
@@ -69,6 +71,27 @@ impl Sockets {
             Fd::Fresh(f) if f.error != 0 => Some(Err(self.fetch_error(fd, f))),
             Fd::Tcp(_) | Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => None,
         }
+    }
+
+    /// The control messages of a stream (`tcp_recvmsg`): time stamps of the data, and how much is left. Returns the
+    /// bytes written, and `MSG_CTRUNC`.
+    fn tell(&self, ep: &Ep, n: usize, control: &mut [u8], urgent: i32) -> (usize, i32) {
+        let s = ep.shared();
+        let asked = s.sopts.load(Ordering::Relaxed) & (options::STAMPS | options::INQ);
+        if asked == 0 || urgent != 0 {
+            return (0, 0);
+        }
+        let mut w = CmsgWriter::new(control);
+        if n > 0 || s.rq_available() > 0 {
+            cmsg::stamp(self.os, asked, s.tcb.last_rx.get(), &mut w);
+        }
+        if asked & options::INQ != 0 {
+            let left = ep.att.stack.inq(ep.sock.id);
+            // The FIN counts as one.
+            let ended = s.shut.load(Ordering::Acquire) & flyover_core::SHUT_RD != 0;
+            cmsg::put_inq(left.saturating_add(u32::from(ended)), &mut w);
+        }
+        (w.len(), if w.is_cut() { libc::MSG_CTRUNC } else { 0 })
     }
 
     /// Receives from a stream.
@@ -95,7 +118,11 @@ impl Sockets {
         }
         let mut how = RecvFlags {
             peek: flags & libc::MSG_PEEK != 0,
-            skip: 0,
+            skip: if flags & libc::MSG_PEEK != 0 {
+                peek_offset(ep).unwrap_or(0)
+            } else {
+                0
+            },
             discard: 0,
         };
         // On a stream MSG_TRUNC throws the bytes away, `tcp(7)`.
@@ -105,6 +132,7 @@ impl Sockets {
         let mut done = 0;
         let mut polled = false;
         let mut deadline = None;
+        let short = self.await_low_water(ep, want, flags, &mut deadline);
         loop {
             if discards {
                 how.discard = want - done;
@@ -121,10 +149,14 @@ impl Sockets {
                     if r.want_update {
                         ep.att.work(id, work::WINDOW);
                     }
+                    move_peek(ep, r.n, how.peek);
                     done += r.n;
                     if r.n == 0 || done >= want || !all {
                         return Ok(done);
                     }
+                }
+                Err(Error::WouldBlock) if let Err(e) = short => {
+                    return if done > 0 { Ok(done) } else { Err(e) };
                 }
                 Err(Error::WouldBlock) => {
                     if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() {
@@ -158,6 +190,37 @@ impl Sockets {
         }
     }
 
+    /// `SO_RCVLOWAT`: a blocking read of at least that much waits for so many bytes, or for the end. An error says why the
+    /// wait ended early: what is there is read all the same.
+    fn await_low_water(
+        &self,
+        ep: &Ep,
+        want: usize,
+        flags: i32,
+        deadline: &mut Option<Deadline>,
+    ) -> Result<(), Errno> {
+        let s = ep.shared();
+        let mark = s.rcvlowat.get();
+        if mark <= 1 || want < mark as usize || flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking()
+        {
+            return Ok(());
+        }
+        let until = *deadline.get_or_insert_with(|| {
+            Deadline::after_or_never(self.os.now(), s.rcvtimeo.load(Ordering::Relaxed))
+        });
+        const DONE: u32 = ev::IN | ev::RDHUP | ev::ERR | ev::HUP;
+        while ep.att.stack.readiness(ep.sock.id) & DONE == 0 {
+            ep.att.block_on(
+                ep.sock.id,
+                ev::IN | ev::RDHUP,
+                -1,
+                until,
+                self.settings.spin,
+            )?;
+        }
+        Ok(())
+    }
+
     /// The urgent byte (`MSG_OOB`). Linux never waits for it.
     fn tcp_recv_urgent(&self, ep: &Ep, into: &mut [&mut [u8]], flags: i32) -> Result<usize, Errno> {
         let byte = ep
@@ -172,6 +235,27 @@ impl Sockets {
             None => Ok(0),
         }
     }
+}
+
+/// `SO_PEEK_OFF`: a peek moves the offset on, a read moves it back.
+fn move_peek(ep: &Ep, n: usize, peek: bool) {
+    if let Some(old) = peek_offset(ep) {
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        let new = if peek {
+            old.saturating_add(n)
+        } else {
+            old.saturating_sub(n)
+        };
+        ep.shared()
+            .peek_off
+            .store(new.saturating_add(1), Ordering::Relaxed);
+    }
+}
+
+/// The offset; `None` while it is off (negative).
+fn peek_offset(ep: &Ep) -> Option<u32> {
+    let stored = ep.shared().peek_off.load(Ordering::Relaxed) as i32;
+    u32::try_from(stored.wrapping_sub(1)).ok()
 }
 
 /// Pieces of a vector that `MSG_WAITALL` may have to continue in.

@@ -48,10 +48,14 @@ impl Sockets {
     ) -> Answer {
         match self.look(fd) {
             // Linux ignores an address on a connected stream, unless MSG_FASTOPEN asks for a connection.
-            Fd::Tcp(ep) => match stream_control(control) {
-                Ok(()) => self.stream_send(fd, &ep, from, flags),
-                Err(e) => Answer::Error(e),
-            },
+            Fd::Tcp(ep) => {
+                if crate::io::cmsg::is_refused_by_streams(control)
+                    && ep.shared().shut.load(Ordering::Relaxed) & flyover_core::SHUT_WR == 0
+                {
+                    return Answer::Error(Errno::EINVAL);
+                }
+                self.stream_send(fd, &ep, from, flags)
+            }
             Fd::Udp(ep) => self.udp_send(&ep, fd, from, to, control, flags),
             Fd::Fresh(f) if f.dgram => self.udp_first_send(fd, f, from, to, control, flags),
             Fd::Fresh(f) if f.error != 0 => Answer::Error(self.fetch_error(fd, f)),
@@ -140,38 +144,6 @@ impl Sockets {
             }
         }
     }
-}
-
-/// What a stream's `sendmsg` finds wrong with control data (`sock_cmsg_send`); what it finds right means nothing to the
-/// stack: marks, transmit times and time stamps are for the kernel's queues.
-fn stream_control(control: &[u8]) -> Result<(), Errno> {
-    /// `struct cmsghdr` on 64-bit Linux: length, level, type.
-    const HEAD: usize = 16;
-    const KNOWN: [i32; 6] = [
-        libc::SCM_RIGHTS,
-        libc::SCM_CREDENTIALS,
-        libc::SO_MARK,
-        libc::SO_TIMESTAMPING,
-        libc::SCM_TXTIME,
-        // SO_TIMESTAMPING_NEW.
-        65,
-    ];
-    let mut rest = control;
-    while let Some(head) = rest.get(..HEAD) {
-        let len = usize::from_ne_bytes(head[..8].try_into().unwrap_or_default());
-        let word = |at: usize| {
-            let bytes = head.get(at..at + 4).and_then(|b| b.try_into().ok());
-            i32::from_ne_bytes(bytes.unwrap_or_default())
-        };
-        if len < HEAD || len > rest.len() {
-            return Err(Errno::EINVAL);
-        }
-        if word(8) == libc::SOL_SOCKET && !KNOWN.contains(&word(12)) {
-            return Err(Errno::EINVAL);
-        }
-        rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
-    }
-    Ok(())
 }
 
 /// Pieces of a vector that a blocking send may have to continue with at a time.

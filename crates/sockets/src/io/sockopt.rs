@@ -1,14 +1,13 @@
-//! `getsockopt(2)` and `setsockopt(2)`: the kernel socket checks and keeps every option; the endpoint honours those in
-//! [`options::TABLE`], and answers for what only it knows.
+//! `setsockopt(2)`: the kernel socket checks and keeps every option; the endpoint honours those whose row says so.
 
 use core::sync::atomic::Ordering;
 
-use flyover_core::time::Instant;
+use flyover_core::TcpState;
+use flyover_core::sock::{Kind, flag};
 
-use crate::addr::Addr;
-use crate::entry::Entry;
+use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
-use crate::io::options::{self, Form, Row};
+use crate::io::options::{self, Act, Form, Row, Way, int, stamps};
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
@@ -19,226 +18,220 @@ impl Sockets {
     pub fn setsockopt(&self, fd: i32, level: i32, name: i32, value: &[u8]) -> Answer {
         match self.look(fd) {
             Fd::Kernel | Fd::Epoll(_) => Answer::Kernel,
-            Fd::Fresh(f) => {
-                if !f.opts {
-                    let mut noted = f;
-                    noted.opts = true;
-                    let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Fresh(noted));
-                }
-                Answer::Kernel
-            }
+            Fd::Fresh(f) => self.set_fresh(fd, f, level, name, value),
             Fd::Tcp(ep) => self.set_both(&ep, fd, level, name, value, true),
             Fd::Udp(ep) => self.set_both(&ep, fd, level, name, value, false),
         }
     }
 
-    fn set_both(&self, ep: &Ep, fd: i32, level: i32, name: i32, value: &[u8], tcp: bool) -> Answer {
-        if only_kernel(level, name, value) {
-            // Where it cannot move, the kernel half takes the option all the same and says what is wrong with it.
-            let _: Result<(), Errno> = self.needs_kernel(fd, ep, Reason::HandedOver);
-            return Answer::Kernel;
+    /// A socket without endpoint: it remembers that the endpoint must look, or stays with the kernel.
+    fn set_fresh(&self, fd: i32, f: Fresh, level: i32, name: i32, value: &[u8]) -> Answer {
+        let moves = options::find(level, name).is_none_or(|row| row.moves(!f.dgram, value));
+        if moves {
+            let done = self.os.setsockopt(fd, level, name, value);
+            if done.is_ok() {
+                self.leave_to_kernel(fd, Reason::Option);
+            }
+            return done.into();
         }
-        // The token of a connection is not connected: what the kernel checks against the state it cannot know.
-        let ignore = tcp
-            && matches!(
-                (level, name),
-                (libc::IPPROTO_TCP, libc::TCP_QUICKACK | libc::TCP_MAXSEG)
-            );
-        if let Err(e) = self.os.setsockopt(fd, level, name, value)
-            && !ignore
-        {
+        if !f.opts {
+            let mut noted = f;
+            noted.opts = true;
+            let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Fresh(noted));
+        }
+        Answer::Kernel
+    }
+
+    fn set_both(&self, ep: &Ep, fd: i32, level: i32, name: i32, value: &[u8], tcp: bool) -> Answer {
+        let connected = tcp && has_connection(ep);
+        if connected && let Some(e) = refused_on_connection(ep, level, name, value) {
             return Answer::Error(e);
         }
-        self.apply(ep, fd, level, name, value, tcp);
+        let row = options::find(level, name);
+        let moves = row.is_none_or(|row| row.moves(tcp, value));
+        // These look at the connection's state, which the token has not: it moves first.
+        let looks = level == libc::IPPROTO_TCP
+            || (level, name) == (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM);
+        let first = connected && moves && looks;
+        if first && self.needs_kernel(fd, ep, Reason::HandedOver).is_ok() {
+            return Answer::Kernel;
+        }
+        if let Err(e) = self.os.setsockopt(fd, level, name, value) {
+            return Answer::Error(e);
+        }
+        if moves && !first && self.needs_kernel(fd, ep, Reason::HandedOver).is_err() && !tcp {
+            // Datagrams are queued: they are read first.
+            self.withdraw(ep);
+        }
+        if let Some(row) = row {
+            self.apply(ep, fd, row, value);
+        }
+        if tcp && ep.shared().tcp_state() == TcpState::Listen {
+            let _: u32 = ep
+                .shared()
+                .sopts
+                .fetch_or(options::HANDS_DOWN, Ordering::Relaxed);
+            self.legacies.forget(ep);
+        }
         Answer::Value(0)
     }
 
-    fn apply(&self, ep: &Ep, fd: i32, level: i32, name: i32, value: &[u8], tcp: bool) {
+    /// The endpoint honours a value that the kernel took.
+    fn apply(&self, ep: &Ep, fd: i32, row: &Row, value: &[u8]) {
         let s = ep.shared();
-        if level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) {
-            let word = if name == libc::SO_RCVTIMEO {
-                &s.rcvtimeo
-            } else {
-                &s.sndtimeo
-            };
-            word.store(timeval_ns(value), Ordering::Relaxed);
-            return;
-        }
-        if let Some(bit) = options::flag_of(level, name) {
-            s.put_flag(bit, int(value) != 0);
-            return;
-        }
-        let Some(row) = options::find(level, name).filter(|r| tcp || r.udp) else {
-            return;
-        };
-        let v = match row.form {
-            Form::Int => int(value) as u32,
-            Form::Switch => u32::from(int(value) != 0),
-            // What the kernel made of it: clamped by sysctls, doubled.
-            Form::Buffer => match self.int_option(fd, level, readable(name)) {
-                Ok(v) => v as u32,
-                Err(_) => return,
-            },
-            Form::Linger => linger(value),
-        };
-        ep.att.locked(|l| l.set_opt(ep.sock.id, row.opt, v));
-    }
-
-    /// Copies the options that were set on the kernel socket before the endpoint existed.
-    pub(crate) fn copy_options(&self, fd: i32, ep: &Ep) {
-        let tcp = ep.shared().kind() == flyover_core::sock::Kind::Tcp;
-        for row in options::TABLE.iter().filter(|r| tcp || r.udp) {
-            if readable(row.name) == row.name || row.form != Form::Buffer {
-                self.copy_option(fd, ep, row, tcp);
+        let tcp = s.kind() == Kind::Tcp;
+        match row.act {
+            Act::No => {}
+            Act::Bit(bit) => {
+                put_bit(ep, bit, int(value) != 0);
+                if bit == options::CORKED {
+                    // The kernel sends what it held.
+                    put_bit(ep, options::PENDING, false);
+                }
             }
-        }
-        for (level, name) in options::SWITCHES {
-            if let (Ok(v), Some(bit)) = (
-                self.int_option(fd, level, name),
-                options::flag_of(level, name),
-            ) {
-                ep.shared().put_flag(bit, v != 0);
+            Act::Stamp(which) => {
+                let old = s.sopts.load(Ordering::Relaxed);
+                let new = stamps::after(old & options::STAMPS, which, int(value) as u32);
+                let _: u32 = s.sopts.fetch_and(!options::STAMPS | new, Ordering::Relaxed);
+                let _: u32 = s.sopts.fetch_or(new, Ordering::Relaxed);
             }
-        }
-        let s = ep.shared();
-        for (name, word) in [
-            (libc::SO_RCVTIMEO, &s.rcvtimeo),
-            (libc::SO_SNDTIMEO, &s.sndtimeo),
-        ] {
-            let mut b = [0u8; 16];
-            if let Ok(16) = self.os.getsockopt(fd, libc::SOL_SOCKET, name, &mut b) {
-                word.store(timeval_ns(&b), Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn copy_option(&self, fd: i32, ep: &Ep, row: &Row, tcp: bool) {
-        let family = if ep.v6 {
-            libc::IPPROTO_IP
-        } else {
-            libc::IPPROTO_IPV6
-        };
-        if row.level == family {
-            return;
-        }
-        let mut b = [0u8; 8];
-        let Ok(n) = self.os.getsockopt(fd, row.level, row.name, &mut b) else {
-            return;
-        };
-        let value = b.get(..n.min(8)).unwrap_or_default();
-        let v = match row.form {
-            // An untouched buffer tunes itself; the kernel's default says that it was not touched.
-            Form::Buffer => {
-                if !is_tuned(self, fd, row.name, int(value), tcp) {
+            Act::Limit(way) => limit(ep, way).store(timeval_ns(value), Ordering::Relaxed),
+            Act::Opt(opt, form) => {
+                if row.path(tcp) != options::Path::Stack {
                     return;
                 }
-                int(value) as u32
+                let v = match form {
+                    Form::Raw => int(value) as u32,
+                    Form::Switch => u32::from(int(value) != 0),
+                    Form::Offset => int(value).wrapping_add(1) as u32,
+                    Form::Linger => linger(value),
+                    // What the kernel made of it: clamped, doubled.
+                    Form::Int | Form::Buffer => {
+                        match self.int_option(fd, row.level, readable(row.name)) {
+                            Ok(v) => v.max(0) as u32,
+                            Err(_) => return,
+                        }
+                    }
+                };
+                ep.att.locked(|l| l.set_opt(ep.sock.id, opt, v));
             }
-            Form::Linger => linger(value),
-            Form::Int => match int(value) {
-                v if v < 0 => return,
-                v => v as u32,
+        }
+    }
+
+    /// Copies the options that were set on the kernel socket before the endpoint existed: those that differ from an
+    /// untouched socket's.
+    pub(crate) fn copy_options(&self, fd: i32, ep: &Ep) {
+        let tcp = ep.shared().kind() == Kind::Tcp;
+        let _: usize = self.each_changed(
+            fd,
+            ep.v6,
+            tcp,
+            |row| row.act != Act::No,
+            |row, value| {
+                // An untouched buffer tunes itself; SO_RCVBUFFORCE reads as SO_RCVBUF.
+                if readable(row.name) == row.name || row.level != libc::SOL_SOCKET {
+                    self.apply(ep, fd, row, value);
+                }
             },
-            Form::Switch => u32::from(int(value) != 0),
-        };
-        // TCP_MAXSEG of an unconnected socket reads as the default MSS, TCP_QUICKACK as on.
-        let unset = matches!((row.level, row.name), (libc::IPPROTO_TCP, libc::TCP_MAXSEG))
-            && v == 536
-            || matches!(
-                (row.level, row.name),
-                (libc::IPPROTO_TCP, libc::TCP_QUICKACK)
-            );
-        if !unset && ep.att.stack.opt(ep.sock.id, row.opt) != v {
-            ep.att.locked(|l| l.set_opt(ep.sock.id, row.opt, v));
-        }
+        );
     }
 
-    /// `getsockopt(2)`: the value's length, or the kernel's answer.
-    pub fn getsockopt(&self, fd: i32, level: i32, name: i32, into: &mut [u8]) -> Answer {
-        let (ep, tcp) = match self.look(fd) {
-            Fd::Tcp(ep) => (ep, true),
-            Fd::Udp(ep) => (ep, false),
-            Fd::Fresh(f) if f.error != 0 && (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) => {
-                return put(into, &self.fetch_error(fd, f).0.to_ne_bytes());
-            }
-            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
+    /// Calls `f` with each option among those `wanted` whose value differs from that of an untouched socket; returns
+    /// how many there were.
+    pub(crate) fn each_changed(
+        &self,
+        fd: i32,
+        v6: bool,
+        tcp: bool,
+        wanted: impl Fn(&Row) -> bool,
+        mut f: impl FnMut(&'static Row, &[u8]),
+    ) -> usize {
+        let domain = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+        let kind = if tcp {
+            libc::SOCK_STREAM
+        } else {
+            libc::SOCK_DGRAM
         };
-        if (level, name) == (libc::SOL_SOCKET, libc::SO_ERROR) {
-            let ours = ep.att.stack.take_error(ep.sock.id);
-            let e = if ours == 0 && !tcp {
-                self.int_option(fd, level, name).unwrap_or(0)
-            } else {
-                ours
-            };
-            return put(into, &e.to_ne_bytes());
-        }
-        if !tcp {
-            return Answer::Kernel;
-        }
-        if (level, name) == (libc::IPPROTO_TCP, libc::TCP_INFO) {
-            let info = ep.att.stack.tcp_info(ep.sock.id, Instant(self.os.now()));
-            return put(into, &crate::io::ioctl::tcp_info(&info));
-        }
-        if (level, name) == (libc::SOL_SOCKET, SO_PEERNAME) {
-            let addr = Addr::inet(ep.shared().remote(), ep.v6);
-            return put(into, addr.as_bytes());
-        }
-        if level == libc::SOL_SOCKET && matches!(name, libc::SO_RCVTIMEO | libc::SO_SNDTIMEO) {
-            let s = ep.shared();
-            let word = if name == libc::SO_RCVTIMEO {
-                &s.rcvtimeo
-            } else {
-                &s.sndtimeo
-            };
-            let ns = word.load(Ordering::Relaxed);
-            let mut b = [0u8; 16];
-            let (sec, usec) = b.split_at_mut(8);
-            sec.copy_from_slice(&(ns / NS_PER_SEC).to_ne_bytes());
-            usec.copy_from_slice(&(ns % NS_PER_SEC / 1_000).to_ne_bytes());
-            return put(into, &b);
-        }
-        let Some(row) = options::find(level, name) else {
-            return Answer::Kernel;
+        let Ok(plain) = self.os.socket(domain, kind | libc::SOCK_CLOEXEC, 0) else {
+            return 0;
         };
-        let v = ep.att.stack.opt(ep.sock.id, row.opt);
-        match row.form {
-            Form::Linger => {
-                let mut b = [0u8; 8];
-                let (on, time) = b.split_at_mut(4);
-                on.copy_from_slice(&u32::from(v != 0).to_ne_bytes());
-                time.copy_from_slice(&v.saturating_sub(1).to_ne_bytes());
-                put(into, &b)
+        let mut changed = 0;
+        for row in options::TABLE {
+            if row.path(tcp) == options::Path::None
+                || !wanted(row)
+                || row.level == libc::IPPROTO_IPV6 && !v6
+            {
+                continue;
             }
-            // What was never set on the endpoint reads as the kernel's default.
-            Form::Int if v == 0 => Answer::Kernel,
-            Form::Int | Form::Switch | Form::Buffer => put(into, &v.to_ne_bytes()),
+            let (mut ours, mut theirs) = ([0u8; 32], [0u8; 32]);
+            let got = self.os.getsockopt(fd, row.level, row.name, &mut ours);
+            let default = self.os.getsockopt(plain, row.level, row.name, &mut theirs);
+            if let (Ok(n), Ok(_)) = (got, default)
+                && ours != theirs
+            {
+                changed += 1;
+                f(row, ours.get(..n.min(32)).unwrap_or_default());
+            }
         }
+        let _: Result<(), Errno> = self.os.close(plain);
+        changed
     }
 }
 
-/// Options whose effect only the kernel has: the socket is handed over before they are set.
-fn only_kernel(level: i32, name: i32, value: &[u8]) -> bool {
+/// Past the handshake's first step: the token does not know what the endpoint is.
+pub(crate) fn has_connection(ep: &Ep) -> bool {
+    let s = ep.shared();
+    match s.tcp_state() {
+        TcpState::Listen => false,
+        TcpState::Closed => s.has(flag::CONNECTED_SEEN),
+        _ => true,
+    }
+}
+
+/// What Linux refuses on a connection, and takes on the unconnected token.
+fn refused_on_connection(ep: &Ep, level: i32, name: i32, value: &[u8]) -> Option<Errno> {
+    if value.len() < 4 {
+        return None;
+    }
+    let closed = ep.shared().tcp_state() == TcpState::Closed;
     match (level, name) {
-        (libc::SOL_SOCKET, libc::SO_ZEROCOPY) => int(value) != 0,
-        (
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_FILTER | libc::SO_ATTACH_BPF | libc::SO_BINDTODEVICE | SO_BINDTOIFINDEX,
-        )
-        | (
-            libc::IPPROTO_TCP,
-            libc::TCP_ULP | libc::TCP_MD5SIG | TCP_MD5SIG_EXT | libc::TCP_REPAIR,
-        ) => true,
-        _ => false,
+        (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) if !closed && int(value) == 0 => {
+            Some(Errno::EINVAL)
+        }
+        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN | TCP_FASTOPEN_NO_COOKIE) if !closed => {
+            Some(Errno::EINVAL)
+        }
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT) if !closed => Some(Errno::EINVAL),
+        (libc::IPPROTO_TCP, libc::TCP_QUEUE_SEQ) if !closed => Some(Errno::EPERM),
+        // An accepted connection's token has no port.
+        (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if ep.v6 => Some(Errno::EINVAL),
+        (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM) if !closed => {
+            let native = ep.v6 && !ep.shared().remote().ip.is_v4();
+            (native && int(value) == libc::AF_INET).then_some(Errno::EADDRNOTAVAIL)
+        }
+        _ => None,
     }
 }
 
-/// `SO_BINDTOIFINDEX` of asm-generic/socket.h.
-const SO_BINDTOIFINDEX: i32 = 62;
-/// `TCP_MD5SIG_EXT` of linux/tcp.h.
-const TCP_MD5SIG_EXT: i32 = 32;
+/// Of linux/tcp.h.
+const TCP_FASTOPEN_CONNECT: i32 = 30;
+const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 
-/// `SO_PEERNAME` of asm-generic/socket.h.
-const SO_PEERNAME: i32 = 28;
+fn put_bit(ep: &Ep, bit: u32, on: bool) {
+    let word = &ep.shared().sopts;
+    let _: u32 = if on {
+        word.fetch_or(bit, Ordering::Relaxed)
+    } else {
+        word.fetch_and(!bit, Ordering::Relaxed)
+    };
+}
+
+fn limit(ep: &Ep, way: Way) -> &'static flyover_shm::Shared64 {
+    match way {
+        Way::In => &ep.shared().rcvtimeo,
+        Way::Out => &ep.shared().sndtimeo,
+    }
+}
 
 /// `SO_RCVBUFFORCE` and `SO_SNDBUFFORCE` can only be set; they are read by the other name.
 fn readable(name: i32) -> i32 {
@@ -246,41 +239,6 @@ fn readable(name: i32) -> i32 {
         libc::SO_RCVBUFFORCE => libc::SO_RCVBUF,
         libc::SO_SNDBUFFORCE => libc::SO_SNDBUF,
         n => n,
-    }
-}
-
-/// True when the buffer's size differs from that of an untouched kernel socket of the kind.
-fn is_tuned(sockets: &Sockets, fd: i32, name: i32, value: i32, tcp: bool) -> bool {
-    let domain = sockets
-        .int_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN)
-        .unwrap_or(libc::AF_INET);
-    let kind = if tcp {
-        libc::SOCK_STREAM
-    } else {
-        libc::SOCK_DGRAM
-    };
-    let Ok(plain) = sockets.os.socket(domain, kind | libc::SOCK_CLOEXEC, 0) else {
-        return false;
-    };
-    let default = sockets.int_option(plain, libc::SOL_SOCKET, name);
-    let _: Result<(), Errno> = sockets.os.close(plain);
-    default.is_ok_and(|d| d != value)
-}
-
-/// Copies an option's value out, cut to the application's buffer as the kernel does.
-fn put(into: &mut [u8], value: &[u8]) -> Answer {
-    let n = into.len().min(value.len());
-    for (to, from) in into.iter_mut().zip(value) {
-        *to = *from;
-    }
-    Answer::Value(n)
-}
-
-fn int(value: &[u8]) -> i32 {
-    match value {
-        [a, b, c, d, ..] => i32::from_ne_bytes([*a, *b, *c, *d]),
-        [a, ..] => i32::from(*a),
-        [] => 0,
     }
 }
 
@@ -322,12 +280,5 @@ mod tests {
         t[8..].copy_from_slice(&5i64.to_ne_bytes());
         assert_eq!(timeval_ns(&t), 2_000_005_000);
         assert_eq!(timeval_ns(&t[..8]), 2_000_000_000);
-    }
-
-    #[test]
-    fn values_are_cut_to_the_buffer() {
-        let mut two = [0xffu8; 2];
-        assert_eq!(put(&mut two, &1i32.to_ne_bytes()), Answer::Value(2));
-        assert_eq!(two, [1, 0]);
     }
 }

@@ -7,7 +7,7 @@ use std::io::{IoSlice, IoSliceMut};
 use flyover_core::Error;
 use flyover_core::UdpMsg;
 use flyover_core::ev;
-use flyover_core::sock::flag;
+use flyover_core::sock::{OS_DATA, OS_ERROR, flag};
 use flyover_core::stack::deferred::work;
 use flyover_wire::Endpoint;
 
@@ -15,8 +15,9 @@ use crate::addr::Addr;
 use crate::entry::Fresh;
 use crate::errno::Errno;
 use crate::io::cmsg::CmsgWriter;
+use crate::io::options;
 use crate::life::way;
-use crate::os::Received;
+use crate::os::{PollFd, Received};
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
@@ -24,6 +25,11 @@ use crate::wait::Deadline;
 /// Turns between the two sources: one in so many receives looks at the kernel's first.
 const TURN: u32 = 4;
 static TURNS: AtomicU32 = AtomicU32::new(0);
+
+/// Naps for a control plane in mid-change, as `life::resolve`, but shorter: a datagram may be late, a socket not lost.
+const NAPS: u32 = 10;
+/// Length of a nap, ns.
+const NAP: u64 = 1_000_000;
 
 /// Pieces of a vector that go to the kernel in one call without allocation.
 const PIECES: usize = 16;
@@ -38,16 +44,27 @@ impl Sockets {
         control: &mut [u8],
         flags: i32,
     ) -> Option<Result<Received, Errno>> {
-        if flags & (libc::MSG_ERRQUEUE | libc::MSG_OOB) != 0 {
+        if flags & libc::MSG_ERRQUEUE != 0 {
+            return Some(self.recv_errors(ep, fd, into, control, flags));
+        }
+        if flags & libc::MSG_OOB != 0 {
             return None;
         }
         let s = ep.shared();
         let mut polled = false;
         let mut deadline = None;
         loop {
-            let kernel_has = s.os_ready.load(Ordering::Acquire) != 0;
-            let kernel_first =
-                kernel_has && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(TURN);
+            let kernels = s.os_ready.load(Ordering::Acquire);
+            let kernel_has = kernels != 0;
+            if kernels & OS_ERROR != 0
+                && let e @ 1.. = self.take_kernels_error(ep, fd)
+            {
+                return Some(Err(Errno(e)));
+            }
+            // After a move to the kernel path what the stack still has is older.
+            let kernel_first = kernel_has
+                && s.sopts.load(Ordering::Relaxed) & options::WITHDRAWN == 0
+                && TURNS.fetch_add(1, Ordering::Relaxed).is_multiple_of(TURN);
             if kernel_first && let Some(r) = self.recv_kernels(ep, fd, into, control, flags) {
                 return Some(r);
             }
@@ -91,7 +108,7 @@ impl Sockets {
             }
             if s.rq_available() == 0 {
                 // Woken by the kernel's half, perhaps before the keeper could say so.
-                s.os_ready.store(1, Ordering::Release);
+                let _: u32 = s.os_ready.fetch_or(OS_DATA, Ordering::Release);
             }
         }
     }
@@ -107,7 +124,7 @@ impl Sockets {
         flags: i32,
     ) -> Option<Result<Received, Errno>> {
         let ready = &ep.shared().os_ready;
-        ready.store(0, Ordering::Release);
+        let _: u32 = ready.fetch_and(!OS_DATA, Ordering::AcqRel);
         let flags = flags | libc::MSG_DONTWAIT;
         let got = if into.len() <= PIECES {
             let mut list: [IoSliceMut<'_>; PIECES] =
@@ -126,19 +143,47 @@ impl Sockets {
         match got {
             Err(Errno::EAGAIN | Errno::EINTR) => None,
             r => {
-                ready.store(1, Ordering::Release);
+                let _: u32 = ready.fetch_or(OS_DATA, Ordering::Release);
                 Some(r)
             }
         }
+    }
+
+    /// Looks anew at what the kernel socket has, after something was taken out that only it keeps: an error, or a
+    /// message about one.
+    pub(crate) fn refresh_kernels(&self, ep: &Ep, fd: i32) {
+        let mut p = [PollFd::input(fd)];
+        let ready = &ep.shared().os_ready;
+        let _: u32 = ready.fetch_and(!OS_ERROR, Ordering::AcqRel);
+        if self.os.ppoll(&mut p, Some(0), None).is_ok() && p[0].revents & libc::POLLERR != 0 {
+            let _: u32 = ready.fetch_or(OS_ERROR, Ordering::Release);
+        }
+    }
+
+    /// Messages about errors (`MSG_ERRQUEUE`): the kernel socket queues them.
+    fn recv_errors(
+        &self,
+        ep: &Ep,
+        fd: i32,
+        into: &mut [&mut [u8]],
+        control: &mut [u8],
+        flags: i32,
+    ) -> Result<Received, Errno> {
+        let mut list: Vec<IoSliceMut<'_>> = into.iter_mut().map(|p| IoSliceMut::new(p)).collect();
+        let got = self.os.recvmsg(fd, &mut list, control, flags);
+        if ep.shared().os_ready.load(Ordering::Acquire) & OS_ERROR != 0 {
+            self.refresh_kernels(ep, fd);
+        }
+        got
     }
 
     fn received(&self, ep: &Ep, m: &UdpMsg, control: &mut [u8], flags: i32) -> Received {
         let full = flags & libc::MSG_TRUNC != 0;
         let mut out = if m.full_len > m.n { libc::MSG_TRUNC } else { 0 };
         let mut w = CmsgWriter::new(control);
-        if ep.shared().flags.load(Ordering::Relaxed) & crate::io::options::CMSGS != 0 {
+        if ep.shared().sopts.load(Ordering::Relaxed) & options::CMSGS != 0 {
             crate::io::cmsg::describe(self.os, ep, m, &mut w);
-            if w.is_cut() && w.is_asked() {
+            if w.is_cut() {
                 out |= libc::MSG_CTRUNC;
             }
         }
@@ -169,21 +214,29 @@ impl Sockets {
         flags: i32,
     ) -> Answer {
         let Some(src) = crate::io::cmsg::source(control) else {
-            return self.send_kernels(fd, from, to, control, flags);
+            return self.send_kernels(ep, fd, from, to, control, flags);
         };
-        let through_kernel = flags & (libc::MSG_MORE | libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0
-            || ep.shared().has(crate::io::options::UDP_BY_KERNEL);
-        if through_kernel {
-            return self.send_kernels(fd, from, to, control, flags);
+        let s = ep.shared();
+        if s.os_ready.load(Ordering::Acquire) & OS_ERROR != 0
+            && let e @ 1.. = self.take_kernels_error(ep, fd)
+        {
+            return Answer::Error(Errno(e));
+        }
+        let spoofed = src.is_some_and(|ip| !ep.att.cplane.is_local(ip));
+        let unusual = flags & (libc::MSG_MORE | libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0;
+        if spoofed || unusual || s.sopts.load(Ordering::Relaxed) & options::KERNEL_SENDS != 0 {
+            return self.send_kernels(ep, fd, from, to, control, flags);
         }
         let to_ep = match to {
+            Some(a) if a.as_bytes().is_empty() => return Answer::Error(Errno::EINVAL),
             Some(a) => match a.endpoint().filter(|e| fits(ep, a, e)) {
                 Some(e) => Some(e),
-                None => return self.send_kernels(fd, from, to, control, flags),
+                None => return self.send_kernels(ep, fd, from, to, control, flags),
             },
             None => None,
         };
         let mut deadline = None;
+        let mut naps = 0;
         loop {
             match ep.att.locked(|l| l.udp_send(ep.sock.id, to_ep, src, from)) {
                 Ok(n) => return Answer::Value(n),
@@ -194,7 +247,13 @@ impl Sockets {
                     | Error::MessageSize
                     | Error::NotSupported
                     | Error::NoBuffers,
-                ) => return self.send_kernels(fd, from, to, control, flags),
+                ) => return self.send_kernels(ep, fd, from, to, control, flags),
+                Err(Error::Busy) if naps < NAPS => {
+                    naps += 1;
+                    ep.att.stack.count_busy_datagram();
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(NAP), None);
+                }
+                Err(Error::Busy) => return self.send_kernels(ep, fd, from, to, control, flags),
                 Err(Error::WouldBlock) if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() => {
                     return Answer::Error(Errno::EAGAIN);
                 }
@@ -220,9 +279,10 @@ impl Sockets {
         }
     }
 
-    /// Sends through the kernel socket.
+    /// Sends through the kernel socket. With `MSG_MORE` it holds what it got, and the rest must go there, too.
     fn send_kernels(
         &self,
+        ep: &Ep,
         fd: i32,
         from: &[&[u8]],
         to: Option<&Addr>,
@@ -244,6 +304,14 @@ impl Sockets {
         } else {
             let list: Vec<IoSlice<'_>> = from.iter().map(|p| IoSlice::new(p)).collect();
             self.os.sendmsg(fd, &list, to, control, flags)
+        };
+        ep.att.stack.count_kernel_datagram();
+        let sopts = &ep.shared().sopts;
+        let _: u32 = match r {
+            Ok(_) if flags & libc::MSG_MORE != 0 => {
+                sopts.fetch_or(options::PENDING, Ordering::Relaxed)
+            }
+            _ => sopts.fetch_and(!options::PENDING, Ordering::Relaxed),
         };
         r.into()
     }

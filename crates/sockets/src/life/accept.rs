@@ -11,6 +11,7 @@ use crate::addr::Addr;
 use crate::attach::Attachment;
 use crate::entry::{Entry, Handle};
 use crate::errno::Errno;
+use crate::io::options::HANDS_DOWN;
 use crate::policy::Reason;
 use crate::process::{Ep, Fd, Sockets};
 use crate::wait::Deadline;
@@ -69,7 +70,7 @@ impl Sockets {
     fn take_either(&self, fd: i32, ep: &Ep, flags: i32) -> Option<Result<Accepted, Errno>> {
         let s = ep.shared();
         if s.acc_len.load(Ordering::Acquire) != 0
-            && let Some(done) = self.take_ours(ep, flags)
+            && let Some(done) = self.take_ours(fd, ep, flags)
         {
             return Some(done);
         }
@@ -80,7 +81,7 @@ impl Sockets {
     }
 
     /// A connection of the stack. The descriptor is made first, so that a full table loses no connection.
-    fn take_ours(&self, ep: &Ep, flags: i32) -> Option<Result<Accepted, Errno>> {
+    fn take_ours(&self, fd: i32, ep: &Ep, flags: i32) -> Option<Result<Accepted, Errno>> {
         let domain = if ep.v6 { libc::AF_INET6 } else { libc::AF_INET };
         let token = match self.os.socket(domain, libc::SOCK_STREAM | flags, 0) {
             Ok(t) => t,
@@ -102,6 +103,9 @@ impl Sockets {
                 };
             }
         };
+        if ep.shared().sopts.load(Ordering::Relaxed) & HANDS_DOWN != 0 {
+            self.hand_down(fd, ep, token);
+        }
         Some(Ok(self.adopt(ep.att, token, child, ep.v6, flags)))
     }
 

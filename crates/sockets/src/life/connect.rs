@@ -2,6 +2,8 @@
 //! steered to the stack, and the SYN sent. UDP: the kernel socket is connected as well, so that it keeps reporting
 //! errors and filtering what it receives.
 
+use core::sync::atomic::Ordering;
+
 use flyover_core::TcpState;
 use flyover_core::ev;
 use flyover_core::sock::{Kind as SockKind, flag};
@@ -11,6 +13,7 @@ use crate::addr::Addr;
 use crate::attach::Attachment;
 use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
+use crate::io::options::WITHDRAWN;
 use crate::life::way;
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
@@ -85,6 +88,10 @@ impl Sockets {
         if fresh.opts {
             self.bind_takes_a_port(fd);
         }
+        // Bound to one address, the kernel socket will say "IPv6 only"; the program did not ask for that.
+        let only = fresh.v6
+            && fresh.opts
+            && self.int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) == Ok(1);
         let any_port = Addr::inet_scoped(Endpoint { ip: src, port: 0 }, fresh.v6, addr.scope());
         for _ in 0..PORTS {
             self.os.bind(fd, &any_port).map_err(|_| Reason::Option)?;
@@ -93,9 +100,10 @@ impl Sockets {
                 Err(Reason::AddressShared) if self.give_port_back(fd) => {}
                 Ok(ep) => {
                     ep.shared().set_flag(flag::AUTO_PORT);
+                    ep.shared().put_flag(flag::V6ONLY, only);
                     return Ok(ep);
                 }
-                done => return done,
+                failed => return failed,
             }
         }
         Err(Reason::AddressShared)
@@ -152,7 +160,7 @@ impl Sockets {
     fn await_established(&self, fd: i32, ep: &Ep) -> Answer {
         let s = ep.shared();
         if !ep.nonblocking() {
-            let span = s.sndtimeo.load(core::sync::atomic::Ordering::Relaxed);
+            let span = s.sndtimeo.load(Ordering::Relaxed);
             let deadline = Deadline::after_or_never(self.os.now(), span);
             while is_opening(s.tcp_state()) {
                 match ep
@@ -239,12 +247,10 @@ impl Sockets {
         let in_epoll = self.epolls.endpoint_is_leaving(self, fd, ep);
         let auto = ep.shared().has(flag::AUTO_PORT);
         let fresh = Fresh {
-            v6: ep.v6,
-            dgram: false,
-            opts: true,
             in_epoll,
             unbound: auto && self.give_port_back(fd),
             error: u8::try_from(error).unwrap_or(0),
+            ..fresh_of(ep)
         };
         let _: bool = self.table.store(fd, Entry::Fresh(fresh));
         ep.att.locked(|l| l.abort(ep.sock.id));
@@ -299,15 +305,36 @@ impl Sockets {
         let Ok(local) = self.kernel_local(fd) else {
             return Answer::Value(0);
         };
-        let moved = ep.shared().local() != local;
+        if local.port == 0 {
+            // Dissolved, and the port was the kernel's choice: the next send gets another one.
+            let _: Fresh = self.back_to_fresh(fd, ep, 0);
+            return Answer::Value(0);
+        }
+        let old = ep.shared().filter.get();
+        let dual = remote.is_none() && self.is_dual(fd, fresh_of(ep), local.ip);
         let done = ep
             .att
             .locked(|l| l.udp_connect(ep.sock.id, local, remote))
             .map_err(Errno::from);
-        if moved || remote.is_some() {
-            let _: Result<(), Reason> = self.add_filter(ep, fd, local, remote, false);
+        ep.shared().put_flag(flag::DUAL, dual);
+        // Only what the socket is connected to; from others the kernel refuses it, as it must.
+        let withdrawn = ep.shared().sopts.load(Ordering::Relaxed) & WITHDRAWN != 0;
+        if !withdrawn && self.add_filter(ep, fd, local, remote, dual).is_ok() && old != 0 {
+            ep.att.daemon(|d| d.del_filter(old));
         }
         Answer::from(done)
+    }
+}
+
+/// What the descriptor of an endpoint is without it.
+fn fresh_of(ep: &Ep) -> Fresh {
+    Fresh {
+        v6: ep.v6,
+        dgram: ep.shared().kind() == SockKind::Udp,
+        opts: true,
+        in_epoll: false,
+        unbound: false,
+        error: 0,
     }
 }
 

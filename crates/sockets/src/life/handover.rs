@@ -3,16 +3,12 @@
 //! (`TCP_REPAIR` needs its privilege), and the endpoint stays behind as a mark: every holder of the socket, in any
 //! process, finds it at the next call and goes on in the kernel, and whoever sleeps on it is woken.
 
-use core::sync::atomic::Ordering;
-
-use flyover_core::sock::opts::SockOpt;
-use flyover_core::sock::{Kind as SockKind, flag};
+use flyover_core::sock::Kind as SockKind;
 use flyover_core::{Error, Handover, TcpState};
 
 use crate::attach::DaemonError;
 use crate::entry::Entry;
 use crate::errno::Errno;
-use crate::io::options::{self, Form, Row};
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
@@ -52,11 +48,8 @@ impl Sockets {
         match s.kind() {
             SockKind::Udp => self.udp_leaves(fd, ep, reason),
             SockKind::Tcp if s.tcp_state() == TcpState::Listen => {
-                let filter = s.filter.get();
-                if filter != 0 {
-                    let flows: Vec<_> = ep.att.stack.child_flows(ep.sock).collect();
-                    ep.att.daemon(|d| d.narrow(filter, &flows));
-                }
+                self.count_kernel_path(reason);
+                self.withdraw(ep);
                 Ok(())
             }
             SockKind::Tcp => self.connection_leaves(fd, ep, reason),
@@ -91,8 +84,7 @@ impl Sockets {
             ep.att.locked(|l| l.handover_cancel(id));
             return Err(Errno::EPERM);
         };
-        // Options before the mark: who finds the mark may use the socket at once.
-        self.push_options(fd, ep);
+        // The kernel socket has every option of the connection already: it takes them first, and inherits them.
         let old = ep.att.locked(|l| l.handover_done(id, filter));
         if old != 0 {
             ep.att.daemon(|d| d.del_filter(old));
@@ -174,69 +166,6 @@ impl Sockets {
             let _: bool = self.table.replace(fd, old, Entry::Kernel(reason.code()));
         }
         self.epolls.socket_became_kernels(self, ep);
-    }
-
-    /// Options that the endpoint has and its kernel socket has not: those that a listener passed on, and those that
-    /// only count on a connection.
-    fn push_options(&self, fd: i32, ep: &Ep) {
-        let family = if ep.v6 {
-            libc::IPPROTO_IP
-        } else {
-            libc::IPPROTO_IPV6
-        };
-        for row in options::TABLE.iter().filter(|r| r.level != family) {
-            self.push_option(fd, ep, row);
-        }
-        let s = ep.shared();
-        for (name, word) in [
-            (libc::SO_RCVTIMEO, &s.rcvtimeo),
-            (libc::SO_SNDTIMEO, &s.sndtimeo),
-        ] {
-            let ns = word.load(Ordering::Relaxed);
-            if ns != 0 {
-                let mut b = [0u8; 16];
-                let (sec, usec) = b.split_at_mut(8);
-                sec.copy_from_slice(&(ns / 1_000_000_000).to_ne_bytes());
-                usec.copy_from_slice(&(ns % 1_000_000_000 / 1_000).to_ne_bytes());
-                let _: Result<(), Errno> = self.os.setsockopt(fd, libc::SOL_SOCKET, name, &b);
-            }
-        }
-    }
-
-    fn push_option(&self, fd: i32, ep: &Ep, row: &Row) {
-        let s = ep.shared();
-        let v = ep.att.stack.opt(ep.sock.id, row.opt);
-        let forced = matches!(row.name, libc::SO_RCVBUFFORCE | libc::SO_SNDBUFFORCE);
-        // These say how a connection begins, or are answered by the kernel's own measure.
-        let begins = matches!(
-            row.opt,
-            SockOpt::MaxSeg | SockOpt::SynCnt | SockOpt::DeferAccept | SockOpt::QuickAck
-        );
-        let tunes = match row.opt {
-            SockOpt::RcvBuf => !s.has(flag::RCVBUF_SET),
-            SockOpt::SndBuf => !s.has(flag::SNDBUF_SET),
-            _ => false,
-        };
-        if begins || tunes || (forced && row.level == libc::SOL_SOCKET) {
-            return;
-        }
-        let value = match row.form {
-            Form::Linger => {
-                let mut b = [0u8; 8];
-                let (on, time) = b.split_at_mut(4);
-                on.copy_from_slice(&u32::from(v != 0).to_ne_bytes());
-                time.copy_from_slice(&v.saturating_sub(1).to_ne_bytes());
-                let _: Result<(), Errno> = self.os.setsockopt(fd, row.level, row.name, &b);
-                return;
-            }
-            Form::Int if v == 0 => return,
-            Form::Buffer => v / 2,
-            Form::Int | Form::Switch => v,
-        };
-        if self.int_option(fd, row.level, row.name) != Ok(v as i32) {
-            let bytes = value.to_ne_bytes();
-            let _: Result<(), Errno> = self.os.setsockopt(fd, row.level, row.name, &bytes);
-        }
     }
 
     /// A blocking send that a handover interrupted: the rest goes out through the kernel, in the same call.

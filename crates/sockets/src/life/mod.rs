@@ -7,8 +7,12 @@ pub mod close;
 pub mod connect;
 pub mod dup;
 pub mod handover;
+pub mod inherit;
 pub mod listen;
 pub mod names;
+pub mod withdraw;
+
+use core::sync::atomic::Ordering;
 
 use flyover_core::SockRef;
 use flyover_core::sock::{Kind as SockKind, flag};
@@ -19,6 +23,7 @@ use crate::attach::{Attachment, Flow};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
 use crate::fdtable::SHARED;
+use crate::io::options::HANDS_DOWN;
 use crate::policy::Reason;
 use crate::process::{Ep, Sockets};
 
@@ -88,11 +93,16 @@ impl Sockets {
             sock,
             v6: fresh.v6,
         };
+        if fresh.v6 {
+            let only = self.int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) == Ok(1);
+            ep.shared().put_flag(flag::V6ONLY, only);
+        }
         let status = self.os.fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
         ep.shared()
             .put_flag(flag::NONBLOCK, status & libc::O_NONBLOCK != 0);
         if fresh.opts {
             self.copy_options(fd, &ep);
+            let _: u32 = ep.shared().sopts.fetch_or(HANDS_DOWN, Ordering::Relaxed);
         }
         Ok(ep)
     }
@@ -146,14 +156,18 @@ impl Sockets {
         self.os.getsockname(fd)?.endpoint().ok_or(Errno::EINVAL)
     }
 
-    /// `SO_BINDTODEVICE` is set: only the kernel honours it.
+    /// An option is set that only the kernel honours. `setsockopt` sees to that; this is for sockets whose options
+    /// others set, before this program began or without the library.
     pub(crate) fn is_device_bound(&self, fd: i32, fresh: Fresh) -> bool {
         let mut name = [0u8; 16];
         fresh.opts
-            && self
+            && (self
                 .os
                 .getsockopt(fd, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, &mut name)
                 .is_ok_and(|n| n > 0 && name[0] != 0)
+                || self
+                    .int_option(fd, libc::SOL_SOCKET, libc::SO_MARK)
+                    .is_ok_and(|mark| mark != 0))
     }
 
     /// An IPv6 socket that also takes IPv4.

@@ -73,10 +73,15 @@ impl Sockets {
             .iter()
             .zip(&members)
             .map(|(p, m)| {
-                if matches!(m, Member::Ours(_)) {
-                    PollFd { fd: -1, ..*p }
-                } else {
-                    *p
+                // A negative member reads as 0, whatever the program left there.
+                PollFd {
+                    fd: if matches!(m, Member::Ours(_)) {
+                        -1
+                    } else {
+                        p.fd
+                    },
+                    revents: 0,
+                    ..*p
                 }
             })
             .collect();

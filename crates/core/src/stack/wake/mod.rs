@@ -20,7 +20,7 @@ pub use objects::{
 
 use super::locked::Locked;
 use crate::effects::Effect;
-use crate::sock::SockId;
+use crate::sock::{OS_ERROR, SockId};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::OptIdx;
 
@@ -125,11 +125,13 @@ impl Locked<'_, '_, '_> {
         let _: bool = self.wake_one(set);
     }
 
-    /// The kernel socket behind an endpoint has something to read or to accept: the keeper's epoll set says so.
-    pub fn os_event(&mut self, r: crate::sock::SockRef) {
+    /// The kernel socket behind an endpoint has something to read or to accept ([`crate::sock::OS_DATA`]), or an error
+    /// ([`OS_ERROR`]): the keeper's epoll set says so.
+    pub fn os_event(&mut self, r: crate::sock::SockRef, what: u32) {
         if let Some(s) = self.st.get(r) {
-            s.os_ready.store(1, Release);
-            self.raise(r.id, ev::DATA);
+            let _: u32 = s.os_ready.fetch_or(what, Release);
+            let error = if what & OS_ERROR != 0 { ev::ERR } else { 0 };
+            self.raise(r.id, ev::DATA | error);
         }
     }
 

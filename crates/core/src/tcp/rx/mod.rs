@@ -101,8 +101,17 @@ pub(crate) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, hdr: &TcpHdr) {
 
 fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
     let s = l.st.sock(id);
-    s.segs_in
-        .store(s.segs_in.load(Relaxed).wrapping_add(1), Relaxed);
+    // A merged frame counts as what the peer sent, as in the kernel.
+    let unit = match u32::from(p.meta.gso_size) {
+        0 => u32::MAX,
+        n => n,
+    };
+    let segments = p.hdr.payload_len.div_ceil(unit);
+    s.segs_in.store(
+        s.segs_in.load(Relaxed).wrapping_add(segments.max(1)),
+        Relaxed,
+    );
+    s.data_in.set(s.data_in.get().wrapping_add(segments));
     if is_frozen(s) {
         count!(l, tcp_drop_moved);
         return;

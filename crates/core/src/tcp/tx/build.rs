@@ -101,6 +101,10 @@ pub(crate) fn window_to_offer(st: Stack<'_>, s: &Sock) -> u32 {
         .cast_unsigned();
     let buf = s.rcvbuf.get();
     let mut free = buf.saturating_sub(queued);
+    let clamp = s.wclamp.get();
+    if clamp != 0 {
+        free = free.min(clamp);
+    }
     if st.buf_pressure() {
         free = free.min(offered);
     }
@@ -176,8 +180,8 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         flags,
         window: window_field(st, s),
         urgent,
-        ttl: ttl(s),
-        tos: s.tos.get() as u8,
+        ttl: s.ttl_to(s.remote().ip),
+        tos: s.tos_to(s.remote().ip),
         ip_id: next_ip_id(st),
         options: &options,
         payload_len: got,
@@ -220,20 +224,13 @@ fn ready_way(l: &mut Locked<'_, '_, '_>, id: SockId) -> Result<Way, Out> {
             user::connect::check_mtu(l, s, w.mtu);
             Ok(w)
         }
-        Err(NoWay::Wait) => {
+        Err(NoWay::Wait | NoWay::Busy) => {
             // Sooner than the retransmission timer: a neighbour answers within a millisecond or so.
             t.tflags.set(t.tflags.get() | tflag::BLOCKED);
             timers::retry(l, id, MS);
             Err(Out::Later)
         }
         Err(NoWay::Unreachable) => Err(Out::Lost),
-    }
-}
-
-fn ttl(s: &Sock) -> u8 {
-    match s.ttl.get() {
-        0 => 64,
-        n => n as u8,
     }
 }
 
@@ -252,8 +249,16 @@ fn push(
     payload: &[ShmBytes<'_>],
     gso: u16,
 ) -> TxResult {
-    s.segs_out
-        .store(s.segs_out.load(Relaxed).wrapping_add(1), Relaxed);
+    let unit = match u32::from(gso) {
+        0 => u32::MAX,
+        n => n,
+    };
+    let segments = spec.payload_len.div_ceil(unit);
+    s.segs_out.store(
+        s.segs_out.load(Relaxed).wrapping_add(segments.max(1)),
+        Relaxed,
+    );
+    s.data_out.set(s.data_out.get().wrapping_add(segments));
     transmit(l, way, spec, payload, gso)
 }
 
@@ -307,7 +312,7 @@ fn bare(
     let s = st.sock(id);
     let way = match way(l, s) {
         Ok(w) => w,
-        Err(NoWay::Wait) => {
+        Err(NoWay::Wait | NoWay::Busy) => {
             s.tcb.tflags.set(s.tcb.tflags.get() | tflag::BLOCKED);
             timers::retry(l, id, MS);
             return false;
@@ -342,8 +347,8 @@ fn bare(
         flags,
         window,
         urgent: 0,
-        ttl: ttl(s),
-        tos: s.tos.get() as u8,
+        ttl: s.ttl_to(s.remote().ip),
+        tos: s.tos_to(s.remote().ip),
         ip_id: next_ip_id(st),
         options,
         payload_len: 0,

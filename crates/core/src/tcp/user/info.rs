@@ -49,6 +49,9 @@ pub struct TcpInfo {
     pub min_rtt: u32,
     pub snd_wnd: u32,
     pub rcv_wnd: u32,
+    pub data_segs_in: u32,
+    pub data_segs_out: u32,
+    pub delivered: u32,
 }
 
 impl Stack<'_> {
@@ -101,7 +104,7 @@ impl Stack<'_> {
                 t.ssthresh.get() / mss
             },
             snd_cwnd: t.cwnd.get() / mss,
-            advmss: u32::from(super::connect::our_mss(s)),
+            advmss: u32::from(super::connect::our_mss(s)) - u32::from(bit(tflag::TS, 12)),
             rcv_space: t.drs_space.get(),
             total_retrans: t.retrans.get().div_ceil(mss),
             bytes_acked: s.bytes_out.load(Relaxed).saturating_sub(u64::from(flight)),
@@ -117,6 +120,9 @@ impl Stack<'_> {
             min_rtt: us(t.min_rtt.get()),
             snd_wnd: t.snd_wnd.get(),
             rcv_wnd: Seq(t.rcv_adv.get()).since(Seq(t.rcv_nxt.get())),
+            data_segs_in: s.data_in.get(),
+            data_segs_out: s.data_out.get(),
+            delivered: s.data_out.get().saturating_sub(flight.div_ceil(mss)),
         }
     }
 

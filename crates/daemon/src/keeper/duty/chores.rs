@@ -65,7 +65,11 @@ impl Duty {
         let events = std::mem::take(&mut self.pending.events);
         if self
             .served
-            .locked(|locked| events.iter().for_each(|sock| locked.os_event(*sock)))
+            .locked(|locked| {
+                for (sock, what) in &events {
+                    locked.os_event(*sock, *what);
+                }
+            })
             .is_none()
         {
             self.pending.events = events;

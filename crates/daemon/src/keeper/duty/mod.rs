@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::Context as _;
+use flyover_core::sock::{OS_DATA, OS_ERROR};
 use flyover_core::{IcmpError, Instant, SockRef};
 use flyover_proto::{Control, FdBag, MAX_MESSAGE, Notice};
 use flyover_wire::{FlowKey, Seq};
@@ -36,7 +37,7 @@ const RETRY: u64 = 2 * MS;
 struct Pending {
     gone: BTreeSet<u16>,
     cookies: BTreeSet<u64>,
-    events: Vec<SockRef>,
+    events: Vec<(SockRef, u32)>,
     icmp: Vec<(FlowKey, Option<Seq>, IcmpError)>,
 }
 
@@ -284,13 +285,20 @@ impl Duty {
                     self.deaf = true;
                 }
                 _ => match watched(data) {
-                    Some(sock) => self.pending.events.push(sock),
+                    Some(sock) => self.pending.events.push((sock, what(event.flags))),
                     None => poked |= self.channel(data.wrapping_sub(CHANNELS) as u16),
                 },
             }
         }
         poked
     }
+}
+
+/// What a kernel socket has, as the endpoint notes it.
+fn what(flags: epoll::EventFlags) -> u32 {
+    let data = flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP);
+    let error = flags.contains(epoll::EventFlags::ERR);
+    u32::from(data) * OS_DATA | u32::from(error) * OS_ERROR
 }
 
 /// The next report of deaths counts, and no further one: see [`Duty::close_dead`].
