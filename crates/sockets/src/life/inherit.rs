@@ -18,7 +18,10 @@ struct Legacy {
 
 /// What this process knows of its listeners' options: by slot and generation.
 #[derive(Debug, Default)]
-pub struct Legacies(Mutex<HashMap<(u32, u32), Arc<[Legacy]>>>);
+pub struct Legacies(Mutex<HashMap<(u32, u32), List>>);
+
+/// What one listener hands down.
+type List = Arc<[Legacy]>;
 
 /// Listeners that are remembered; beyond that they are looked at anew each time.
 const MOST: usize = 256;
@@ -27,7 +30,7 @@ impl Legacies {
     /// The listener's options have changed, or it is gone.
     pub(crate) fn forget(&self, ep: &Ep) {
         if let Ok(mut known) = self.0.try_lock() {
-            let _: Option<Arc<[Legacy]>> = known.remove(&key(ep));
+            let _: Option<List> = known.remove(&key(ep));
         }
     }
 }
@@ -47,7 +50,7 @@ impl Sockets {
     }
 
     /// The lock is only tried: a child of `fork` may find it held for ever by a thread that it has not.
-    fn legacy(&self, fd: i32, listener: &Ep) -> Arc<[Legacy]> {
+    fn legacy(&self, fd: i32, listener: &Ep) -> List {
         if let Ok(known) = self.legacies.0.try_lock()
             && let Some(list) = known.get(&key(listener))
         {
@@ -76,11 +79,11 @@ impl Sockets {
                 });
             },
         );
-        let list: Arc<[Legacy]> = list.into();
+        let list: List = list.into();
         if let Ok(mut known) = self.legacies.0.try_lock()
             && known.len() < MOST
         {
-            let _: Option<Arc<[Legacy]>> = known.insert(key(listener), Arc::clone(&list));
+            let _: Option<List> = known.insert(key(listener), Arc::clone(&list));
         }
         list
     }

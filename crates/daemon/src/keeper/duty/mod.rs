@@ -298,7 +298,7 @@ impl Duty {
 fn what(flags: epoll::EventFlags) -> u32 {
     let data = flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP);
     let error = flags.contains(epoll::EventFlags::ERR);
-    u32::from(data) * OS_DATA | u32::from(error) * OS_ERROR
+    (u32::from(data) * OS_DATA) | (u32::from(error) * OS_ERROR)
 }
 
 /// The next report of deaths counts, and no further one: see [`Duty::close_dead`].
