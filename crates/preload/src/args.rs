@@ -205,6 +205,24 @@ pub unsafe fn timespec(p: *const libc::timespec) -> Result<Option<u64>, Errno> {
     Ok(Some(sec.saturating_mul(1_000_000_000).saturating_add(nsec)))
 }
 
+/// Writes nanoseconds to the `timespec` at `p`.
+///
+/// # Safety
+/// What is writable at `p` must stay so during the call.
+pub unsafe fn put_timespec(p: *mut libc::timespec, ns: u64) -> Result<(), Errno> {
+    let n = size_of::<libc::timespec>();
+    if fault::writable(p.cast(), n) < n {
+        return Err(Errno::EFAULT);
+    }
+    let t = libc::timespec {
+        tv_sec: (ns / 1_000_000_000) as libc::time_t,
+        tv_nsec: (ns % 1_000_000_000) as libc::c_long,
+    };
+    // SAFETY: just found to be writable.
+    unsafe { p.write_unaligned(t) };
+    Ok(())
+}
+
 /// The first 64 signals of a set, as the kernel has them; `None` for a null pointer.
 ///
 /// # Safety

@@ -13,7 +13,7 @@ pub mod slot;
 use crate::stack::buf::Buf;
 use crate::stack::wake::Item;
 use crate::tcp::tcb::Tcb;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use flyover_shm::{Idx, OptIdx, Shared32, Shared64, SharedCell, SlotHdr, shm_struct};
 use flyover_wire::{Endpoint, Ip};
 
@@ -419,5 +419,10 @@ impl Sock {
     /// Records an error for `SO_ERROR`.
     pub fn set_error(&self, errno: i32) {
         self.err.store(errno as u32, Release);
+    }
+
+    /// Gives a taken error back for the next call, unless another one came.
+    pub fn put_error_back(&self, errno: i32) {
+        let _ = self.err.compare_exchange(0, errno as u32, AcqRel, Relaxed);
     }
 }

@@ -2,6 +2,7 @@
 
 use core::ffi::{c_int, c_ulong, c_void};
 
+use flyover_sockets::policy::Reason;
 use flyover_sockets::process::Answer;
 use flyover_sockets::{Errno, Sockets};
 
@@ -96,6 +97,9 @@ pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
     ) as c_int
 }
 
+/// `F_SETOWN_EX` of asm-generic/fcntl.h.
+const F_SETOWN_EX: c_int = 15;
+
 // A C function with variable arguments cannot be defined in stable Rust. Both calls have one optional argument of the
 // size of a register, which arrives in the third argument register all the same (System V x86-64 ABI 3.5.7; AAPCS64
 // for Linux).
@@ -108,6 +112,11 @@ pub unsafe extern "C" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => copied(fd, kernel()),
         libc::F_SETFL | libc::F_GETFL if !fast::is_kernel(fd) => {
             answer(|lib| lib.fcntl(fd, cmd, arg), || kernel() as isize) as c_int
+        }
+        libc::F_SETOWN | F_SETOWN_EX if !fast::is_kernel(fd) => {
+            // Whoever owns a socket wants its SIGURG, which only the kernel can send.
+            let _ = fast::inside(|lib| lib.give_to_kernel(fd, Reason::Option));
+            kernel()
         }
         _ => kernel(),
     }
@@ -151,6 +160,20 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
         },
         kernel,
     ) as c_int
+}
+
+/// `SIOCATMARK` of asm-generic/sockios.h.
+const SIOCATMARK: c_ulong = 0x8905;
+
+/// glibc's own would make the request without coming by here.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sockatmark(fd: c_int) -> c_int {
+    let mut at: c_int = 0;
+    // SAFETY: the request writes an int to a live local.
+    match unsafe { ioctl(fd, SIOCATMARK, &raw mut at as usize) } {
+        -1 => -1,
+        _ => at,
+    }
 }
 
 #[unsafe(no_mangle)]

@@ -151,7 +151,7 @@ unsafe fn receive(
             let named =
                 unsafe { args::put_addr(&r.from, m.msg_name.cast(), &raw mut m.msg_namelen) };
             m.msg_controllen = r.control as _;
-            m.msg_flags = r.flags;
+            m.msg_flags = r.flags | (flags & libc::MSG_CMSG_CLOEXEC);
             Some(named.map(|()| r.n))
         }
     }
@@ -302,19 +302,26 @@ pub unsafe extern "C" fn recvmmsg(
     }
     fast::cancellation_point();
     // SAFETY: null, or the application's timeout.
-    let span = match unsafe { args::timespec(timeout) } {
+    let mut span = match unsafe { args::timespec(timeout) } {
         Ok(s) => s,
         Err(e) => return errno::to_c(Err(e)) as c_int,
     };
     result(
         |lib| {
-            lib.recv_many(fd, n.min(1024), flags, span, |i, flags| {
+            let many = lib.recv_many(fd, n.min(1024), flags, &mut span, |i, flags| {
                 let m = msgs.wrapping_add(i);
                 // SAFETY: `i < n`, one of the application's headers.
                 let r = unsafe { receive(lib, fd, &raw mut (*m).msg_hdr, flags) }?;
                 // SAFETY: the header was found to be there, the length lies behind it.
                 Some(r.map(|n| unsafe { (*m).msg_len = n as u32 }))
-            })
+            })?;
+            if let (Ok(1..), Some(left)) = (many, span) {
+                // SAFETY: the application's timeout, which was read.
+                if let Err(e) = unsafe { args::put_timespec(timeout, left) } {
+                    return Some(Err(e));
+                }
+            }
+            Some(many)
         },
         kernel,
     ) as c_int

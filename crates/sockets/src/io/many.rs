@@ -6,17 +6,26 @@ use crate::wait::Deadline;
 
 impl Sockets {
     /// `recvmmsg(2)`: `one` receives message `i` with the flags given. `None`: the kernel's business. The time limit is
-    /// looked at after each message, as Linux does.
+    /// looked at after each message, as Linux does, and what is left of it is left in `limit`, ns.
     pub fn recv_many(
         &self,
         fd: i32,
         count: u32,
         flags: i32,
-        limit: Option<u64>,
+        limit: &mut Option<u64>,
         mut one: impl FnMut(usize, i32) -> Option<Result<(), Errno>>,
     ) -> Option<Result<usize, Errno>> {
         if matches!(self.look(fd), Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_)) {
             return None;
+        }
+        // A pending error comes before any message, and one that comes after some is kept for the next call.
+        if let Fd::Tcp(ep) | Fd::Udp(ep) = self.look(fd)
+            && flags & libc::MSG_ERRQUEUE == 0
+        {
+            match ep.att.stack.take_error(ep.sock.id) {
+                0 => {}
+                e => return Some(Err(Errno(e))),
+            }
         }
         let deadline = Deadline(limit.map(|l| self.os.now().saturating_add(l)));
         let mut single = flags & !libc::MSG_WAITFORONE;
@@ -24,13 +33,20 @@ impl Sockets {
         while got < count as usize {
             match one(got, single)? {
                 Ok(()) => got += 1,
-                Err(_) if got > 0 => break,
+                Err(e) if got > 0 => {
+                    if let (Fd::Tcp(ep) | Fd::Udp(ep), true) = (self.look(fd), e != Errno::EAGAIN) {
+                        ep.shared().put_error_back(e.0);
+                    }
+                    break;
+                }
                 Err(e) => return Some(Err(e)),
             }
             if flags & libc::MSG_WAITFORONE != 0 {
                 single |= libc::MSG_DONTWAIT;
             }
-            if deadline.is_past(self.os.now()) {
+            let now = self.os.now();
+            *limit = deadline.0.map(|d| d.saturating_sub(now));
+            if deadline.is_past(now) {
                 break;
             }
         }

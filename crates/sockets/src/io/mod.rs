@@ -60,7 +60,7 @@ impl Sockets {
     /// True when more waits than `room` bytes: a read whose memory ends there fails.
     pub fn is_beyond(&self, fd: i32, room: usize) -> bool {
         match self.look(fd) {
-            Fd::Tcp(ep) => ep.att.stack.inq(ep.sock.id) as usize > room,
+            Fd::Tcp(ep) => ep.shared().rq_available() as usize > room,
             Fd::Udp(ep) => ep.att.stack.udp_next_len(ep.sock.id) as usize > room,
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => false,
         }

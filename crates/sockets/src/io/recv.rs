@@ -6,6 +6,7 @@ use flyover_core::Error;
 use flyover_core::RecvFlags;
 use flyover_core::ev;
 use flyover_core::stack::deferred::work;
+use flyover_core::{SHUT_RD, TcpState};
 
 use crate::errno::Errno;
 use crate::io::cmsg::{self, CmsgWriter};
@@ -128,6 +129,9 @@ impl Sockets {
         // On a stream MSG_TRUNC throws the bytes away, `tcp(7)`.
         let discards = flags & libc::MSG_TRUNC != 0 && !how.peek;
         let all = flags & libc::MSG_WAITALL != 0 && !how.peek;
+        if how.peek && flags & libc::MSG_WAITALL != 0 {
+            self.wait_for_all(ep, want, flags)?;
+        }
         let id = ep.sock.id;
         let mut done = 0;
         let mut polled = false;
@@ -151,7 +155,8 @@ impl Sockets {
                     }
                     move_peek(ep, r.n, how.peek);
                     done += r.n;
-                    if r.n == 0 || done >= want || !all {
+                    // An urgent mark ends even a read that waits for all.
+                    if r.n == 0 || done >= want || !all || ep.att.stack.at_mark(id) {
                         return Ok(done);
                     }
                 }
@@ -184,7 +189,12 @@ impl Sockets {
                         return Ok(done);
                     }
                 }
-                Err(_) if done > 0 => return Ok(done),
+                Err(e) if done > 0 => {
+                    if let Error::Errno(e) = e {
+                        ep.shared().put_error_back(e);
+                    }
+                    return Ok(done);
+                }
                 Err(e) => return Err(e.into()),
             }
         }
@@ -219,6 +229,32 @@ impl Sockets {
             )?;
         }
         Ok(())
+    }
+
+    /// Waits until `want` bytes are queued, or no more will come, or the time is over. Readiness says nothing here,
+    /// because what is queued stays: a nap at a time.
+    fn wait_for_all(&self, ep: &Ep, want: usize, flags: i32) -> Result<(), Errno> {
+        /// ns.
+        const NAP: u64 = 1_000_000;
+        if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() {
+            return Ok(());
+        }
+        let s = ep.shared();
+        let span = s.rcvtimeo.load(Ordering::Relaxed);
+        let until = Deadline::after_or_never(self.os.now(), span);
+        loop {
+            let queued = s.rq_available() as usize;
+            let over = s.shut.load(Ordering::Relaxed) & SHUT_RD != 0
+                || s.tcp_state() == TcpState::Closed
+                || s.tcp_state() == TcpState::Listen;
+            if queued >= want || over || until.is_past(self.os.now()) {
+                return Ok(());
+            }
+            if let Err(e) = self.os.ppoll(&mut [], Some(NAP), None) {
+                return if queued > 0 { Ok(()) } else { Err(e) };
+            }
+            let _: bool = ep.att.poll(64);
+        }
     }
 
     /// The urgent byte (`MSG_OOB`). Linux never waits for it.

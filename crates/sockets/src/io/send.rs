@@ -70,6 +70,12 @@ impl Sockets {
 
     #[inline]
     fn stream_send(&self, fd: i32, ep: &Ep, from: &[&[u8]], flags: i32) -> Answer {
+        if flags & libc::MSG_FASTOPEN != 0 {
+            return match self.connect_nowhere(fd) {
+                Answer::Kernel => Answer::Error(Errno::EPIPE),
+                answer => answer,
+            };
+        }
         let r = self.tcp_send(ep, from, flags);
         if let Ok(n) = r
             && ep.shared().has(flag::HANDED_OVER)
@@ -133,7 +139,12 @@ impl Sockets {
                         return if done > 0 { Ok(done) } else { Err(e) };
                     }
                 }
-                Err(_) if done > 0 => return Ok(done),
+                Err(e) if done > 0 => {
+                    if let Error::Errno(e) = e {
+                        ep.shared().put_error_back(e);
+                    }
+                    return Ok(done);
+                }
                 Err(Error::BrokenPipe) => {
                     if flags & libc::MSG_NOSIGNAL == 0 {
                         self.os.raise_sigpipe();

@@ -2,7 +2,7 @@
 //! the stream when the data arrives, unless `SO_OOBINLINE`.
 
 use super::Seg;
-use crate::sock::SockId;
+use crate::sock::{SockId, flag, recvq};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::tcb::tflag;
@@ -21,7 +21,22 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
     if f & tflag::URG_IN != 0 && !at.after(Seq(t.rcv_up.get())) {
         return;
     }
+    pass_over(l, id);
     t.rcv_up.set(at.0);
     t.tflags.set((f | tflag::URG_IN) & !tflag::OOB_HERE);
     l.raise(id, ev::PRI);
+}
+
+/// A second urgent byte: the first one goes if the program stands right before it, else it becomes ordinary data
+/// (Linux's `tcp_check_urg`). A reader who is inside at this moment keeps it as data.
+fn pass_over(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let st = l.st;
+    let s = st.sock(id);
+    if s.has(flag::OOBINLINE) || !st.at_mark(id) || s.rq_available() == 0 {
+        return;
+    }
+    if recvq::lock(s, l.env.me) {
+        let _ = recvq::discard(st, s, 1);
+        recvq::unlock(s);
+    }
 }

@@ -128,7 +128,19 @@ impl Stack<'_> {
 
     /// `SIOCINQ`: bytes that can be read now; an urgent mark ahead ends them, a FIN does not count.
     pub fn inq(self, id: SockId) -> u32 {
-        self.sock(id).rq_available()
+        let s = self.sock(id);
+        let queued = s.rq_available();
+        match super::oob::stop_at(s) {
+            Some(mark) if !s.has(crate::sock::flag::OOBINLINE) => {
+                let ahead = mark.wrapping_sub(s.rq_out.load(Relaxed));
+                if ahead < 1 << 31 {
+                    ahead.min(queued)
+                } else {
+                    queued
+                }
+            }
+            _ => queued,
+        }
     }
 
     /// `SIOCOUTQ`: bytes not yet acknowledged, sent or not.

@@ -100,8 +100,13 @@ pub(super) fn read_to_mark(
         return st.read_some(s, bufs, flags);
     }
     if ahead == 0 {
-        if !s.has(flag::OOBINLINE) && !flags.peek {
-            let _: usize = recvq::discard(st, s, 1)?;
+        let mut flags = flags;
+        if !s.has(flag::OOBINLINE) {
+            if flags.peek {
+                flags.skip = flags.skip.saturating_add(1);
+            } else {
+                let _: usize = recvq::discard(st, s, 1)?;
+            }
         }
         return st.read_some(s, bufs, flags);
     }
@@ -139,6 +144,9 @@ impl Stack<'_> {
         let s = self.sock(id);
         let t = &s.tcb;
         let f = t.tflags.get();
+        if s.tcp_state() == crate::tcp::state::TcpState::Listen {
+            return Err(Error::NotConnected);
+        }
         if f & tflag::URG_IN == 0 || s.has(flag::OOBINLINE) {
             return Err(Error::Invalid);
         }
