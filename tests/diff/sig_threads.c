@@ -388,7 +388,7 @@ static void wait_hit(int n)
 }
 
 /* O_ASYNC on a connection: the signal for what arrives. */
-CASE_KNOWN(sigio_set_on_a_connection, "SIGIO is sent only for sockets that asked for it before connect or listen")
+CASE(sigio_set_on_a_connection)
 {
     handle_info(SIGIO, io, SA_RESTART);
     fd = active_pair();
