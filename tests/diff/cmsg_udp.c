@@ -1,4 +1,4 @@
-/* Control messages of datagrams, received and sent. */
+/* Control messages of datagrams, received and sent. diff: modes=v4,v6,xdp */
 #include "diff.h"
 #include <linux/errqueue.h>
 #include <linux/net_tstamp.h>
@@ -90,8 +90,18 @@ static int turn_on(int fd, int level, int name, int v)
     return ret;
 }
 
+/* Linux switches stamping on a moment after the first socket of the host asks for it. */
+static void stamping(void)
+{
+    int spare = udp_socket();
+    turn_on(spare, SOL_SOCKET, SO_TIMESTAMPNS, 1);
+    usleep(100000);
+}
+
 static void one_option(int level, int name, int v)
 {
+    if (level == SOL_SOCKET)
+        stamping();
     int fd = ready_pair();
     turn_on(fd, level, name, v);
     peer_ok("reply 5");
@@ -141,6 +151,7 @@ ONE(gro_without_merging, IPPROTO_UDP, UDP_GRO, 1)
 
 static int everything(void)
 {
+    stamping();
     int fd = ready_pair();
     turn_on(fd, SOL_SOCKET, SO_TIMESTAMPNS, 1);
     turn_on(fd, SOL_SOCKET, SO_TIMESTAMPING, SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE);

@@ -1,4 +1,4 @@
-/* Datagrams: sending, receiving, connecting. */
+/* Datagrams: sending, receiving, connecting. diff: modes=v4,v6,xdp */
 #include "diff.h"
 
 static char data[70000];

@@ -48,4 +48,4 @@ pub use tcp::user::info::TcpInfo;
 pub use tcp::user::recv::{Recv, RecvFlags};
 pub use tcp::user::send::SendFlags;
 pub use time::Instant;
-pub use udp::user::UdpMsg;
+pub use udp::user::{UdpMsg, UdpVia};

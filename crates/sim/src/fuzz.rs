@@ -6,7 +6,7 @@ use flyover_core::sock::SockRef;
 use flyover_core::stack::deferred::work;
 use flyover_core::{
     Error, IcmpError, Instant, ItemId, ItemMode, Kind, Locked, Ready, RecvFlags, SendFlags, SetId,
-    SockOpt, WaiterId,
+    SockOpt, UdpVia, WaiterId,
 };
 use flyover_shm::Idx;
 use flyover_wire::{Endpoint, FlowKey, Seq};
@@ -346,7 +346,8 @@ impl Fuzzer {
         let host = &mut net.hosts[self.host];
         if self.rng.chance(50_000) {
             let data = &self.buf[..n];
-            let _: Result<usize, Error> = host.locked(|l| l.udp_send(s.id, to, None, &[data]));
+            let _: Result<usize, Error> =
+                host.locked(|l| l.udp_send(s.id, to, UdpVia::default(), &[data]));
         } else {
             let peek = self.rng.chance(20_000);
             let out = &mut self.buf[..n];

@@ -3,7 +3,7 @@
 
 use flyover_core::sock::SockRef;
 use flyover_core::stack::deferred::work;
-use flyover_core::{Error, Kind, UdpMsg, ev};
+use flyover_core::{Error, Kind, UdpMsg, UdpVia, ev};
 use flyover_sim::peer::Peer;
 use flyover_sim::{Host, Impair, Net, NetConfig, Pattern, Rng};
 use flyover_vnic::{MemCsum, MemFrame};
@@ -34,7 +34,7 @@ fn send(
     data: &[u8],
 ) -> Result<usize, Error> {
     let (a, b) = data.split_at(data.len() / 3);
-    net.hosts[host].locked(|l| l.udp_send(s.id, to, None, &[a, b]))
+    net.hosts[host].locked(|l| l.udp_send(s.id, to, UdpVia::default(), &[a, b]))
 }
 
 fn recv(net: &mut Net<'_>, host: usize, s: SockRef, out: &mut [u8]) -> Result<UdpMsg, Error> {

@@ -126,6 +126,8 @@ pub struct Sockets {
     /// Set once a stack was ever attached, in this process or an ancestor that forked it.
     ever_attached: AtomicBool,
     kernel_path: [AtomicU32; Reason::ALL.len()],
+    /// Options of untouched sockets, by family and kind.
+    pub(crate) defaults: [OnceLock<Vec<Option<crate::io::sockopt::Value>>>; 4],
     /// What listeners hand down to their connections.
     pub(crate) legacies: crate::life::inherit::Legacies,
 }
@@ -158,6 +160,7 @@ impl Sockets {
             pid: AtomicI32::new(os.getpid()),
             ever_attached: AtomicBool::new(settings.inherited),
             kernel_path: [const { AtomicU32::new(0) }; Reason::ALL.len()],
+            defaults: [const { OnceLock::new() }; 4],
             legacies: crate::life::inherit::Legacies::default(),
         }
     }

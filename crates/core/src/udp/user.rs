@@ -38,6 +38,17 @@ pub struct UdpMsg {
     pub want_update: bool,
 }
 
+/// What a program asks for one datagram besides its destination (control messages of `sendmsg`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UdpVia {
+    /// Source address.
+    pub src: Option<Ip>,
+    /// TTL or hop limit.
+    pub ttl: Option<u8>,
+    /// TOS or traffic class.
+    pub tos: Option<u8>,
+}
+
 impl Locked<'_, '_, '_> {
     /// Receives on a local address (or a wildcard; `dual`: IPv4 as well).
     ///
@@ -83,8 +94,7 @@ impl Locked<'_, '_, '_> {
         Ok(())
     }
 
-    /// Sends one datagram. `src` is the source address when the socket is bound to a wildcard and the program chose
-    /// one (`IP_PKTINFO`).
+    /// Sends one datagram.
     ///
     /// # Errors
     /// [`Error::NotSupported`]: the kernel socket must send it (no V-NIC on the way, neighbour unresolved, or larger
@@ -94,9 +104,10 @@ impl Locked<'_, '_, '_> {
         &mut self,
         id: SockId,
         dst: Option<Endpoint>,
-        src: Option<Ip>,
+        via: UdpVia,
         data: &[&[u8]],
     ) -> Result<usize, Error> {
+        let src = via.src;
         let st = self.st;
         let s = st.sock(id);
         let e = s.err.swap(0, AcqRel);
@@ -147,8 +158,8 @@ impl Locked<'_, '_, '_> {
                 port: s.local().port,
             },
             dst: remote,
-            ttl: s.ttl_to(remote.ip),
-            tos: s.tos_to(remote.ip),
+            ttl: via.ttl.unwrap_or_else(|| s.ttl_to(remote.ip)),
+            tos: via.tos.unwrap_or_else(|| s.tos_to(remote.ip)),
             ip_id: 0,
             payload_len: len as u32,
         };

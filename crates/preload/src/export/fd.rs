@@ -137,9 +137,9 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
     }
     answer(
         |lib| {
-            // All the requests that are ours take a pointer to an int, and one reads it.
+            // All the requests that are ours take a pointer to an int, and two read it.
             let mut value = [0u8; 4];
-            let reads = request == libc::FIONBIO;
+            let reads = matches!(request, libc::FIONBIO | libc::FIOASYNC);
             if reads {
                 // SAFETY: probed.
                 match unsafe { args::bytes(arg as *const c_void, 4) } {

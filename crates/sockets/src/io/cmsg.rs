@@ -2,7 +2,7 @@
 
 use core::sync::atomic::Ordering;
 
-use flyover_core::UdpMsg;
+use flyover_core::{UdpMsg, UdpVia};
 use flyover_wire::{Endpoint, Ip};
 
 use crate::addr::Addr;
@@ -207,30 +207,62 @@ const SO_TIMESTAMP_NEW: i32 = 63;
 const SO_TIMESTAMPNS_NEW: i32 = 64;
 const SO_TIMESTAMPING_NEW: i32 = 65;
 
-/// The source address that control data of a `sendmsg` asks for. `None`: it asks for something that only the kernel
-/// does. `Some(None)`: for nothing.
-pub fn source(control: &[u8]) -> Option<Option<Ip>> {
+/// What the control data of a datagram's `sendmsg` asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// What the stack does.
+    pub via: UdpVia,
+    /// The interface that must be the way out; 0 is any.
+    pub ifindex: u32,
+    /// There are messages of IPv4.
+    pub v4: bool,
+    /// There are messages of IPv6.
+    pub v6: bool,
+}
+
+/// Reads control data. `None`: it asks for what only the kernel does, or is wrong, which the kernel says best.
+pub fn asked(control: &[u8]) -> Option<Asked> {
     let mut rest = control;
-    let mut src = None;
+    let mut all = Asked::default();
     while rest.len() >= HEAD {
         let word = |at: usize| -> Option<[u8; 4]> { rest.get(at..at + 4)?.try_into().ok() };
         let len = u64::from_ne_bytes(rest.get(..8)?.try_into().ok()?) as usize;
         let level = i32::from_ne_bytes(word(8)?);
         let kind = i32::from_ne_bytes(word(12)?);
         let data = rest.get(HEAD..len)?;
-        src = match (level, kind) {
-            // struct in_pktinfo: interface, source address, destination address; a given interface is the kernel's.
-            (libc::IPPROTO_IP, libc::IP_PKTINFO) if data.get(..4)? == [0; 4] => {
-                Some(Ip::v4(data.get(4..8)?.try_into().ok()?))
+        match level {
+            libc::IPPROTO_IP => all.v4 = true,
+            libc::IPPROTO_IPV6 => all.v6 = true,
+            _ => return None,
+        }
+        match (level, kind, data) {
+            // struct in_pktinfo: interface, source address, destination address.
+            (libc::IPPROTO_IP, libc::IP_PKTINFO, [a, b, c, d, src @ .., _, _, _, _]) => {
+                all.ifindex = u32::from_ne_bytes([*a, *b, *c, *d]);
+                all.via.src = Some(Ip::v4(src.try_into().ok()?));
             }
-            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) if data.get(16..20)? == [0; 4] => {
-                Some(Ip::v6(data.get(..16)?.try_into().ok()?))
+            // struct in6_pktinfo: source address, interface.
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO, [src @ .., a, b, c, d]) => {
+                all.ifindex = u32::from_ne_bytes([*a, *b, *c, *d]);
+                all.via.src = Some(Ip::v6(src.try_into().ok()?));
+            }
+            (libc::IPPROTO_IP, libc::IP_TTL, [a, b, c, d])
+            | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT, [a, b, c, d]) => {
+                let v = u8::try_from(i32::from_ne_bytes([*a, *b, *c, *d])).ok()?;
+                all.via.ttl = Some(v).filter(|v| *v != 0);
+                let _: u8 = all.via.ttl?;
+            }
+            (libc::IPPROTO_IP, libc::IP_TOS, [tos]) => all.via.tos = Some(*tos),
+            (libc::IPPROTO_IP, libc::IP_TOS, [a, b, c, d])
+            | (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, [a, b, c, d]) => {
+                all.via.tos = Some(u8::try_from(i32::from_ne_bytes([*a, *b, *c, *d])).ok()?);
             }
             _ => return None,
-        };
+        }
         rest = rest.get(len.next_multiple_of(8)..).unwrap_or_default();
     }
-    Some(src.filter(|ip: &Ip| !ip.is_unspecified()))
+    all.via.src = all.via.src.filter(|ip: &Ip| !ip.is_unspecified());
+    Some(all)
 }
 
 /// True for control data of a `sendmsg` on a stream that the kernel refuses (`sock_cmsg_send`): a length that cannot be,
@@ -288,6 +320,38 @@ mod tests {
         );
         assert_eq!(buf[16], 9);
         assert_eq!(u64::from_ne_bytes(buf[24..32].try_into().unwrap()), 20);
+    }
+
+    fn message(level: i32, kind: i32, data: &[u8]) -> Vec<u8> {
+        let mut buf = vec![0u8; HEAD + data.len().next_multiple_of(8)];
+        CmsgWriter::new(&mut buf).put(level, kind, data);
+        buf
+    }
+
+    #[test]
+    fn what_a_datagram_is_sent_with() {
+        let ttl = |v: i32| message(libc::IPPROTO_IP, libc::IP_TTL, &v.to_ne_bytes());
+        assert_eq!(asked(&ttl(9)).and_then(|a| a.via.ttl), Some(9));
+        assert_eq!(asked(&ttl(0)), None);
+        assert_eq!(asked(&ttl(256)), None);
+        let mut two = message(libc::IPPROTO_IP, libc::IP_TOS, &[0x20]);
+        two.extend(message(
+            libc::IPPROTO_IP,
+            libc::IP_PKTINFO,
+            &[2, 0, 0, 0, 10, 0, 0, 1, 9, 9, 9, 9],
+        ));
+        let all = asked(&two).expect("both are ours");
+        assert_eq!((all.via.tos, all.ifindex, all.v6), (Some(0x20), 2, false));
+        assert_eq!(all.via.src, Some(Ip::v4([10, 0, 0, 1])));
+        assert_eq!(
+            asked(&message(libc::SOL_SOCKET, libc::SO_MARK, &[0; 4])),
+            None
+        );
+        assert_eq!(
+            asked(&message(libc::IPPROTO_IP, libc::IP_PKTINFO, &[0; 4])),
+            None
+        );
+        assert_eq!(asked(&[]), Some(Asked::default()));
     }
 
     /// As `put_cmsg`: the length says how much of the data is there.

@@ -1,6 +1,7 @@
 //! `setsockopt(2)`: the kernel socket checks and keeps every option; the endpoint honours those whose row says so.
 
 use core::sync::atomic::Ordering;
+use std::sync::OnceLock;
 
 use flyover_core::TcpState;
 use flyover_core::sock::{Kind, flag};
@@ -146,37 +147,61 @@ impl Sockets {
         wanted: impl Fn(&Row) -> bool,
         mut f: impl FnMut(&'static Row, &[u8]),
     ) -> usize {
-        let domain = if v6 { libc::AF_INET6 } else { libc::AF_INET };
-        let kind = if tcp {
-            libc::SOCK_STREAM
-        } else {
-            libc::SOCK_DGRAM
+        let slot = usize::from(v6) * 2 + usize::from(tcp);
+        let known = self.defaults.get(slot).and_then(OnceLock::get);
+        let asked = match known {
+            Some(_) => None,
+            None => self.untouched(v6, tcp),
         };
-        let Ok(plain) = self.os.socket(domain, kind | libc::SOCK_CLOEXEC, 0) else {
-            return 0;
-        };
+        let untouched = known.or(asked.as_ref()).map_or(&[][..], Vec::as_slice);
         let mut changed = 0;
-        for row in options::TABLE {
+        for (i, row) in options::TABLE.iter().enumerate() {
             if row.path(tcp) == options::Path::None
                 || !wanted(row)
                 || row.level == libc::IPPROTO_IPV6 && !v6
             {
                 continue;
             }
-            let (mut ours, mut theirs) = ([0u8; 32], [0u8; 32]);
-            let got = self.os.getsockopt(fd, row.level, row.name, &mut ours);
-            let default = self.os.getsockopt(plain, row.level, row.name, &mut theirs);
-            if let (Ok(n), Ok(_)) = (got, default)
-                && ours != theirs
+            let mut ours = [0u8; 32];
+            // Without a socket to compare with (no descriptor is left) every value counts.
+            let theirs = untouched.get(i).copied().flatten();
+            if let Ok(n) = self.os.getsockopt(fd, row.level, row.name, &mut ours)
+                && theirs != Some(ours)
             {
                 changed += 1;
                 f(row, ours.get(..n.min(32)).unwrap_or_default());
             }
         }
-        let _: Result<(), Errno> = self.os.close(plain);
+        if let (Some(values), Some(place)) = (asked, self.defaults.get(slot)) {
+            // Another thread may have been first, with the same.
+            let _: Result<(), Vec<Option<Value>>> = place.set(values);
+        }
         changed
     }
+
+    /// The values of a socket that nobody has touched, in the order of the table. Asked once: sysctls that change
+    /// afterwards are not noticed.
+    fn untouched(&self, v6: bool, tcp: bool) -> Option<Vec<Option<Value>>> {
+        let domain = if v6 { libc::AF_INET6 } else { libc::AF_INET };
+        let kind = if tcp {
+            libc::SOCK_STREAM
+        } else {
+            libc::SOCK_DGRAM
+        };
+        let plain = self.os.socket(domain, kind | libc::SOCK_CLOEXEC, 0).ok()?;
+        let values = options::TABLE.iter().map(|row| {
+            let mut b = [0u8; 32];
+            let got = self.os.getsockopt(plain, row.level, row.name, &mut b);
+            got.is_ok().then_some(b)
+        });
+        let values: Vec<Option<Value>> = values.collect();
+        let _: Result<(), Errno> = self.os.close(plain);
+        Some(values)
+    }
 }
+
+/// The value of an option, its first bytes.
+pub(crate) type Value = [u8; 32];
 
 /// Past the handshake's first step: the token does not know what the endpoint is.
 pub(crate) fn has_connection(ep: &Ep) -> bool {

@@ -9,12 +9,13 @@ use flyover_core::UdpMsg;
 use flyover_core::ev;
 use flyover_core::sock::{OS_DATA, OS_ERROR, flag};
 use flyover_core::stack::deferred::work;
-use flyover_wire::Endpoint;
+use flyover_cplane::Resolve;
+use flyover_wire::{Endpoint, Ip};
 
 use crate::addr::Addr;
 use crate::entry::Fresh;
 use crate::errno::Errno;
-use crate::io::cmsg::CmsgWriter;
+use crate::io::cmsg::{self, CmsgWriter};
 use crate::io::options;
 use crate::life::way;
 use crate::os::{PollFd, Received};
@@ -182,7 +183,7 @@ impl Sockets {
         let mut out = if m.full_len > m.n { libc::MSG_TRUNC } else { 0 };
         let mut w = CmsgWriter::new(control);
         if ep.shared().sopts.load(Ordering::Relaxed) & options::CMSGS != 0 {
-            crate::io::cmsg::describe(self.os, ep, m, &mut w);
+            cmsg::describe(self.os, ep, m, &mut w);
             if w.is_cut() {
                 out |= libc::MSG_CTRUNC;
             }
@@ -213,7 +214,7 @@ impl Sockets {
         control: &[u8],
         flags: i32,
     ) -> Answer {
-        let Some(src) = crate::io::cmsg::source(control) else {
+        let Some(asked) = cmsg::asked(control) else {
             return self.send_kernels(ep, fd, from, to, control, flags);
         };
         let s = ep.shared();
@@ -222,9 +223,8 @@ impl Sockets {
         {
             return Answer::Error(Errno(e));
         }
-        let spoofed = src.is_some_and(|ip| !ep.att.cplane.is_local(ip));
         let unusual = flags & (libc::MSG_MORE | libc::MSG_OOB | libc::MSG_ZEROCOPY) != 0;
-        if spoofed || unusual || s.sopts.load(Ordering::Relaxed) & options::KERNEL_SENDS != 0 {
+        if unusual || s.sopts.load(Ordering::Relaxed) & options::KERNEL_SENDS != 0 {
             return self.send_kernels(ep, fd, from, to, control, flags);
         }
         let to_ep = match to {
@@ -235,10 +235,16 @@ impl Sockets {
             },
             None => None,
         };
+        if !control.is_empty() && !leads_there(ep, &asked, to_ep.unwrap_or_else(|| s.remote()).ip) {
+            return self.send_kernels(ep, fd, from, to, control, flags);
+        }
         let mut deadline = None;
         let mut naps = 0;
         loop {
-            match ep.att.locked(|l| l.udp_send(ep.sock.id, to_ep, src, from)) {
+            match ep
+                .att
+                .locked(|l| l.udp_send(ep.sock.id, to_ep, asked.via, from))
+            {
                 Ok(n) => return Answer::Value(n),
                 // No V-NIC takes it now: no route, neighbour not known, broadcast, longer than the MTU.
                 Err(
@@ -360,6 +366,24 @@ impl Sockets {
             }
         }
     }
+}
+
+/// The stack can send with these control messages: they are of the destination's family, the source is ours, and the
+/// interface is where the route leads anyway.
+fn leads_there(ep: &Ep, asked: &cmsg::Asked, to: Ip) -> bool {
+    let src = asked.via.src;
+    if (asked.v4 && !to.is_v4())
+        || (asked.v6 && to.is_v4())
+        || src.is_some_and(|ip| !ep.att.cplane.is_local(ip))
+    {
+        return false;
+    }
+    asked.ifindex == 0
+        || match ep.att.cplane.resolve(to, src, 0) {
+            Resolve::Ready(f) => f.ifindex == asked.ifindex,
+            Resolve::NeedNeigh { ifindex, .. } => ifindex == asked.ifindex,
+            Resolve::Local | Resolve::Unreachable(_) => false,
+        }
 }
 
 /// An address that the stack may send to: of the socket's family, with a port, and one host.
