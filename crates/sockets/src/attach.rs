@@ -17,7 +17,9 @@ use flyover_wire::{Endpoint, Ip};
 
 use crate::addr::Addr;
 use crate::errno::Errno;
+use crate::fdtable::FdTable;
 use crate::os::Os;
+use crate::wait::pins::Pins;
 use crate::wait::sleep::Sleepers;
 
 /// Why the daemon did not do what it was asked.
@@ -195,6 +197,10 @@ pub struct Attachment {
     pub keeper: Box<dyn Keeper>,
     /// Threads that sleep, and what they sleep with.
     pub sleepers: Sleepers,
+    /// What they hold meanwhile.
+    pub(crate) pins: Pins,
+    /// The process's descriptors.
+    pub(crate) table: FdTable,
     daemon: Mutex<Box<dyn Daemon>>,
     contexts: Box<[Mutex<Context>]>,
     hint: AtomicU32,
@@ -219,7 +225,7 @@ impl Attachment {
     ///
     /// # Errors
     /// What `socket(2)` says for the wake socket.
-    pub fn new(os: &'static dyn Os, parts: Parts) -> Result<Self, Errno> {
+    pub fn new(os: &'static dyn Os, parts: Parts, table: FdTable) -> Result<Self, Errno> {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let wake_tx = crate::os::move_high(os, os.socket(libc::AF_UNIX, kind, 0)?)?;
         let seed = os.entropy();
@@ -240,6 +246,8 @@ impl Attachment {
             nic_fds: parts.nic_fds,
             keeper: parts.keeper,
             sleepers: Sleepers::new(),
+            pins: Pins::default(),
+            table,
             daemon: Mutex::new(parts.daemon),
             contexts: (0..CONTEXTS).map(context).collect(),
             hint: AtomicU32::new(0),

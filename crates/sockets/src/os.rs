@@ -143,14 +143,18 @@ pub trait Os: Sync + Send {
 /// Moves a descriptor to a high number, where programs that use or close "all" descriptors hardly meet it, and makes
 /// it close-on-exec. The old number is closed.
 pub fn move_high(os: &dyn Os, fd: i32) -> Result<i32, Errno> {
-    for base in HIGH_BASES {
-        if let Ok(high) = os.fcntl(fd, libc::F_DUPFD_CLOEXEC, base) {
-            let _: Result<(), Errno> = os.close(fd);
-            return Ok(high);
-        }
+    if let Some(high) = copy_high(os, fd) {
+        let _: Result<(), Errno> = os.close(fd);
+        return Ok(high);
     }
     let _: i32 = os.fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC as usize)?;
     Ok(fd)
+}
+
+/// A copy of a descriptor where [`move_high`] would move it.
+pub fn copy_high(os: &dyn Os, fd: i32) -> Option<i32> {
+    let copy = |base| os.fcntl(fd, libc::F_DUPFD_CLOEXEC, base).ok();
+    HIGH_BASES.into_iter().find_map(copy)
 }
 
 /// Where the library's own descriptors go: above what programs use or put into an `fd_set`-sized loop, but not so high

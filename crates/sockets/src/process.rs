@@ -210,7 +210,7 @@ impl Sockets {
         for fd in parts.own_fds.iter().chain(&parts.nic_fds) {
             let _: bool = self.table.store(*fd, Entry::Ours);
         }
-        let Ok(attachment) = Attachment::new(self.os, parts) else {
+        let Ok(attachment) = Attachment::new(self.os, parts, self.table) else {
             return Err(Reason::NoDaemon);
         };
         let _: bool = self.table.store(attachment.wake_tx, Entry::Ours);
@@ -247,6 +247,7 @@ impl Sockets {
     pub fn after_fork_in_child(&self) {
         crate::enter::reset();
         self.epolls.after_fork();
+        self.epolls.forget_threads();
         self.note_fork();
         let _: u32 = self.current.fetch_add(1, Ordering::AcqRel);
         self.pid.store(self.os.getpid(), Ordering::Release);

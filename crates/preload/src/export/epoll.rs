@@ -57,8 +57,12 @@ fn millis(left: Option<u64>) -> c_int {
     })
 }
 
-/// Most events that one call returns; more are there at the next call.
+/// Events that a call asks for as a rule: these fit on the stack.
 const BATCH: usize = 128;
+/// What the kernel takes for a number of events (`EP_MAX_EVENTS`).
+const MAX_EVENTS: c_int = c_int::MAX / size_of::<epoll_event>() as c_int;
+/// Most events that one call returns; more are there at the next call.
+const MOST: usize = 16_384;
 
 /// Waits as `look` does when it is given the time-out, with `mask` in force meanwhile. What is ready at once is
 /// returned without a change of the mask, and a time-out of 0 is never interrupted.
@@ -90,7 +94,7 @@ unsafe fn wait(
     mask: Option<u64>,
     mut kernel: impl FnMut(Option<u64>) -> isize,
 ) -> c_int {
-    if fast::is_kernel(epfd) || max <= 0 || events.is_null() {
+    if fast::is_kernel(epfd) || !(1..=MAX_EVENTS).contains(&max) || events.is_null() {
         return kernel(timeout) as c_int;
     }
     fast::cancellation_point();
@@ -98,14 +102,16 @@ unsafe fn wait(
     let mut left = timeout;
     loop {
         let mut in_kernel = false;
-        let mut list = [EpollEvent::default(); BATCH];
-        let room = BATCH.min(max as usize);
+        let mut few = [EpollEvent::default(); BATCH];
+        let mut many = Vec::new();
+        let list: &mut [EpollEvent] = if max as usize > BATCH {
+            many.resize(MOST.min(max as usize), EpollEvent::default());
+            &mut many
+        } else {
+            &mut few[..max as usize]
+        };
         let n = result(
-            |lib| {
-                masked(mask, left, |left| {
-                    lib.epoll_wait(epfd, &mut list[..room], left, None)
-                })
-            },
+            |lib| masked(mask, left, |left| lib.epoll_wait(epfd, list, left, None)),
             || {
                 in_kernel = true;
                 kernel(left)
@@ -128,7 +134,8 @@ unsafe fn wait(
         }
         // The kernel's events may hold one of ours that says: the set has accelerated members now.
         let got = usize::try_from(n).unwrap_or(0);
-        let keep = |data: u64| data != flyover_sockets::wait::epoll::KICK;
+        let lib = crate::init::lib();
+        let keep = |data: u64| !lib.is_some_and(|lib| lib.is_own_event(data));
         let mut kept = 0;
         for i in 0..got {
             // SAFETY: the kernel has filled in `got` events.

@@ -114,6 +114,7 @@ impl Sockets {
         want: usize,
         flags: i32,
     ) -> Result<usize, Errno> {
+        let _call = ep.att.call();
         if flags & libc::MSG_OOB != 0 {
             return self.tcp_recv_urgent(ep, into, flags);
         }

@@ -90,6 +90,7 @@ impl Sockets {
     /// Sends on a stream.
     pub(crate) fn tcp_send(&self, ep: &Ep, from: &[&[u8]], flags: i32) -> Result<usize, Errno> {
         let want: usize = from.iter().map(|b| b.len()).sum();
+        let _call = ep.att.call();
         let how = SendFlags {
             more: flags & libc::MSG_MORE != 0,
             oob: flags & libc::MSG_OOB != 0,

@@ -166,6 +166,7 @@ impl Sockets {
         } else {
             0
         };
+        let _call = ep.att.call();
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|r| !r.is_empty()) {
             match self.tcp_send(ep, &[rest], more | libc::MSG_NOSIGNAL) {

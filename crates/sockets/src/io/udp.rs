@@ -40,7 +40,7 @@ impl Sockets {
     pub(crate) fn udp_recv(
         &self,
         ep: &Ep,
-        fd: i32,
+        mut fd: i32,
         into: &mut [&mut [u8]],
         control: &mut [u8],
         flags: i32,
@@ -53,6 +53,7 @@ impl Sockets {
         }
         let s = ep.shared();
         let mut polled = false;
+        let _call = ep.att.call();
         let mut deadline = None;
         loop {
             let kernels = s.os_ready.load(Ordering::Acquire);
@@ -107,6 +108,7 @@ impl Sockets {
             if s.has(flag::HANDED_OVER) {
                 return None;
             }
+            fd = ep.att.kept_fd(ep.sock, fd);
             if s.rq_available() == 0 {
                 // Woken by the kernel's half, perhaps before the keeper could say so.
                 let _: u32 = s.os_ready.fetch_or(OS_DATA, Ordering::Release);
@@ -238,6 +240,7 @@ impl Sockets {
         if !control.is_empty() && !leads_there(ep, &asked, to_ep.unwrap_or_else(|| s.remote()).ip) {
             return self.send_kernels(ep, fd, from, to, control, flags);
         }
+        let _call = ep.att.call();
         let mut deadline = None;
         let mut naps = 0;
         loop {

@@ -37,8 +37,9 @@ impl Sockets {
         Some(self.accept_on(fd, &ep, flags))
     }
 
-    fn accept_on(&self, fd: i32, ep: &Ep, flags: i32) -> Result<Accepted, Errno> {
+    fn accept_on(&self, mut fd: i32, ep: &Ep, flags: i32) -> Result<Accepted, Errno> {
         let s = ep.shared();
+        let _call = ep.att.call();
         let mut deadline = None;
         loop {
             if s.tcp_state() != TcpState::Listen {
@@ -62,6 +63,7 @@ impl Sockets {
                 *deadline.get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
             ep.att
                 .block_on(ep.sock.id, ev::IN, fd, deadline, self.settings.spin)?;
+            fd = ep.att.kept_fd(ep.sock, fd);
             // The kernel's half may have become readable before the keeper could say so.
             s.os_ready.store(1, Ordering::Release);
         }

@@ -56,6 +56,11 @@ impl Sockets {
         if !self.is_sole_holder(fd) {
             // Memberships of this descriptor number go; those of other numbers of the same socket stay.
             self.epolls.forget_closed(self, fd, ep, false);
+            let _: bool = ep.att.close_later(fd, ep.sock, false);
+            return;
+        }
+        if ep.att.close_later(fd, ep.sock, true) {
+            // Other threads block in calls on it: as Linux, those go on, and the last one closes.
             return;
         }
         self.epolls.forget_closed(self, fd, ep, true);

@@ -159,6 +159,7 @@ impl Sockets {
     /// Waits for the handshake, or answers `EINPROGRESS`.
     fn await_established(&self, fd: i32, ep: &Ep) -> Answer {
         let s = ep.shared();
+        let _call = ep.att.call();
         if !ep.nonblocking() {
             let span = s.sndtimeo.load(Ordering::Relaxed);
             let deadline = Deadline::after_or_never(self.os.now(), span);

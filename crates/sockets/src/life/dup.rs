@@ -18,10 +18,11 @@ impl Sockets {
                 let _: bool = self.table.store(new, entry);
                 self.mark_shared(new);
             }
-            Entry::Epoll(_) => {
-                self.mark_shared(old);
+            Entry::Epoll(index) => {
+                // Counted, so that the last close of this process is known.
+                self.epolls.copied(index);
                 let _: bool = self.table.store(new, entry);
-                self.mark_shared(new);
+                self.table.set_made(new, self.table.made(old));
             }
             Entry::Kernel(_) => {
                 let _: bool = self.table.store(new, entry);

@@ -2,26 +2,42 @@
 //! are in a ready set of the stack, which exists from the first such member on. A fresh socket starts as a kernel member
 //! and moves over when it gets an endpoint: an unconnected kernel socket would report `EPOLLHUP` at once.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use flyover_core::ev;
-use flyover_core::stack::wake::{Ready, SetId};
-use flyover_shm::Idx;
+use flyover_core::stack::wake::SetId;
 
 use crate::attach::Attachment;
+use crate::enter;
 use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
 use crate::os::{EpollEvent, PollFd, Ran};
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
-use crate::wait::sets::{EpollSet, FLAGS, Member, leave, mode};
-pub use crate::wait::sets::{EpollTable, KICK};
-use crate::wait::sleep::{On, Slept};
+use crate::wait::members::leave;
+pub use crate::wait::sets::EpollTable;
+use crate::wait::sets::{EpollSet, FLAGS, Member, mode};
+use crate::wait::sleep::On;
 
-/// While accelerated events are plentiful, one call in so many looks at the kernel members.
-const KERNEL_TURN: u32 = 8;
-/// Events taken from a ready set at a time.
-const BATCH: usize = 64;
+/// The kernel's half is looked at again after this time, ns, and at once while that pays off.
+const KERNEL_TURN: u64 = 10_000;
+/// Looks without result until it does not pay off any more.
+const KERNEL_HOT: u32 = 8;
+/// How long a set without a mirror may go unnoticed inside another one, ns.
+const BLIND_NAP: u64 = 1_000_000;
+/// What `EPOLLEXCLUSIVE` may be combined with (fs/eventpoll.c).
+const EXCLUSIVE_OK: u32 = (libc::EPOLLIN
+    | libc::EPOLLOUT
+    | libc::EPOLLERR
+    | libc::EPOLLHUP
+    | libc::EPOLLWAKEUP
+    | libc::EPOLLET
+    | libc::EPOLLEXCLUSIVE) as u32;
+
+fn is_exclusive(events: u32) -> bool {
+    events & libc::EPOLLEXCLUSIVE as u32 != 0
+}
 
 impl Sockets {
     /// `epoll_create` made `fd`.
@@ -34,7 +50,7 @@ impl Sockets {
         self.table.set_made(fd, self.fork_generation());
     }
 
-    /// `epoll_ctl(2)`.
+    /// `epoll_ctl(2)`. The order of the checks is the kernel's.
     pub fn epoll_ctl(&self, epfd: i32, op: i32, fd: i32, event: Option<EpollEvent>) -> Answer {
         let Fd::Epoll(index) = self.look(epfd) else {
             return Answer::Kernel;
@@ -42,16 +58,31 @@ impl Sockets {
         let Some(set) = self.epolls.at(index) else {
             return Answer::Kernel;
         };
+        if event.is_none() && op != libc::EPOLL_CTL_DEL {
+            return Answer::Error(Errno::EFAULT);
+        }
         let target = if epfd == fd {
             Fd::Kernel
         } else {
             self.look(fd)
         };
         self.epolls.gate.lock(self.os);
+        set.epfd.store(epfd, Ordering::Release);
         let answer = match target {
             Fd::Tcp(ep) | Fd::Udp(ep) => self.ctl_ours(set, op, fd, &ep, event),
             Fd::Fresh(f) => self.ctl_fresh(set, epfd, op, fd, f, event),
-            Fd::Kernel | Fd::Epoll(_) => self.ctl_kernel(set, epfd, op, fd, event),
+            Fd::Kernel => self.ctl_kernel(set, epfd, op, fd, event),
+            Fd::Epoll(inner) => {
+                let a = self.ctl_kernel(set, epfd, op, fd, event);
+                match (op, a) {
+                    (libc::EPOLL_CTL_ADD, Answer::Value(_)) => {
+                        self.epolls.link(self, index, inner);
+                    }
+                    (libc::EPOLL_CTL_DEL, Answer::Value(_)) => self.epolls.part(index, inner),
+                    _ => {}
+                }
+                a
+            }
         };
         self.epolls.gate.unlock();
         answer
@@ -65,24 +96,30 @@ impl Sockets {
         fd: i32,
         event: Option<EpollEvent>,
     ) -> Answer {
-        if event.is_none() && op != libc::EPOLL_CTL_DEL {
-            return Answer::Error(Errno::EFAULT);
-        }
         self.epolls.bring_over(self, set, fd);
         let r = self.os.epoll_ctl(epfd, op, fd, event);
         match (op, &r) {
             (libc::EPOLL_CTL_ADD, Ok(())) => {
-                let _: u32 = set.kernel_members.fetch_add(1, Ordering::AcqRel);
+                set.kernel_joined();
+                // A sleeper that does not watch the kernel's half yet is to begin.
+                self.stir(set);
             }
             (libc::EPOLL_CTL_DEL, Ok(())) => {
                 let _: Option<Member> = set.members().remove(&fd);
-                let n = set.kernel_members.load(Ordering::Acquire);
-                set.kernel_members
-                    .store(n.saturating_sub(1), Ordering::Release);
+                set.kernel_left();
             }
             _ => {}
         }
         r.into()
+    }
+
+    /// Has one sleeper of the set look again.
+    fn stir(&self, set: &EpollSet) {
+        if set.asleep.load(Ordering::SeqCst) != 0
+            && let Some((id, att)) = set.id().zip(self.attached())
+        {
+            att.locked(|l| l.set_wake(id));
+        }
     }
 
     fn ctl_fresh(
@@ -118,45 +155,50 @@ impl Sockets {
         ep: &Ep,
         event: Option<EpollEvent>,
     ) -> Answer {
+        let wish = event.unwrap_or_default();
+        let exclusive = is_exclusive(wish.events);
+        let allowed = wish.events & !EXCLUSIVE_OK == 0;
+        if exclusive && (op == libc::EPOLL_CTL_MOD || op == libc::EPOLL_CTL_ADD && !allowed) {
+            return Answer::Error(Errno::EINVAL);
+        }
         let mut members = set.members();
         // A record of another socket that had the number before, or of one that is gone, counts for nothing.
-        let known = members
-            .get(&fd)
-            .and_then(|m| m.ours)
-            .filter(|(s, _)| *s == ep.sock);
-        match (op, known, event) {
-            (libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD, _, None) => Answer::Error(Errno::EFAULT),
-            (libc::EPOLL_CTL_ADD, Some(_), _) => Answer::Error(Errno::EEXIST),
-            (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, None, _) => Answer::Error(Errno::ENOENT),
-            (libc::EPOLL_CTL_ADD, None, Some(event)) => {
-                match self.epolls.join(self, set, ep, event) {
-                    Ok(item) => {
-                        let _: Option<Member> = members.insert(
-                            fd,
-                            Member {
-                                event,
-                                ours: Some((ep.sock, item)),
-                            },
-                        );
-                        Answer::Value(0)
-                    }
-                    Err(_) => Answer::Error(Errno::ENOMEM),
-                }
+        let known = members.get(&fd).copied().and_then(|m| {
+            let (sock, item) = m.ours?;
+            (sock == ep.sock).then_some((item, m.event.events))
+        });
+        match (op, known) {
+            (libc::EPOLL_CTL_ADD, Some(_)) => Answer::Error(Errno::EEXIST),
+            (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, None) => Answer::Error(Errno::ENOENT),
+            (libc::EPOLL_CTL_MOD, Some((_, before))) if is_exclusive(before) => {
+                Answer::Error(Errno::EINVAL)
             }
-            (libc::EPOLL_CTL_MOD, Some((_, item)), Some(event)) => {
-                let exclusive = (libc::EPOLLEXCLUSIVE as u32) & event.events != 0;
-                if exclusive {
-                    return Answer::Error(Errno::EINVAL);
+            (libc::EPOLL_CTL_ADD, None) => match self.epolls.join(self, set, ep, wish) {
+                Ok(item) => {
+                    let member = Member {
+                        event: wish,
+                        ours: Some((ep.sock, item)),
+                    };
+                    let _: Option<Member> = members.insert(fd, member);
+                    Answer::Value(0)
                 }
-                let events = event.events & !FLAGS;
+                // Linux's word for too many memberships.
+                Err(_) => Answer::Error(Errno::ENOSPC),
+            },
+            (libc::EPOLL_CTL_MOD, Some((item, _))) => {
+                let events = wish.events & !FLAGS;
                 ep.att
-                    .locked(|l| l.item_mod(item, events, event.data, mode(event.events)));
-                let _: Option<Member> = members.insert(fd, Member { event, ours: known });
+                    .locked(|l| l.item_mod(item, events, wish.data, mode(wish.events)));
+                let member = Member {
+                    event: wish,
+                    ours: Some((ep.sock, item)),
+                };
+                let _: Option<Member> = members.insert(fd, member);
                 Answer::Value(0)
             }
-            (libc::EPOLL_CTL_DEL, Some((sock, item)), _) => {
+            (libc::EPOLL_CTL_DEL, Some((item, _))) => {
                 let _: Option<Member> = members.remove(&fd);
-                leave(ep.att, sock, item);
+                leave(ep.att, set.id(), ep.sock, item);
                 Answer::Value(0)
             }
             _ => Answer::Error(Errno::EINVAL),
@@ -176,151 +218,44 @@ impl Sockets {
             return None;
         };
         let set = self.epolls.at(index)?;
-        let _: u32 = set.in_kernel.fetch_add(1, Ordering::SeqCst);
+        if set.id().is_none() {
+            set.epfd.store(epfd, Ordering::Release);
+            let _: u32 = set.in_kernel.fetch_add(1, Ordering::SeqCst);
+            // Looked at again: whoever gives the set its first accelerated member looks at the count after that.
+            if set.set.load(Ordering::SeqCst) == 0 {
+                return None;
+            }
+            self.left_kernel(set);
+        }
         let id = set.id()?;
-        self.left_kernel(set);
         let att = match self.attach() {
             Ok(a) => a,
             Err(_) => return Some(Err(Errno::EIO)),
         };
-        Some(self.wait_ours(att, set, id, epfd, out, timeout, mask))
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the call's own six, and what they stand for"
-    )]
-    fn wait_ours(
-        &self,
-        att: &'static Attachment,
-        set: &EpollSet,
-        id: SetId,
-        epfd: i32,
-        out: &mut [EpollEvent],
-        timeout: Option<u64>,
-        mask: Option<u64>,
-    ) -> Result<usize, Errno> {
-        let mut deadline = None;
-        let mut signalled = false;
-        let mut look_in_kernel = false;
-        loop {
-            let n = self.collect(att, set, id, epfd, out, look_in_kernel);
-            if n > 0 {
-                return Ok(n);
-            }
-            if signalled {
-                return Err(Errno::EINTR);
-            }
-            if timeout == Some(0) {
-                return Ok(0);
-            }
-            let now = self.os.now();
-            let until =
-                *deadline.get_or_insert_with(|| Deadline(timeout.map(|t| now.saturating_add(t))));
-            if until.is_past(now) {
-                return Ok(0);
-            }
-            let first = !look_in_kernel;
-            look_in_kernel = true;
-            if first && att.spin(self.settings.spin, until, || att.stack.set_has_ready(id)) {
-                look_in_kernel = false;
-                continue;
-            }
-            let kernel_fd = if set.kernel_members.load(Ordering::Acquire) != 0 {
-                epfd
-            } else {
-                -1
-            };
-            match att.sleep(On::Set(id), &mut [PollFd::input(kernel_fd)], until, mask) {
-                Slept::Woken | Slept::Signal(Ran::None) => {}
-                // epoll_wait(2) is never restarted, see signal(7).
-                Slept::Signal(Ran::Restart | Ran::Interrupt) => signalled = true,
-            }
-        }
-    }
-
-    /// What is ready now. The kernel members are looked at when nothing else is there, and every so often.
-    fn collect(
-        &self,
-        att: &'static Attachment,
-        set: &EpollSet,
-        id: SetId,
-        epfd: i32,
-        out: &mut [EpollEvent],
-        polled: bool,
-    ) -> usize {
-        let mut ready = [Ready {
-            item: Idx::new(0),
-            data: 0,
-            events: 0,
-        }; BATCH];
-        let room = out.len().min(BATCH);
-        let Some(into) = ready.get_mut(..room) else {
-            return 0;
+        let w = Waiting {
+            lib: self,
+            att,
+            set,
+            id,
+            epfd,
         };
-        let mut n = att.locked(|l| {
-            if !polled || !l.stack().set_has_ready(id) {
-                let _: u32 = l.poll(64);
-            }
-            l.set_collect(id, into)
-        });
-        let mut kept = 0;
-        for from in into.iter().take(n) {
-            if from.events & ev::MOVED != 0 {
-                self.epolls.item_moved(self, att, set, from.item);
-            } else if let Some(to) = out.get_mut(kept) {
-                *to = EpollEvent {
-                    events: from.events,
-                    data: from.data,
-                };
-                kept += 1;
-            }
-        }
-        n = kept;
-        if set.kernel_members.load(Ordering::Acquire) == 0 {
-            return n;
-        }
-        let turn = set
-            .turn
-            .fetch_add(1, Ordering::Relaxed)
-            .is_multiple_of(KERNEL_TURN);
-        if (n == 0 || turn)
-            && let Some(rest) = out.get_mut(n..)
-        {
-            n += self.collect_kernels(epfd, rest);
-        }
-        n
-    }
-
-    fn collect_kernels(&self, epfd: i32, out: &mut [EpollEvent]) -> usize {
-        if out.is_empty() {
-            return 0;
-        }
-        let n = self.os.epoll_collect(epfd, out).unwrap_or(0);
-        without_kick(out, n)
+        Some(w.wait(out, timeout, mask))
     }
 
     fn left_kernel(&self, set: &EpollSet) {
-        if set.in_kernel.fetch_sub(1, Ordering::SeqCst) != 1 {
-            return;
+        if set.in_kernel.fetch_sub(1, Ordering::SeqCst) == 1 {
+            // The last one out takes the kick away.
+            self.epolls.take_kick_away(self, set);
         }
-        // The last one out takes the kick away.
-        let Some(fd) = set
-            .kick
-            .swap(0, Ordering::AcqRel)
-            .checked_sub(1)
-            .filter(|fd| *fd >= 0)
-        else {
-            return;
-        };
-        let epfd = set.epfd.load(Ordering::Acquire);
-        let _: Result<(), Errno> = self.os.epoll_ctl(epfd, libc::EPOLL_CTL_DEL, fd, None);
-        let _: bool = self.table.store(fd, Entry::Unknown);
-        let _: Result<(), Errno> = self.os.close(fd);
     }
 
-    /// A wait in the kernel is over; its events may hold one with [`KICK`] as data. True: the set has accelerated
-    /// members now, wait with us.
+    /// True for the word of the library's own members: an event with it is not the program's.
+    pub fn is_own_event(&self, data: u64) -> bool {
+        self.epolls.is_own_word(data)
+    }
+
+    /// A wait in the kernel is over; its events may hold one that [`Sockets::is_own_event`]. True: the set has
+    /// accelerated members now, wait with us.
     pub fn after_kernel_wait(&self, epfd: i32) -> bool {
         let Entry::Epoll(index) = self.table.load(epfd) else {
             return false;
@@ -333,13 +268,199 @@ impl Sockets {
     }
 }
 
-fn without_kick(events: &mut [EpollEvent], n: usize) -> usize {
+/// One call of `epoll_wait` on a set with accelerated members.
+struct Waiting<'a> {
+    lib: &'a Sockets,
+    att: &'static Attachment,
+    set: &'a EpollSet,
+    id: SetId,
+    epfd: i32,
+}
+
+impl Waiting<'_> {
+    fn wait(
+        &self,
+        out: &mut [EpollEvent],
+        timeout: Option<u64>,
+        mask: Option<u64>,
+    ) -> Result<usize, Errno> {
+        let lib = self.lib;
+        let mut deadline = None;
+        let mut signalled = false;
+        let mut polled = false;
+        loop {
+            let n = self.collect(out, polled);
+            if n > 0 {
+                return Ok(n);
+            }
+            if signalled {
+                return Err(Errno::EINTR);
+            }
+            if timeout == Some(0) {
+                return Ok(0);
+            }
+            let now = lib.os.now();
+            let until =
+                *deadline.get_or_insert_with(|| Deadline(timeout.map(|t| now.saturating_add(t))));
+            if until.is_past(now) {
+                return Ok(0);
+            }
+            let first = !polled;
+            polled = true;
+            let ready = || self.att.stack.set_has_ready(self.id);
+            if first && self.att.spin(lib.settings.spin, until, ready) {
+                polled = false;
+                continue;
+            }
+            lib.os.test_cancel();
+            self.sleep(until, now, mask);
+            if enter::has_signal() {
+                // epoll_wait(2) is never restarted, see signal(7).
+                signalled = lib.os.run_signals() != Ran::None;
+            }
+        }
+    }
+
+    /// Of the threads that sleep on a set one watches the kernel's half: what comes there wakes no crowd. When it is
+    /// done it leaves the post to another one.
+    fn sleep(&self, until: Deadline, now: u64, mask: Option<u64>) {
+        let set = self.set;
+        let _: u32 = set.asleep.fetch_add(1, Ordering::SeqCst);
+        let post = Cell::new(false);
+        // Asked when the sleeper is known to the stack: whoever leaves the post after that wakes it.
+        let watch = |_leader: bool| {
+            let free = || {
+                set.watchers
+                    .compare_exchange(0, 1, Ordering::SeqCst, Ordering::SeqCst)
+            };
+            post.set(set.kernel_members.load(Ordering::SeqCst) != 0 && free().is_ok());
+            post.get()
+        };
+        let until = if self.lib.epolls.inner_shown(set) {
+            until
+        } else {
+            let soon = now.saturating_add(BLIND_NAP);
+            Deadline(Some(until.0.map_or(soon, |d| d.min(soon))))
+        };
+        self.att.rest(
+            On::Set(self.id),
+            &mut [PollFd::input(self.epfd)],
+            until,
+            mask,
+            &watch,
+        );
+        if post.get() {
+            set.watchers.store(0, Ordering::SeqCst);
+        }
+        let others = set.asleep.fetch_sub(1, Ordering::SeqCst) > 1;
+        if post.get() && others {
+            self.att.locked(|l| l.set_wake(self.id));
+        }
+    }
+
+    /// What is ready now, of both halves. Each gets room: what is left of the other one's, and half at least.
+    fn collect(&self, out: &mut [EpollEvent], polled: bool) -> usize {
+        let stack = self.att.stack;
+        if !polled || !stack.set_has_ready(self.id) {
+            let _: bool = self.att.poll(64);
+        }
+        let has_kernel = self.set.kernel_members.load(Ordering::Acquire) != 0;
+        let expected = stack.set_ready_len(self.id) as usize;
+        let mut k = 0;
+        let looked = has_kernel && self.is_kernels_turn(out.len(), expected);
+        if looked {
+            let room = out.len().saturating_sub(expected).max(out.len() / 2).max(1);
+            k = self.collect_kernels(out.get_mut(..room).unwrap_or_default());
+        }
+        let mut n = k;
+        if expected != 0 && n < out.len() {
+            n += self.collect_ours(out.get_mut(k..).unwrap_or_default());
+        }
+        if n == 0 && has_kernel && !looked {
+            n = self.collect_kernels(out);
+        }
+        if n == 0 {
+            self.lib.epolls.settle(self.lib, self.set, self.att);
+        }
+        n
+    }
+
+    fn collect_ours(&self, out: &mut [EpollEvent]) -> usize {
+        let room = out.len();
+        let mut rest = out.iter_mut();
+        let mut moved = Vec::new();
+        let n = self.att.locked(|l| {
+            l.set_drain(self.id, room, |r| {
+                if r.events & ev::MOVED != 0 {
+                    moved.push(r.item);
+                } else if let Some(to) = rest.next() {
+                    *to = EpollEvent {
+                        events: r.events,
+                        data: r.data,
+                    };
+                }
+            })
+        });
+        for item in &moved {
+            self.lib
+                .epolls
+                .item_moved(self.lib, self.att, self.set, *item);
+        }
+        n.saturating_sub(moved.len())
+    }
+
+    /// The kernel's half costs a system call. It is looked at when nothing else is there, while that pays off, and
+    /// after a while.
+    fn is_kernels_turn(&self, room: usize, expected: usize) -> bool {
+        if expected == 0 {
+            return true;
+        }
+        let hot = self.set.hot.load(Ordering::Relaxed);
+        if room < 2 {
+            // With room for one event the halves take turns.
+            let _: u32 = self.set.hot.fetch_xor(1, Ordering::Relaxed);
+            return hot & 1 == 0;
+        }
+        let now = self.lib.os.now();
+        hot > 0 || now.saturating_sub(self.set.looked.load(Ordering::Relaxed)) >= KERNEL_TURN
+    }
+
+    fn collect_kernels(&self, out: &mut [EpollEvent]) -> usize {
+        let (lib, set) = (self.lib, self.set);
+        if out.is_empty() {
+            return 0;
+        }
+        lib.epolls.settle_inner(lib, set, self.att);
+        let mut n = 0;
+        // Our own members may have taken all the room: then there may be more.
+        for _ in 0..3 {
+            let got = lib.os.epoll_collect(self.epfd, out).unwrap_or(0);
+            n = without_own(out, got, |data| lib.is_own_event(data));
+            if n != 0 || got < out.len() {
+                break;
+            }
+        }
+        if out.len() > 1 {
+            let hot = set.hot.load(Ordering::Relaxed);
+            let next = if n > 0 {
+                KERNEL_HOT
+            } else {
+                hot.saturating_sub(1)
+            };
+            set.hot.store(next, Ordering::Relaxed);
+            set.looked.store(lib.os.now(), Ordering::Relaxed);
+        }
+        n
+    }
+}
+
+fn without_own(events: &mut [EpollEvent], n: usize, own: impl Fn(u64) -> bool) -> usize {
     let mut kept = 0;
     for i in 0..n.min(events.len()) {
         let Some(e) = events.get(i).copied() else {
             break;
         };
-        if e.data == KICK {
+        if own(e.data) {
             continue;
         }
         if let Some(to) = events.get_mut(kept) {
@@ -355,11 +476,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kick_is_taken_out_in_place() {
+    fn our_own_events_are_taken_out_in_place() {
         let e = |data| EpollEvent { events: 1, data };
-        let mut list = [e(1), e(KICK), e(2), e(KICK)];
-        assert_eq!(without_kick(&mut list, 4), 2);
+        let mut list = [e(1), e(9), e(2), e(9)];
+        assert_eq!(without_own(&mut list, 4, |d| d == 9), 2);
         assert_eq!(list[..2], [e(1), e(2)]);
-        assert_eq!(without_kick(&mut list, 0), 0);
+        assert_eq!(without_own(&mut list, 0, |d| d == 9), 0);
     }
 }

@@ -1,6 +1,10 @@
 //! Waiting: first spin, then sleep. Here the wait for one socket; `poll`, `select` and `epoll` build on [`sleep`].
 
 pub mod epoll;
+mod members;
+mod moved;
+mod nested;
+pub(crate) mod pins;
 pub mod poll;
 pub mod select;
 mod sets;
@@ -11,9 +15,10 @@ use flyover_core::SockId;
 use flyover_core::ev;
 
 use crate::attach::Attachment;
+use crate::enter;
 use crate::errno::Errno;
 use crate::os::{PollFd, Ran};
-use crate::wait::sleep::{On, Slept, Want};
+use crate::wait::sleep::{On, Want};
 
 /// A point of `CLOCK_MONOTONIC` in nanoseconds, or never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +95,9 @@ impl Attachment {
         if self.spin(spin, deadline, ready) {
             return Ok(());
         }
+        let me = self.stack.sock_ref(sock);
+        // Of many threads on one socket those that lead watch the kernel's half; for the others the keeper does.
+        let watch = |leader: bool| leader || beside < 0;
         loop {
             if ready() {
                 return Ok(());
@@ -97,22 +105,35 @@ impl Attachment {
             if deadline.is_past(self.os.now()) {
                 return Err(Errno::EAGAIN);
             }
-            let mut kernel = [PollFd::input(beside)];
-            let slept = self.sleep(
-                On::Socks(&[Want { sock, events }]),
-                &mut kernel,
-                deadline,
-                None,
-            );
+            if enter::cancel_is_new() {
+                // The thread may end here: nothing may be held.
+                let _ = self.unpin();
+            }
+            self.os.test_cancel();
+            if self.stack.get(me).is_none() {
+                return Err(Errno::EBADF);
+            }
+            self.pin(me, events);
+            let mut kernel = [PollFd::input(self.kept_fd(me, beside))];
+            let on = On::Sock(Want { sock, events });
+            self.rest(on, &mut kernel, deadline, None, &watch);
             if kernel.iter().any(|k| k.revents != 0) {
                 return Ok(());
             }
-            match slept {
-                Slept::Woken => {}
-                Slept::Signal(_) if ready() => return Ok(()),
-                Slept::Signal(Ran::Restart) if restarts => {}
-                Slept::Signal(Ran::None) => {}
-                Slept::Signal(_) => return Err(Errno::EINTR),
+            if !enter::has_signal() {
+                continue;
+            }
+            // Handlers may close the descriptor, or jump away.
+            let _ = self.unpin();
+            let ran = self.os.run_signals();
+            if self.stack.get(me).is_none() {
+                return Err(Errno::EBADF);
+            }
+            match ran {
+                _ if ready() => return Ok(()),
+                Ran::Restart if restarts => {}
+                Ran::None => {}
+                Ran::Restart | Ran::Interrupt => return Err(Errno::EINTR),
             }
         }
     }

@@ -23,8 +23,20 @@ enum Member {
 
 /// Linux always reports these.
 const ALWAYS: i16 = libc::POLLERR | libc::POLLHUP | libc::POLLNVAL;
-/// A nested epoll set has no way to wake us: look at it this often, ns.
-const NESTED_NAP: u64 = 1_000_000;
+/// An epoll set that could not be given a mirror has no way to wake us: look at it this often, ns.
+const BLIND_NAP: u64 = 1_000_000;
+/// A kernel member that shows only what `select` does not ask for cannot be slept on; look this often, ns.
+const MUTED_NAP: u64 = 10_000_000;
+
+/// The members of one call, sorted.
+struct Sorted {
+    att: &'static Attachment,
+    wants: Vec<Want>,
+    members: Vec<Member>,
+    kernel: Vec<PollFd>,
+    /// All epoll sets with accelerated members have mirrors.
+    shown: bool,
+}
 
 impl Sockets {
     /// `poll(2)` and `ppoll(2)`; `timeout` in nanoseconds, `None` for ever. `None`: no member is accelerated.
@@ -34,116 +46,43 @@ impl Sockets {
         timeout: Option<u64>,
         mask: Option<u64>,
     ) -> Option<Result<usize, Errno>> {
-        let mut wants: Vec<Want> = Vec::new();
-        let mut members: Vec<Member> = Vec::with_capacity(fds.len());
-        let mut att = None;
-        for p in fds.iter() {
-            members.push(
-                match if p.fd < 0 {
-                    Fd::Kernel
-                } else {
-                    self.look(p.fd)
-                } {
-                    Fd::Fresh(f) if f.error != 0 => {
-                        att = att.or(self.attached());
-                        Member::Failed
-                    }
-                    Fd::Kernel | Fd::Fresh(_) => Member::Kernel,
-                    Fd::Tcp(ep) | Fd::Udp(ep) => {
-                        att = Some(ep.att);
-                        wants.push(Want {
-                            sock: ep.sock.id,
-                            events: u32::from(p.events as u16),
-                        });
-                        Member::Ours(wants.len() - 1)
-                    }
-                    Fd::Epoll(i) => match self.epolls.has_ours(i) {
-                        true => {
-                            att = att.or(self.attached());
-                            Member::Set(i)
-                        }
-                        false => Member::Kernel,
-                    },
-                },
-            );
-        }
-        let att = att?;
+        self.poll_for(fds, timeout, mask, |_| true)
+    }
+
+    /// As [`poll`](Self::poll), where a member counts only if `counts` says so of what it shows.
+    pub(super) fn poll_for(
+        &self,
+        fds: &mut [PollFd],
+        timeout: Option<u64>,
+        mask: Option<u64>,
+        counts: impl Fn(&PollFd) -> bool,
+    ) -> Option<Result<usize, Errno>> {
+        let mut s = self.sort(fds)?;
+        let att = s.att;
         let deadline = Deadline(timeout.map(|t| self.os.now().saturating_add(t)));
-        let mut kernel: Vec<PollFd> = fds
-            .iter()
-            .zip(&members)
-            .map(|(p, m)| {
-                // A negative member reads as 0, whatever the program left there.
-                PollFd {
-                    fd: if matches!(m, Member::Ours(_)) {
-                        -1
-                    } else {
-                        p.fd
-                    },
-                    revents: 0,
-                    ..*p
-                }
-            })
-            .collect();
-        let nested = members.iter().any(|m| matches!(m, Member::Set(_)));
         let mut signalled = false;
-        let mut spun = false;
+        let mut spun = timeout == Some(0);
         loop {
-            follow_handovers(att, fds, &mut wants, &mut members, &mut kernel);
-            let has_kernel = kernel.iter().any(|k| k.fd >= 0);
-            let any_ours = || {
-                wants
-                    .iter()
-                    .any(|w| att.stack.readiness(w.sock) & (w.events | ALWAYS as u32) != 0)
-                    || members
-                        .iter()
-                        .any(|m| matches!(m, Member::Set(i) if self.epolls.is_ready(self, *i)))
-            };
-            if has_kernel {
-                match self.os.ppoll(&mut kernel, Some(0), None) {
-                    Ok(_) => {}
-                    // The signal is noted, and counts only if nothing is ready.
-                    Err(Errno::EINTR) => kernel.iter_mut().for_each(|k| k.revents = 0),
-                    Err(e) => return Some(Err(e)),
-                }
+            follow_handovers(&mut s, fds);
+            let has_kernel = s.kernel.iter().any(|k| k.fd >= 0);
+            if has_kernel && let Err(e) = self.look_at_kernels(&mut s) {
+                return Some(Err(e));
             }
-            let budget = if spun || timeout == Some(0) {
+            let kernel_ready = s.kernel.iter().any(|k| k.fd >= 0 && k.revents != 0);
+            let budget = if spun || kernel_ready {
                 spin::Budget::Fixed(0)
             } else {
                 self.settings.spin
             };
-            let kernel_ready = kernel.iter().any(|k| k.fd >= 0 && k.revents != 0);
-            let _: bool = att.spin(
-                if kernel_ready {
-                    spin::Budget::Fixed(0)
-                } else {
-                    budget
-                },
-                deadline,
-                any_ours,
-            );
+            let any_ours = || {
+                let asked = |w: &Want| w.events | ALWAYS as u32;
+                s.wants
+                    .iter()
+                    .any(|w| att.stack.readiness(w.sock) & asked(w) != 0)
+            };
+            let _: bool = att.spin(budget, deadline, any_ours);
             spun = true;
-            let mut count = 0;
-            for ((p, m), k) in fds.iter_mut().zip(&members).zip(&kernel) {
-                p.revents = match m {
-                    Member::Kernel => k.revents,
-                    Member::Failed => k.revents | libc::POLLERR,
-                    Member::Ours(i) => {
-                        let sock = wants.get(*i).map(|w| w.sock)?;
-                        att.stack.readiness(sock) as i16 & (p.events | ALWAYS)
-                    }
-                    Member::Set(i) => {
-                        let ready = self.epolls.is_ready(self, *i);
-                        k.revents
-                            | if ready {
-                                p.events & (libc::POLLIN | libc::POLLRDNORM)
-                            } else {
-                                0
-                            }
-                    }
-                };
-                count += usize::from(p.revents != 0);
-            }
+            let count = fill(fds, &s, &counts);
             if count > 0 {
                 return Some(Ok(count));
             }
@@ -154,28 +93,142 @@ impl Sockets {
             if deadline.is_past(now) {
                 return Some(Ok(0));
             }
-            let until = if nested {
-                Deadline(Some(deadline.0.unwrap_or(u64::MAX).min(now + NESTED_NAP)))
-            } else {
-                deadline
+            // What shows, but does not count, would end every sleep at once.
+            let mut muted = false;
+            for (k, p) in s.kernel.iter_mut().zip(fds.iter()) {
+                if k.fd >= 0 && p.revents != 0 {
+                    k.fd = -1;
+                    muted = true;
+                }
+            }
+            let nap = match (s.shown, muted) {
+                (false, _) => Some(BLIND_NAP),
+                (true, true) => Some(MUTED_NAP),
+                (true, false) => None,
             };
-            match att.sleep(On::Socks(&wants), &mut kernel, until, mask) {
+            let soon = nap.map_or(u64::MAX, |n| now.saturating_add(n));
+            let until = match nap {
+                Some(_) => Deadline(Some(deadline.0.unwrap_or(u64::MAX).min(soon))),
+                None => deadline,
+            };
+            let slept = att.sleep(On::Socks(&s.wants), &mut s.kernel, until, mask);
+            if muted {
+                s.restore(fds);
+            }
+            match slept {
                 Slept::Woken | Slept::Signal(Ran::None) => {}
                 // poll(2) is never restarted, see signal(7).
                 Slept::Signal(Ran::Restart | Ran::Interrupt) => signalled = true,
             }
         }
     }
+
+    /// `None`: nothing is accelerated, the kernel can answer.
+    fn sort(&self, fds: &[PollFd]) -> Option<Sorted> {
+        let mut wants: Vec<Want> = Vec::new();
+        let mut members: Vec<Member> = Vec::with_capacity(fds.len());
+        let mut sets: Vec<u32> = Vec::new();
+        let mut att = None;
+        for p in fds {
+            let looked = if p.fd < 0 {
+                Fd::Kernel
+            } else {
+                self.look(p.fd)
+            };
+            members.push(match looked {
+                Fd::Fresh(f) if f.error != 0 => {
+                    att = att.or(self.attached());
+                    Member::Failed
+                }
+                Fd::Kernel | Fd::Fresh(_) => Member::Kernel,
+                Fd::Tcp(ep) | Fd::Udp(ep) => {
+                    att = Some(ep.att);
+                    wants.push(Want {
+                        sock: ep.sock.id,
+                        events: u32::from(p.events as u16),
+                    });
+                    Member::Ours(wants.len() - 1)
+                }
+                Fd::Epoll(i) if self.epolls.has_ours(i) => {
+                    att = att.or(self.attached());
+                    sets.push(i);
+                    Member::Set(i)
+                }
+                Fd::Epoll(_) => Member::Kernel,
+            });
+        }
+        let att = att?;
+        let expose = |i: u32| self.epolls.expose(self, i, att);
+        let shown = sets.into_iter().map(expose).fold(true, |a, b| a & b);
+        let mut s = Sorted {
+            att,
+            wants,
+            members,
+            kernel: Vec::new(),
+            shown,
+        };
+        s.restore(fds);
+        Some(s)
+    }
+
+    /// What the kernel says of its members now, and of epoll sets, whose mirrors are settled before.
+    fn look_at_kernels(&self, s: &mut Sorted) -> Result<(), Errno> {
+        for m in &s.members {
+            if let Member::Set(i) = m {
+                self.epolls.settle_all(self, *i, s.att);
+            }
+        }
+        match self.os.ppoll(&mut s.kernel, Some(0), None) {
+            Ok(_) => Ok(()),
+            // The signal is noted, and counts only if nothing is ready.
+            Err(Errno::EINTR) => {
+                s.kernel.iter_mut().for_each(|k| k.revents = 0);
+                Ok(())
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+impl Sorted {
+    /// Makes the kernel's part of the call anew. A negative member reads as 0, whatever the program left there.
+    fn restore(&mut self, fds: &[PollFd]) {
+        let part = |(p, m): (&PollFd, &Member)| {
+            if matches!(m, Member::Ours(_)) {
+                PollFd { fd: -1, ..*p }
+            } else {
+                PollFd { revents: 0, ..*p }
+            }
+        };
+        self.kernel = fds.iter().zip(&self.members).map(part).collect();
+    }
+}
+
+/// Writes what every member shows, and returns how many count.
+fn fill(fds: &mut [PollFd], s: &Sorted, counts: impl Fn(&PollFd) -> bool) -> usize {
+    let mut count = 0;
+    for ((p, m), k) in fds.iter_mut().zip(&s.members).zip(&s.kernel) {
+        p.revents = match m {
+            Member::Kernel | Member::Set(_) => k.revents,
+            Member::Failed => k.revents | libc::POLLERR,
+            Member::Ours(i) => s.wants.get(*i).map_or(0, |w| {
+                s.att.stack.readiness(w.sock) as i16 & (p.events | ALWAYS)
+            }),
+        };
+        count += usize::from(p.revents != 0 && counts(p));
+    }
+    count
 }
 
 /// Members that were handed over meanwhile are the kernel's from now on.
-fn follow_handovers(
-    att: &Attachment,
-    fds: &[PollFd],
-    wants: &mut Vec<Want>,
-    members: &mut [Member],
-    kernel: &mut [PollFd],
-) {
+fn follow_handovers(s: &mut Sorted, fds: &[PollFd]) {
+    let Sorted {
+        att,
+        wants,
+        members,
+        kernel,
+        ..
+    } = s;
     for at in 0..members.len() {
         let Some(Member::Ours(i)) = members.get(at).copied() else {
             continue;

@@ -101,7 +101,13 @@ impl Sockets {
                 });
             }
         }
-        let r = self.poll(&mut fds, timeout, mask)?;
+        let shows = |p: &PollFd| {
+            p.revents & libc::POLLNVAL != 0
+                || [(&read, READ), (&write, WRITE), (&except, EXCEPT)]
+                    .iter()
+                    .any(|(set, bits)| p.revents & bits != 0 && has(set.0, p.fd))
+        };
+        let r = self.poll_for(&mut fds, timeout, mask, shows)?;
         if let Err(e) = r {
             return Some(Err(e));
         }

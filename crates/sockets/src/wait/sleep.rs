@@ -31,6 +31,8 @@ pub struct Want {
 pub enum On<'a> {
     /// These sockets, watched for this sleep only.
     Socks(&'a [Want]),
+    /// One socket, by a thread that takes what comes: one event wakes one such thread.
+    Sock(Want),
     /// A standing set.
     Set(SetId),
 }
@@ -100,24 +102,17 @@ impl Attachment {
         if let Some(s) = self.sleepers.take() {
             return Ok(s);
         }
-        let (waiter, set) = self.locked(|l| {
-            let waiter = l.waiter_alloc()?;
-            match l.set_alloc() {
-                Ok(set) => Ok((waiter, set)),
-                Err(e) => {
-                    l.waiter_free(waiter);
-                    Err(e)
-                }
+        let set = self.locked(|l| l.set_alloc())?;
+        let (waiter, rx) = match self.wake_socket() {
+            Ok(w) => w,
+            Err(e) => {
+                self.locked(|l| l.set_free(set));
+                return Err(e);
             }
-        })?;
+        };
         let os = self.os;
-        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        let rx = os
-            .socket(libc::AF_UNIX, kind, 0)
-            .and_then(|fd| move_high(os, fd));
-        let bell = os.eventfd().and_then(|fd| move_high(os, fd));
-        match (rx, bell) {
-            (Ok(rx), Ok(bell)) if os.bind(rx, &wake_name(self.stack_id, waiter)).is_ok() => {
+        match os.eventfd().and_then(|fd| move_high(os, fd)) {
+            Ok(bell) => {
                 self.sleepers.bells().push(bell);
                 Ok(Sleeper {
                     waiter,
@@ -128,15 +123,34 @@ impl Attachment {
                     fds: Vec::new(),
                 })
             }
-            (rx, bell) => {
-                for fd in [rx, bell].into_iter().flatten() {
-                    let _: Result<(), Errno> = os.close(fd);
-                }
+            Err(e) => {
+                let _: Result<(), Errno> = os.close(rx);
                 self.locked(|l| {
                     l.waiter_free(waiter);
                     l.set_free(set);
                 });
-                Err(rx.and(bell).err().unwrap_or(Errno::EADDRINUSE))
+                Err(e)
+            }
+        }
+    }
+
+    /// A waiter of the stack, and the socket on which it is woken.
+    pub(super) fn wake_socket(&self) -> Result<(WaiterId, i32), Errno> {
+        let waiter = self.locked(|l| l.waiter_alloc())?;
+        let os = self.os;
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let rx = os
+            .socket(libc::AF_UNIX, kind, 0)
+            .and_then(|fd| move_high(os, fd));
+        let bound = rx.and_then(|fd| os.bind(fd, &wake_name(self.stack_id, waiter)));
+        match (rx, bound) {
+            (Ok(fd), Ok(())) => Ok((waiter, fd)),
+            (rx, bound) => {
+                if let Ok(fd) = rx {
+                    let _: Result<(), Errno> = os.close(fd);
+                }
+                self.locked(|l| l.waiter_free(waiter));
+                Err(bound.err().unwrap_or(Errno::EADDRINUSE))
             }
         }
     }
@@ -152,27 +166,47 @@ impl Attachment {
         mask: Option<u64>,
     ) -> Slept {
         self.os.test_cancel();
+        self.rest(on, kernel, deadline, mask, &|_| true);
+        if enter::has_signal() {
+            return Slept::Signal(self.os.run_signals());
+        }
+        Slept::Woken
+    }
+
+    /// [`sleep`](Self::sleep) without the handlers of noted signals: the caller runs them. `watch` is asked, once the
+    /// sleep is announced, whether the `kernel` descriptors are to be watched; it is told whether this thread leads.
+    pub(super) fn rest(
+        &self,
+        on: On<'_>,
+        kernel: &mut [PollFd],
+        deadline: Deadline,
+        mask: Option<u64>,
+        watch: &dyn Fn(bool) -> bool,
+    ) {
         let Ok(mut s) = self.sleeper() else {
             // No descriptors or waiters left: short naps have to do.
             return self.nap(kernel, deadline, mask);
         };
         let wait = self.locked(|l| {
-            let set = match on {
-                On::Set(set) => set,
-                On::Socks(list) => {
-                    for w in list {
-                        let added = l.item_add(s.set, w.sock, w.events, 0, ItemMode::default());
-                        match added {
-                            Ok(item) => s.items.push(item),
-                            Err(e) => {
-                                s.items.drain(..).for_each(|i| l.item_del(i));
-                                return Err(e);
-                            }
-                        }
-                    }
-                    s.set
-                }
+            let (set, list, exclusive) = match &on {
+                On::Set(set) => (*set, [].as_slice(), false),
+                On::Socks(list) => (s.set, *list, false),
+                On::Sock(one) => (s.set, core::slice::from_ref(one), true),
             };
+            let how = ItemMode {
+                private: true,
+                exclusive,
+                ..ItemMode::default()
+            };
+            for w in list {
+                match l.item_add(s.set, w.sock, w.events, 0, how) {
+                    Ok(item) => s.items.push(item),
+                    Err(e) => {
+                        s.items.drain(..).for_each(|i| l.item_del_in(i, s.set));
+                        return Err(e);
+                    }
+                }
+            }
             Ok(l.wait_begin(set, s.waiter))
         });
         let wait = match wait {
@@ -183,7 +217,8 @@ impl Attachment {
             }
         };
         if let Wait::Sleep { leader } = wait {
-            self.doze(&mut s, leader, kernel, deadline, mask);
+            let watched = if watch(leader) { kernel } else { &mut [] };
+            self.doze(&mut s, leader, watched, deadline, mask);
         }
         self.locked(|l| {
             if matches!(wait, Wait::Sleep { leader: true }) {
@@ -192,27 +227,18 @@ impl Attachment {
                 let _: u32 = l.poll(64);
             }
             l.wait_end(s.waiter);
-            s.items.drain(..).for_each(|i| l.item_del(i));
+            s.items.drain(..).for_each(|i| l.item_del_in(i, s.set));
         });
         self.sleepers.put(s);
-        if enter::has_signal() {
-            return Slept::Signal(self.os.run_signals());
-        }
-        Slept::Woken
     }
 
     /// A sleep without the means to be woken: a millisecond at most.
-    fn nap(&self, kernel: &mut [PollFd], deadline: Deadline, mask: Option<u64>) -> Slept {
+    fn nap(&self, kernel: &mut [PollFd], deadline: Deadline, mask: Option<u64>) {
         let span = deadline
             .left(self.os.now())
             .map_or(NAP_BLIND, |left| left.min(NAP_BLIND));
         let _: Result<usize, Errno> = self.os.ppoll(kernel, Some(span), mask);
         let _: bool = self.poll(64);
-        if enter::has_signal() {
-            Slept::Signal(self.os.run_signals())
-        } else {
-            Slept::Woken
-        }
     }
 
     /// The system call itself.

@@ -12,7 +12,12 @@ use flyover_shm::OptIdx;
 impl Stack<'_> {
     /// True when the set's ready list is not empty; needs no lock.
     pub fn set_has_ready(self, set: SetId) -> bool {
-        self.sets.at(set).ready_len.load(Acquire) != 0
+        self.set_ready_len(set) != 0
+    }
+
+    /// Members on the set's ready list; needs no lock.
+    pub fn set_ready_len(self, set: SetId) -> u32 {
+        self.sets.at(set).ready_len.load(Acquire)
     }
 }
 
@@ -122,8 +127,9 @@ impl Locked<'_, '_, '_> {
         self.st.sets.at(set).mirror.set(mirror);
     }
 
-    /// Throws out of the ready list what is not ready any more, as the kernel's poll of an epoll set does. When nothing
-    /// is left, the mirror is to be told of the next event; else it is told (again) now. True: something is ready.
+    /// Throws out of the ready list what is not ready any more, as the kernel's poll of an epoll set does. True: some
+    /// is left, and the mirror hears of the next event. False: the mirror's wake socket is to be emptied, and then
+    /// [`mirror_arm`](Self::mirror_arm) called.
     pub fn set_settle(&mut self, set: SetId) -> bool {
         let st = self.st;
         let owner = st.sets.at(set);
@@ -142,13 +148,22 @@ impl Locked<'_, '_, '_> {
             self.unqueue_ready(id);
         }
         let some = owner.ready_len.load(Relaxed) != 0;
+        if some && let Some(m) = owner.mirror.get().opt() {
+            st.waiters.at(m).state.store(wstate::ASLEEP, Release);
+        }
+        some
+    }
+
+    /// The mirror's wake socket is empty: the mirror is told of the next event, or of what came meanwhile.
+    pub fn mirror_arm(&mut self, set: SetId) {
+        let st = self.st;
+        let owner = st.sets.at(set);
         if let Some(m) = owner.mirror.get().opt() {
             st.waiters.at(m).state.store(wstate::ASLEEP, Release);
-            if some {
+            if owner.ready_len.load(Relaxed) != 0 {
                 self.wake_waiter(m);
             }
         }
-        some
     }
 
     fn requeue_if_ready(&mut self, id: ItemId) {
@@ -174,6 +189,13 @@ impl Locked<'_, '_, '_> {
             && item.set.get().opt() == Some(set)
             && item.sock.get().opt() == Some(sock.id)
         {
+            self.item_del(id);
+        }
+    }
+
+    /// Ends a membership if `id` still is one of `set`: the socket may have gone, and the slot have a new use.
+    pub fn item_del_in(&mut self, id: ItemId, set: SetId) {
+        if self.st.items.at(id).set.get().opt() == Some(set) {
             self.item_del(id);
         }
     }

@@ -89,7 +89,10 @@ impl Locked<'_, '_, '_> {
             return Err(Error::WouldBlock);
         }
         self.after_idle(s);
-        let n = sendq::append(st, s, data, room as usize);
+        // As Linux, which takes a whole segment as long as the buffer is not full: a small write is never taken in part,
+        // so that the lines of several writers do not mix.
+        let whole = total.min(t.mss.get() as usize);
+        let n = sendq::append(st, s, data, (room as usize).max(whole));
         if n == 0 {
             crate::tcp::rx::count!(self, no_buffer);
             s.set_flag(flag::NOSPACE);

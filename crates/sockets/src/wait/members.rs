@@ -1,0 +1,195 @@
+//! How members move between the kernel's set and the stack's: a fresh socket gets an endpoint, an endpoint goes, a
+//! descriptor is closed.
+
+use core::sync::atomic::Ordering;
+
+use flyover_core::stack::wake::{ItemId, SetId};
+use flyover_core::{Error, SockRef};
+
+use crate::attach::Attachment;
+use crate::entry::Entry;
+use crate::errno::Errno;
+use crate::fdtable::SHARED;
+use crate::os::EpollEvent;
+use crate::process::{Ep, Sockets};
+use crate::wait::sets::{EpollSet, EpollTable, FLAGS, Member, mode};
+
+impl EpollTable {
+    /// The fresh socket `fd` got an endpoint: its memberships move from the kernel to the stack, those under other
+    /// numbers of the same socket as well.
+    pub(crate) fn fd_became_endpoint(&self, sockets: &Sockets, fd: i32, ep: &Ep) {
+        let shared = |n: i32| sockets.table.made(n) == SHARED;
+        let cookie = shared(fd).then(|| sockets.cookie(fd).ok()).flatten();
+        self.gate.lock(sockets.os);
+        for set in self.each() {
+            let mut members = set.members();
+            let fresh = |(n, m): (&i32, &Member)| m.ours.is_none().then_some(*n);
+            let also: Vec<i32> = match cookie {
+                Some(_) => members
+                    .iter()
+                    .filter_map(fresh)
+                    .filter(|n| *n != fd && shared(*n) && sockets.cookie(*n).ok() == cookie)
+                    .collect(),
+                None => Vec::new(),
+            };
+            for n in also.into_iter().chain([fd]) {
+                let Some(m) = members.get_mut(&n).filter(|m| m.ours.is_none()) else {
+                    continue;
+                };
+                let epfd = set.epfd.load(Ordering::Acquire);
+                let gone = sockets.os.epoll_ctl(epfd, libc::EPOLL_CTL_DEL, n, None);
+                if gone.is_ok() {
+                    set.kernel_left();
+                }
+                match self.join(sockets, set, ep, m.event) {
+                    Ok(item) => m.ours = Some((ep.sock, item)),
+                    Err(_) => to_kernel(sockets, set, n, m.event),
+                }
+            }
+        }
+        self.gate.unlock();
+    }
+
+    /// The endpoint goes, its descriptors stay: all memberships of it move into the kernel's sets, under the numbers
+    /// and with the words that they were made with. To be called when the kernel socket is what the program shall see
+    /// from now on. True when there are any, or such as a fresh socket of the number `fd` has.
+    pub(crate) fn endpoint_is_leaving(&self, sockets: &Sockets, fd: i32, ep: &Ep) -> bool {
+        let mut any = false;
+        self.gate.lock(sockets.os);
+        for set in self.each() {
+            for (n, m) in set.members().iter_mut() {
+                match m.ours {
+                    Some((sock, item)) if sock == ep.sock => {
+                        any = true;
+                        m.ours = None;
+                        leave(ep.att, set.id(), sock, item);
+                        to_kernel(sockets, set, *n, m.event);
+                    }
+                    None if *n == fd => any = true,
+                    _ => {}
+                }
+            }
+        }
+        self.gate.unlock();
+        any
+    }
+
+    /// `fd` was closed; `last`: and with it the endpoint.
+    pub(crate) fn forget_closed(&self, sockets: &Sockets, fd: i32, ep: &Ep, last: bool) {
+        if !last {
+            // As Linux: a membership lives as long as the open socket, not the number.
+            return;
+        }
+        self.gate.lock(sockets.os);
+        for set in self.each() {
+            let mut members = set.members();
+            let ours = members.get(&fd).and_then(|m| m.ours);
+            if let Some((sock, item)) = ours.filter(|(sock, _)| *sock == ep.sock) {
+                let _: Option<Member> = members.remove(&fd);
+                leave(ep.att, set.id(), sock, item);
+            }
+        }
+        self.gate.unlock();
+    }
+
+    /// A fresh socket was closed.
+    pub(crate) fn forget_fd(&self, sockets: &Sockets, fd: i32) {
+        self.gate.lock(sockets.os);
+        for set in self.each() {
+            let mut members = set.members();
+            if members.get(&fd).is_some_and(|m| m.ours.is_none()) {
+                let _: Option<Member> = members.remove(&fd);
+                set.kernel_left();
+            }
+        }
+        self.gate.unlock();
+    }
+
+    /// Makes the endpoint a member of the stack's set. The gate is held.
+    pub(super) fn join(
+        &self,
+        sockets: &Sockets,
+        set: &EpollSet,
+        ep: &Ep,
+        event: EpollEvent,
+    ) -> Result<ItemId, Error> {
+        let id = self.own(sockets, set, ep.att)?;
+        let events = event.events & !FLAGS;
+        ep.att
+            .locked(|l| l.item_add(id, ep.sock.id, events, event.data, mode(event.events)))
+    }
+
+    /// Threads wait for the set in the library from now on, and those that are in the kernel come out. The gate is
+    /// held.
+    pub(super) fn own(
+        &self,
+        sockets: &Sockets,
+        set: &EpollSet,
+        att: &'static Attachment,
+    ) -> Result<SetId, Error> {
+        if let Some(id) = set.id() {
+            return Ok(id);
+        }
+        let id = att.locked(|l| l.set_alloc())?;
+        set.set.store(id.raw() + 1, Ordering::SeqCst);
+        if set.in_kernel.load(Ordering::SeqCst) != 0 {
+            self.kick(sockets, set);
+        }
+        self.show_outside(sockets, set, att);
+        Ok(id)
+    }
+
+    /// Makes the threads that wait in the kernel come out and wait with us.
+    fn kick(&self, sockets: &Sockets, set: &EpollSet) {
+        let Ok(fd) = sockets.own_eventfd() else {
+            return;
+        };
+        set.kick.store(fd + 1, Ordering::Release);
+        let _: Result<usize, Errno> = sockets.os.write(fd, &1u64.to_ne_bytes());
+        self.add_own(sockets, set, fd);
+    }
+
+    /// Makes a descriptor of the library a member of the kernel's set.
+    pub(super) fn add_own(&self, sockets: &Sockets, set: &EpollSet, fd: i32) {
+        let event = EpollEvent {
+            events: libc::EPOLLIN as u32,
+            data: self.own_word(sockets.os),
+        };
+        let epfd = set.epfd.load(Ordering::Acquire);
+        let _: Result<(), Errno> = sockets
+            .os
+            .epoll_ctl(epfd, libc::EPOLL_CTL_ADD, fd, Some(event));
+    }
+}
+
+fn to_kernel(sockets: &Sockets, set: &EpollSet, fd: i32, event: EpollEvent) {
+    let epfd = set.epfd.load(Ordering::Acquire);
+    let added = sockets
+        .os
+        .epoll_ctl(epfd, libc::EPOLL_CTL_ADD, fd, Some(event));
+    if added.is_ok() {
+        set.kernel_joined();
+    }
+}
+
+/// Ends a membership, unless the socket went already and took it along.
+pub(super) fn leave(att: &Attachment, set: Option<SetId>, sock: SockRef, item: ItemId) {
+    if let Some(set) = set {
+        att.locked(|l| l.item_leave(item, set, sock));
+    }
+}
+
+impl Sockets {
+    /// An eventfd of the library's own.
+    pub(super) fn own_eventfd(&self) -> Result<i32, Errno> {
+        let fd = crate::os::move_high(self.os, self.os.eventfd()?)?;
+        let _: bool = self.table.store(fd, Entry::Ours);
+        Ok(fd)
+    }
+
+    /// Closes one of the library's own descriptors.
+    pub(crate) fn close_own(&self, fd: i32) {
+        let _: bool = self.table.store(fd, Entry::Unknown);
+        let _: Result<(), Errno> = self.os.close(fd);
+    }
+}
