@@ -282,6 +282,15 @@ DIFF_HELPER __attribute__((format(printf, 1, 2))) const char *peer(const char *f
 
 /* ---- main: `PROGRAM list`, `PROGRAM CASE` ------------------------------------------------------------------------ */
 
+#ifdef DIFF_MORE_CASES
+/* A program may have cases that are made at run time: prints their lines of the list, or runs one of them. */
+static void list_more_cases(void);
+static int run_more_cases(const char *name);
+#else
+static void list_more_cases(void) {}
+static int run_more_cases(const char *name) { return name == NULL; }
+#endif
+
 int main(int argc, char **argv)
 {
     const char *wanted = argc > 1 ? argv[1] : "list";
@@ -295,6 +304,10 @@ int main(int argc, char **argv)
             return 0;
         }
     }
+    if (listing)
+        list_more_cases();
+    else if (run_more_cases(wanted))
+        return 0;
     if (!listing)
         fprintf(stderr, "no case %s\n", wanted);
     return listing ? 0 : 2;

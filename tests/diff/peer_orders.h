@@ -263,7 +263,8 @@ static void do_quiet(char *args)
     for (;;) {
         const char *state = state_of(now()->fd);
         int open_end = !strcmp(state, "FIN_WAIT1") || !strcmp(state, "LAST_ACK") || !strcmp(state, "CLOSING");
-        if (queued(SIOCOUTQ) <= 0 && !open_end)
+        /* The queue of a connection that is over holds arbitrary numbers. */
+        if (!strcmp(state, "CLOSE") || (queued(SIOCOUTQ) <= 0 && !open_end))
             break;
         if (milliseconds() > until) {
             answer("timeout");
