@@ -16,7 +16,8 @@ struct slot {
     int fd;
     int peer;     /* the peer's handle, or NOBODY */
     int accepted; /* made by accept */
-    int heard;    /* the peer's UDP socket knows where to reply to */
+    int aliased;  /* has, or had, another descriptor */
+    int tried;    /* was in a connection that this program opened: its address stays, see docs/differences.md */
 };
 
 static struct slot slots[SLOTS];
@@ -110,11 +111,11 @@ static void do_connect(struct slot *s)
     int port = s->kind == UDP ? peer_number("udp") : refused ? 9 : server_port;
     if (s->kind == UDP)
         handles++;
+    s->tried = 1;
     struct addr a = peer_addr(port);
     long ret = say_ret("  connect", connect(s->fd, &a.sa, a.len));
     if (s->kind == UDP) {
         s->peer = handles - 1;
-        s->heard = 0;
         return;
     }
     if (ret == 0 || errno != EINPROGRESS)
@@ -135,11 +136,15 @@ static void do_dissolve(struct slot *s)
 {
     struct sockaddr none = {.sa_family = AF_UNSPEC};
     /* Of an accepted socket the name differs afterwards, see docs/differences.md. */
-    if (s->accepted || s->kind == UDP)
+    if (s->accepted || s->aliased || s->kind == UDP)
         return;
     say_ret("  connect AF_UNSPEC", connect(s->fd, &none, sizeof none));
     usleep(10000);
     s->peer = NOBODY;
+    int error = 0;
+    socklen_t len = sizeof error;
+    getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &len);
+    say("  error %s", errno_name(error));
 }
 
 static void do_accept(struct slot *s)
@@ -211,7 +216,7 @@ static void do_recv(struct slot *s)
         if (ret >= 0)
             say("  flags %x name %u", m.msg_flags, m.msg_namelen);
     }
-    say_data("  receive", ret, buf + (ret > n ? 0 : 0));
+    say_data("  receive", ret, buf);
     settle(s);
 }
 
@@ -225,7 +230,8 @@ static void do_ask(struct slot *s)
 {
     struct addr a = {.len = sizeof a.storage};
     int n = -1, ret = getsockname(s->fd, &a.sa, &a.len);
-    say("  getsockname %s", ret ? errno_name(errno) : addr_name(&a.sa, a.len));
+    if (!s->tried || s->peer != NOBODY)
+        say("  getsockname %s", ret ? errno_name(errno) : addr_name(&a.sa, a.len));
     a.len = sizeof a.storage;
     ret = getpeername(s->fd, &a.sa, &a.len);
     say("  getpeername %s", ret ? errno_name(errno) : addr_name(&a.sa, a.len));
@@ -275,6 +281,10 @@ static void do_close(struct slot *s)
 
 static void do_dup(struct slot *s)
 {
+    /* Only of connections: what a socket was before its connection failed is known to one descriptor. */
+    if (s->peer == NOBODY)
+        return;
+    s->aliased = 1;
     struct slot old = *s;
     int fd = dup(s->fd);
     say_fd("  dup", fd);
@@ -315,7 +325,11 @@ static void peer_acts(struct slot *s)
     case 0:
     case 1:
     case 2: say("  peer send: %s", peer("send %d", 1 + some())); break;
-    case 3: say("  peer oob: %s", peer("oob %c", 'A' + below(26))); break;
+    case 3:
+        n = below(26);
+        if (!strcmp(tcp_state(s->fd), "ESTABLISHED"))
+            say("  peer oob: %s", peer("oob %c", 'A' + n));
+        break;
     case 4:
     case 5:
         n = atoi(peer("inq"));

@@ -40,6 +40,8 @@ pub struct Fresh {
     /// What was left of a connection that was broken off (`connect` to `AF_UNSPEC`, `shutdown` during the handshake):
     /// the next call that fetches an error gets this errno; 0 is none.
     pub error: u8,
+    /// Directions that were shut down: Linux keeps that across a later `connect`.
+    pub shut: u8,
 }
 
 /// An accelerated socket: which slot, and which life of the slot.
@@ -115,7 +117,8 @@ impl Entry {
                     | (u64::from(f.opts) << 2)
                     | (u64::from(f.in_epoll) << 3)
                     | (u64::from(f.unbound) << 4)
-                    | (u64::from(f.error) << 8);
+                    | (u64::from(f.error) << 8)
+                    | (u64::from(f.shut & 3) << 16);
                 TAG_FRESH | (bits << 4)
             }
             Self::Tcp(h) => TAG_TCP | pack_handle(h),
@@ -139,6 +142,7 @@ impl Entry {
                 in_epoll: detail & 8 != 0,
                 unbound: detail & 16 != 0,
                 error: (word >> 12) as u8,
+                shut: (word >> 20) as u8 & 3,
             }),
             TAG_TCP => Self::Tcp(unpack_handle(word)),
             TAG_UDP => Self::Udp(unpack_handle(word)),
@@ -183,6 +187,7 @@ mod tests {
             in_epoll: true,
             unbound: true,
             error: 104,
+            shut: 2,
         };
         for e in [
             Entry::Unknown,

@@ -285,6 +285,7 @@ impl Sockets {
                 in_epoll: false,
                 unbound: false,
                 error: 0,
+                shut: 0,
             }),
         };
         let _: bool = self.table.store(fd, entry);
@@ -422,6 +423,7 @@ impl Sockets {
                 in_epoll: false,
                 unbound: false,
                 error: 0,
+                shut: 0,
             }),
         )
     }

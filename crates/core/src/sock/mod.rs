@@ -303,6 +303,8 @@ pub mod flag {
     pub const NONBLOCK: u32 = 1 << 22;
     /// The peer's FIN was taken: the stream has an end, whatever comes after it (Linux's `SOCK_DONE`).
     pub const PEER_FIN: u32 = 1 << 23;
+    /// `shutdown` came after a connection attempt had failed and before `connect` told (Linux's `SS_DISCONNECTING`).
+    pub const DISCONNECTING: u32 = 1 << 28;
     /// The kernel chose the local port at `connect`; kept for the socket layer.
     pub const AUTO_PORT: u32 = 1 << 24;
     /// Frozen, on its way to the kernel.

@@ -43,7 +43,22 @@ impl Stack<'_> {
     }
 }
 
+/// A connection fails in two stores, the error first, so that no reader takes the failure for the end of the stream.
+/// Who sees the error sees the rest a moment later. (An error that does not end the connection costs this wait.)
+fn settled(s: &Sock) {
+    if s.err.load(Acquire) == 0 {
+        return;
+    }
+    for _ in 0..200 {
+        if s.tcp_state() == TcpState::Closed {
+            return;
+        }
+        core::hint::spin_loop();
+    }
+}
+
 fn tcp(st: Stack<'_>, s: &Sock) -> u32 {
+    settled(s);
     let state = s.tcp_state();
     if state == TcpState::Listen {
         let some = s.acc_len.load(Acquire) > 0 || s.os_ready.load(Acquire) != 0;

@@ -128,7 +128,7 @@ impl Sockets {
             discard: 0,
         };
         // On a stream MSG_TRUNC throws the bytes away, `tcp(7)`.
-        let discards = flags & libc::MSG_TRUNC != 0 && !how.peek;
+        let discards = flags & libc::MSG_TRUNC != 0;
         let all = flags & libc::MSG_WAITALL != 0 && !how.peek;
         if how.peek && flags & libc::MSG_WAITALL != 0 {
             self.wait_for_all(ep, want, flags)?;

@@ -83,6 +83,9 @@ impl Sockets {
                 }
                 Err(Error::WouldBlock) => {}
                 // Shut down for reading, and nothing left.
+                Err(Error::BrokenPipe) if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() => {
+                    return Some(Err(Errno::EAGAIN));
+                }
                 Err(Error::BrokenPipe) => return Some(Ok(Received::default())),
                 Err(e) => return Some(Err(e.into())),
             }

@@ -73,7 +73,17 @@ impl Sockets {
         };
         let src = (!bound.ip.is_unspecified()).then_some(bound.ip);
         let src = way(att, remote.ip, src, addr.scope())?.src;
-        if bound.port != 0 {
+        // A port that the kernel chose for an earlier attempt is still shown, but it is not held any more: then the
+        // socket can be bound again.
+        let again = Addr::inet_scoped(
+            Endpoint {
+                ip: bound.ip,
+                port: 0,
+            },
+            fresh.v6,
+            addr.scope(),
+        );
+        if bound.port != 0 && self.os.bind(fd, &again).is_err() {
             return self.start_from(
                 att,
                 fd,
@@ -84,6 +94,10 @@ impl Sockets {
                 },
                 remote,
             );
+        }
+        if bound.port != 0 {
+            // Bound anew just now.
+            let _: bool = self.give_port_back(fd);
         }
         if fresh.opts {
             self.bind_takes_a_port(fd);
@@ -145,8 +159,12 @@ impl Sockets {
             .add_filter(&ep, fd, local, Some(remote), false)
             .and_then(|()| {
                 self.commit(fd, fresh, &ep)?;
-                att.locked(|l| l.tcp_connect(ep.sock.id, local, remote))
-                    .map_err(|_| Reason::AddressShared)
+                att.locked(|l| {
+                    l.tcp_connect(ep.sock.id, local, remote)?;
+                    l.keep_shut(ep.sock.id, fresh.shut.into());
+                    Ok::<(), flyover_core::Error>(())
+                })
+                .map_err(|_| Reason::AddressShared)
             });
         if let Err(reason) = started {
             let _: bool = self.table.store(fd, Entry::Fresh(fresh));
@@ -215,6 +233,9 @@ impl Sockets {
         if state == TcpState::Listen || s.has(flag::CONNECTED_SEEN) {
             return Answer::Error(Errno::EISCONN);
         }
+        if s.has(flag::DISCONNECTING) {
+            return Answer::Error(Errno::EINVAL);
+        }
         if is_opening(state) {
             if ep.nonblocking() {
                 let _: bool = ep.att.poll(64);
@@ -251,6 +272,7 @@ impl Sockets {
             in_epoll,
             unbound: auto && self.give_port_back(fd),
             error: u8::try_from(error).unwrap_or(0),
+            shut: 0,
             ..fresh_of(ep)
         };
         let _: bool = self.table.store(fd, Entry::Fresh(fresh));
@@ -336,6 +358,7 @@ fn fresh_of(ep: &Ep) -> Fresh {
         in_epoll: false,
         unbound: false,
         error: 0,
+        shut: 0,
     }
 }
 

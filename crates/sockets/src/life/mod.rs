@@ -100,6 +100,9 @@ impl Sockets {
         let status = self.os.fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
         ep.shared()
             .put_flag(flag::NONBLOCK, status & libc::O_NONBLOCK != 0);
+        if fresh.dgram {
+            att.locked(|l| l.keep_shut(sock.id, fresh.shut.into()));
+        }
         if fresh.opts {
             self.copy_options(fd, &ep);
             let _: u32 = ep.shared().sopts.fetch_or(HANDS_DOWN, Ordering::Relaxed);

@@ -1,11 +1,11 @@
 //! `getsockname(2)`, `getpeername(2)`, `shutdown(2)`.
 
 use flyover_core::Error;
-use flyover_core::sock::Kind as SockKind;
+use flyover_core::sock::{Kind as SockKind, flag};
 use flyover_core::{SHUT_RD, SHUT_WR, TcpState};
 
 use crate::addr::Addr;
-use crate::entry::Fresh;
+use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
@@ -55,7 +55,17 @@ impl Sockets {
 
     /// `shutdown(2)`; `how` is `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
     pub fn shutdown(&self, fd: i32, how: i32) -> Answer {
-        let (Fd::Tcp(ep) | Fd::Udp(ep)) = self.look(fd) else {
+        let looked = self.look(fd);
+        if let Fd::Fresh(f) = looked
+            && (libc::SHUT_RD..=libc::SHUT_RDWR).contains(&how)
+        {
+            let noted = Fresh {
+                shut: f.shut | (how + 1) as u8,
+                ..f
+            };
+            let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Fresh(noted));
+        }
+        let (Fd::Tcp(ep) | Fd::Udp(ep)) = looked else {
             return Answer::Kernel;
         };
         let bits = match how {
@@ -66,6 +76,13 @@ impl Sockets {
         };
         let state = ep.shared().tcp_state();
         let listening = state == TcpState::Listen;
+        // What `connect` has not told yet it will not tell after this.
+        match state {
+            _ if ep.shared().has(flag::CONNECTED_SEEN) => {}
+            TcpState::Listen | TcpState::SynSent => {}
+            TcpState::Closed => ep.shared().set_flag(flag::DISCONNECTING),
+            _ => ep.shared().set_flag(flag::CONNECTED_SEEN),
+        }
         // Linux takes both for `connect` to AF_UNSPEC.
         let undone = listening && bits & SHUT_RD != 0 || state == TcpState::SynSent;
         let ours = loop {

@@ -28,12 +28,14 @@ impl Locked<'_, '_, '_> {
             return Err(Error::WouldBlock);
         }
         if s.kind() == Kind::Udp {
-            if s.rport.get() == 0 {
-                return Err(Error::NotConnected);
-            }
+            // Noted in any case, as in Linux.
             let _: u32 = s.shut.fetch_or(how, AcqRel);
             self.raise(id, ev::IN | ev::OUT | ev::HUP | ev::RDHUP);
-            return Ok(());
+            return if s.rport.get() == 0 {
+                Err(Error::NotConnected)
+            } else {
+                Ok(())
+            };
         }
         match s.tcp_state() {
             // As Linux, which notes it all the same.
@@ -68,6 +70,11 @@ impl Locked<'_, '_, '_> {
         }
         self.raise(id, e);
         Ok(())
+    }
+
+    /// Directions that the program had shut down before the endpoint was made.
+    pub fn keep_shut(&mut self, id: SockId, how: u32) {
+        let _: u32 = self.st.sock(id).shut.fetch_or(how, AcqRel);
     }
 
     /// Our FIN follows the queued data.

@@ -112,7 +112,11 @@ pub(super) fn read_to_mark(
     }
     let mut left = ahead as usize;
     if flags.discard > 0 {
-        return recvq::discard(st, s, flags.discard.min(left));
+        let flags = RecvFlags {
+            discard: flags.discard.min(left),
+            ..flags
+        };
+        return st.read_some(s, bufs, flags);
     }
     let mut done = 0;
     for b in bufs.iter_mut() {

@@ -20,7 +20,7 @@ pub struct RecvFlags {
     pub peek: bool,
     /// With `peek`: skip this many bytes (`SO_PEEK_OFF`).
     pub skip: u32,
-    /// `MSG_TRUNC` on a stream: throw the bytes away.
+    /// `MSG_TRUNC` on a stream: throw so many bytes away; with `peek` only count them.
     pub discard: usize,
 }
 
@@ -84,6 +84,10 @@ impl Stack<'_> {
         bufs: &mut [&mut [u8]],
         flags: RecvFlags,
     ) -> Result<usize, Error> {
+        if flags.discard > 0 && flags.peek {
+            let there = s.rq_available().saturating_sub(flags.skip);
+            return Ok(flags.discard.min(there as usize));
+        }
         if flags.discard > 0 {
             return recvq::discard(self, s, flags.discard);
         }
