@@ -48,6 +48,10 @@ const NEEDED: &[(&str, &str)] = &[
     ("go", "golang-go"),
     ("/usr/bin/gunicorn", "gunicorn"),
     ("/usr/lib/python3/dist-packages/uvloop", "python3-uvloop"),
+    (
+        "/usr/lib/python3.11/test/test_socket.py",
+        "libpython3.11-testsuite",
+    ),
 ];
 
 /// Installs what is missing. Package scripts are kept from starting services: `policy-rc.d` says

@@ -8,15 +8,11 @@ use crate::process::{Answer, Fd, Sockets};
 impl Sockets {
     /// `F_GETFL` and `F_SETFL`.
     pub fn fcntl(&self, fd: i32, cmd: i32, arg: usize) -> Answer {
-        let looked = self.look(fd);
-        if let Fd::Fresh(_) = looked
-            && cmd == libc::F_SETFL
-            && arg as i32 & libc::O_ASYNC != 0
-        {
+        if cmd == libc::F_SETFL && arg as i32 & libc::O_ASYNC != 0 {
             // Only the kernel can send SIGIO, and only for what it receives itself.
-            self.leave_to_kernel(fd, Reason::Option);
+            let _: bool = self.give_to_kernel(fd, Reason::Option);
         }
-        let (Fd::Tcp(ep) | Fd::Udp(ep)) = looked else {
+        let (Fd::Tcp(ep) | Fd::Udp(ep)) = self.look(fd) else {
             return Answer::Kernel;
         };
         let nonblock = libc::O_NONBLOCK;

@@ -24,20 +24,18 @@ pub fn is_ours(request: u64) -> bool {
 impl Sockets {
     /// `ioctl(2)`; `arg` is the application's `int`.
     pub fn ioctl(&self, fd: i32, request: u64, arg: &mut [u8]) -> Answer {
+        if request == libc::FIOASYNC {
+            // As O_ASYNC of fcntl(2).
+            if arg.iter().any(|b| *b != 0) {
+                let _: bool = self.give_to_kernel(fd, Reason::Option);
+            }
+            return Answer::Kernel;
+        }
         let (ep, tcp) = match self.look(fd) {
             Fd::Tcp(ep) => (ep, true),
             Fd::Udp(ep) => (ep, false),
-            Fd::Fresh(_) => {
-                if request == libc::FIOASYNC && arg.iter().any(|b| *b != 0) {
-                    self.leave_to_kernel(fd, Reason::Option);
-                }
-                return Answer::Kernel;
-            }
-            Fd::Kernel | Fd::Epoll(_) => return Answer::Kernel,
+            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
         };
-        if request == libc::FIOASYNC {
-            return Answer::Kernel;
-        }
         let s = ep.shared();
         if request == libc::FIONBIO {
             let on = arg.iter().any(|b| *b != 0);

@@ -6,6 +6,7 @@ mod demo;
 mod diff;
 mod e2e;
 mod middlebox;
+mod suites;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ enum Lab {
     Test(e2e::Args),
     /// The differential suite: the same program plain and under Flyover, compared line by line.
     Diff(diff::Args),
+    /// Other people's test suites, plain and under Flyover.
+    Suites(suites::Args),
     /// Real programs on the kernel and on Flyover, side by side.
     Demo(demo::Args),
     /// Measures Flyover beside the kernel; wants a quiet machine.
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
     flyover_e2e::runner::report(match Lab::parse() {
         Lab::Test(args) => e2e::run(&args),
         Lab::Diff(args) => diff::run(&args),
+        Lab::Suites(args) => suites::run(&args),
         Lab::Demo(args) => demo::run(&args),
         Lab::Bench(args) => bench::run(&args),
         Lab::Middlebox(args) => middlebox::run(&args),

@@ -106,6 +106,7 @@ fn cases() -> Vec<Case> {
     proxies::cases(&mut cases);
     runtimes::cases(&mut cases);
     time::cases(&mut cases);
+    crate::suites::quick(&mut cases);
     cost::cases(&mut cases);
     crate::diff::cases(&mut cases);
     cases
