@@ -57,13 +57,18 @@ def chosen(suite, skip):
             yield test
 
 
-support.verbose = False
-support.failfast = False
-output_path, name, skip = sys.argv[1], sys.argv[2], sys.argv[3:]
-sys.argv = sys.argv[:1]
-# The network of this module is the loopback; that of others would be the Internet.
-support.use_resources = ["network"] if name == "test_socketserver" else []
-suite = unittest.defaultTestLoader.loadTestsFromName("test." + name)
-with open(output_path, "w") as output:
-    unittest.TestSuite(chosen(suite, skip)).run(Result(output))
-    output.write("end\tok\n")
+def main():
+    support.verbose = False
+    support.failfast = False
+    output_path, name, skip = sys.argv[1], sys.argv[2], sys.argv[3:]
+    # The network of this module is the loopback; that of others would be the Internet.
+    support.use_resources = ["network"] if name == "test_socketserver" else []
+    suite = unittest.defaultTestLoader.loadTestsFromName("test." + name)
+    with open(output_path, "w") as output:
+        unittest.TestSuite(chosen(suite, skip)).run(Result(output))
+        output.write("end\tok\n")
+
+
+# Children of multiprocessing import this file.
+if __name__ == "__main__":
+    main()
