@@ -284,16 +284,22 @@ CASE(send_bad_messages)
 CASE(send_ttl_and_tos_by_message)
 {
     int fd = udp_pair(), ttl = 9, tos = 0x20;
+    peer_ok("opt %d %d 1", IPPROTO_IP, IP_RECVTTL);
+    peer_ok("opt %d %d 1", IPPROTO_IP, IP_RECVTOS);
+    if (family == AF_INET6) {
+        peer_ok("opt %d %d 1", IPPROTO_IPV6, IPV6_RECVHOPLIMIT);
+        peer_ok("opt %d %d 1", IPPROTO_IPV6, IPV6_RECVTCLASS);
+    }
     if (family == AF_INET6) {
         send_with(fd, NULL, IPPROTO_IPV6, IPV6_HOPLIMIT, &ttl, 4, 0);
-        say_peer("recvfrom");
+        say_peer("recvinfo");
         send_with(fd, NULL, IPPROTO_IPV6, IPV6_TCLASS, &tos, 4, 0);
     } else {
         send_with(fd, NULL, IPPROTO_IP, IP_TTL, &ttl, 4, 0);
-        say_peer("recvfrom");
+        say_peer("recvinfo");
         send_with(fd, NULL, IPPROTO_IP, IP_TOS, &tos, 4, 0);
     }
-    say_peer("recvfrom");
+    say_peer("recvinfo");
 }
 
 CASE(error_queue_connected)
@@ -330,6 +336,34 @@ CASE(error_queue_unconnected)
     say("events %s", events_name(wait_events_ms(fd, POLLIN | POLLOUT, 0)));
     receive(fd, 512, MSG_ERRQUEUE);
     say("events %s", events_name(wait_events_ms(fd, POLLIN | POLLOUT, 0)));
+}
+
+/* Messages about errors are left where they are: data still comes, a reader sleeps meanwhile, and time limits count. */
+CASE(error_queue_unread)
+{
+    int port = peer_number("udp");
+    int fd = bound(udp_socket());
+    peer_ok("close");
+    struct addr a = peer_addr(port);
+    turn_on(fd, family == AF_INET6 ? IPPROTO_IPV6 : IPPROTO_IP, family == AF_INET6 ? IPV6_RECVERR : IP_RECVERR, 1);
+    sendto(fd, "question", 8, 0, &a.sa, a.len);
+    say("events %s", events_name(wait_events_ms(fd, 0, 5000)));
+    say_ret("the error", recv(fd, data, 10, 0));
+    struct timeval t = {0, 200000};
+    struct timespec before, after;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    say_ret("time limit", recv(fd, data, 10, 0));
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    say("busy meanwhile: %d", (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 > 150);
+    peer_number("udp");
+    peer("after 50 sendto %d 7", port_of(fd));
+    t.tv_sec = 5;
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &t, sizeof t);
+    say_data("recv", recv(fd, data, 100, 0), data);
+    say("events %s", events_name(wait_events_ms(fd, POLLIN, 0)));
+    receive(fd, 512, MSG_ERRQUEUE);
+    say("events %s", events_name(wait_events_ms(fd, POLLIN, 0)));
 }
 
 CASE(error_queue_too_long)

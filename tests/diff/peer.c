@@ -252,7 +252,7 @@ static const struct {
     {"connected", do_connected}, {"udp", do_udp},
     {"send", do_send}, {"text", do_text}, {"oob", do_oob}, {"recv", do_recv}, {"recvall", do_recvall},
     {"recvoob", do_recvoob}, {"atmark", do_atmark},
-    {"sendto", do_sendto}, {"sendto_addr", do_sendto_addr}, {"recvfrom", do_recvfrom}, {"reply", do_reply},
+    {"sendto", do_sendto}, {"sendto_addr", do_sendto_addr}, {"recvfrom", do_recvfrom}, {"recvinfo", do_recvinfo}, {"reply", do_reply},
     {"from", do_from},
     {"shutdown", do_shutdown}, {"close", do_close}, {"rst", do_rst},
     {"opt", do_opt}, {"getopt", do_getopt}, {"optx", do_optx},

@@ -158,6 +158,31 @@ static void do_recvfrom(char *args)
     }
 }
 
+/* recvinfo: one datagram, with the TTL and the TOS that options asked for. */
+static void do_recvinfo(char *args)
+{
+    (void)args;
+    static char data[70000];
+    _Alignas(16) char control[256];
+    struct iovec v = {data, sizeof data};
+    struct handle *h = now();
+    struct msghdr m = {.msg_name = &h->from, .msg_namelen = sizeof h->from, .msg_iov = &v, .msg_iovlen = 1,
+        .msg_control = control, .msg_controllen = sizeof control};
+    long n = wait_for(h->fd, POLLIN) ? -1 : recvmsg(h->fd, &m, 0);
+    if (n < 0) {
+        failed();
+        return;
+    }
+    int ttl = -1, tos = -1;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&m); c; c = CMSG_NXTHDR(&m, c)) {
+        int *to = c->cmsg_level == IPPROTO_IP ? (c->cmsg_type == IP_TTL ? &ttl : &tos)
+                                              : (c->cmsg_type == IPV6_HOPLIMIT ? &ttl : &tos);
+        *to = 0;
+        memcpy(to, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0) < 4 ? 1 : 4);
+    }
+    answer("%ld ttl %d tos %d", n, ttl, tos);
+}
+
 /* reply COUNT: one datagram to the sender of the last one. */
 static void do_reply(char *args)
 {

@@ -57,6 +57,8 @@ counters! {
     tcp_out,
     /// TCP segments dropped: listener's backlog full.
     tcp_drop_backlog,
+    /// TCP segments dropped: bare ACKs of connections that the listener wants with data only (`TCP_DEFER_ACCEPT`).
+    tcp_put_off,
     /// TCP segments dropped: no socket slot.
     tcp_drop_no_slot,
     /// TCP segments dropped: outside the window.

@@ -272,6 +272,7 @@ fn resend_syn(l: &mut Locked<'_, '_, '_>, id: SockId, active: bool) {
     if active {
         tx::send_syn(l, id)
     } else {
+        user::accept::is_due(l.st.sock(id));
         tx::send_syn_ack(l, id)
     }
 }

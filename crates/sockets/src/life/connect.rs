@@ -246,7 +246,11 @@ impl Sockets {
                     self.connect_outcome(fd, ep)
                 };
             }
-            return self.await_established(fd, ep);
+            return match self.await_established(fd, ep) {
+                // The time limit came first, as at the first call.
+                Answer::Error(Errno::EINPROGRESS) => Answer::Error(Errno::EALREADY),
+                done => done,
+            };
         }
         self.connect_outcome(fd, ep)
     }

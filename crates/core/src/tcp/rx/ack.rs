@@ -87,6 +87,12 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         tx::send_rst_for(l, p, seg);
         return Step::Done;
     }
+    if s.has(flag::CHILD)
+        && user::accept::is_put_off(l, id, seg.len > 0 || seg.flags.has(TcpFlags::FIN))
+    {
+        count!(l, tcp_put_off);
+        return Step::Done;
+    }
     if s.has(flag::CHILD) && !user::accept::establish_child(l, id) {
         // The accept queue is full: as Linux, the ACK is ignored and the peer's data brings it again.
         count!(l, tcp_drop_backlog);

@@ -5,6 +5,9 @@ use crate::sock::{SockId, SockRef, flag};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
+use crate::tcp::tcb::rtx;
+use crate::tcp::{rtt, timers};
+use crate::time::Instant;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::OptIdx;
 
@@ -89,4 +92,45 @@ pub(crate) fn establish_child(l: &mut Locked<'_, '_, '_>, child: SockId) -> bool
     s.set_flag(flag::IN_ACCEPTQ);
     l.raise(parent, ev::DATA);
     true
+}
+
+/// `Sock::defer_accept` of a child: its bare ACK was passed over.
+const PUT_OFF: u32 = 1;
+/// The time is over: the next ACK counts.
+const OVERDUE: u32 = 2;
+
+/// `TCP_DEFER_ACCEPT`: the ACK that ends the handshake is passed over, so that the program sees the connection with its
+/// first data. When none comes in the time that the listener gives, the SYN-ACK is sent again, and the answer to it
+/// counts (`tcp_check_req` of Linux).
+pub(crate) fn is_put_off(l: &mut Locked<'_, '_, '_>, child: SockId, data: bool) -> bool {
+    let st = l.st;
+    let s = st.sock(child);
+    let Some(parent) = s.parent.get().opt() else {
+        return false;
+    };
+    let seconds = st.sock(parent).defer_accept.get();
+    if data || seconds == 0 || s.defer_accept.get() == OVERDUE {
+        return false;
+    }
+    if s.defer_accept.get() != PUT_OFF {
+        s.defer_accept.set(PUT_OFF);
+        let t = &s.tcb;
+        if t.backoff.get() == 0 && t.rtt_at.get() != 0 {
+            let ns = l.env.now.since(Instant(t.rtt_at.get()));
+            rtt::sample(t, ns, &st.opts);
+        }
+        t.rtt_at.set(0);
+        let wait = u64::from(seconds).saturating_mul(1_000_000_000);
+        t.t_rtx.set(l.env.now.0.saturating_add(wait));
+        t.rtx_kind.set(rtx::RTO);
+        timers::rearm(l, child);
+    }
+    true
+}
+
+/// The SYN-ACK goes out again: whatever was put off is so no longer.
+pub(crate) fn is_due(s: &crate::sock::Sock) {
+    if s.defer_accept.get() == PUT_OFF {
+        s.defer_accept.set(OVERDUE);
+    }
 }
