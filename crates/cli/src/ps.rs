@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use crate::daemon::DaemonError;
-use crate::stacks::{self, StackInfo, Stacks};
+use crate::stacks::{self, StackInfo, Stacks, View};
 use crate::{Form, Outcome, help, only_json, printable, show, show_json};
 
 /// Runs `flyover ps`.
@@ -14,7 +14,17 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let stacks = match stacks::connect() {
-        Ok(mut client) => stacks::list(&mut client)?,
+        Ok(mut client) => {
+            let mut list = stacks::list(&mut client)?;
+            for stack in &mut list.stacks {
+                // A stack that is being made or unmade has no memory to look at.
+                if let Ok(view) = View::open(&mut client, stack.id) {
+                    stack.used_bytes = Some(view.used_bytes());
+                    stack.sockets = view.stack().ok().map(|s| s.socks_used());
+                }
+            }
+            list
+        }
         // No daemon has no stacks: that is an answer.
         Err(error) if matches!(error.downcast_ref(), Some(DaemonError::NotRunning)) => {
             eprintln!("flyover: flyoverd is not running");
@@ -57,6 +67,9 @@ fn block(stack: &StackInfo) -> String {
     if !matches!(stack.state.as_str(), "live" | "") {
         lines.push(format!("  being changed right now ({})", stack.state));
     }
+    if let (Some(used), Some(sockets)) = (stack.used_bytes, stack.sockets) {
+        lines.push(memory(used, sockets));
+    }
     for v in &stack.vnics {
         lines.push(format!(
             "  vnic {:<2} {:<6} {} queue {}",
@@ -72,6 +85,20 @@ fn block(stack: &StackInfo) -> String {
     lines.push(String::new());
     lines.join("\n")
 }
+
+/// What the stack's memory costs. The share of a socket says something only when there are many.
+fn memory(used: u64, sockets: u32) -> String {
+    let share = if sockets >= SOME {
+        format!(", {} bytes each", used / u64::from(sockets))
+    } else {
+        String::new()
+    };
+    let s = if sockets == 1 { "" } else { "s" };
+    format!("  {} in use, {sockets} socket{s}{share}", size(used))
+}
+
+/// Sockets from which on the memory is theirs rather than the stack's own.
+const SOME: u32 = 1000;
 
 /// Bytes in the largest unit that leaves at least one.
 fn size(bytes: u64) -> String {
@@ -110,6 +137,15 @@ stack 2 (web), user 0, , 0 KiB, no keeper, 0 filters
         );
         assert_eq!(stacks.stacks[0].kind_of(0), Some("packet"));
         assert_eq!(stacks.stacks[0].kind_of(1), None);
+    }
+
+    #[test]
+    fn memory_is_shared_out_among_many() {
+        assert_eq!(memory(5 << 20, 1), "  5 MiB in use, 1 socket");
+        assert_eq!(
+            memory(100 << 20, 50_000),
+            "  100 MiB in use, 50000 sockets, 2097 bytes each"
+        );
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What the daemon says of its stacks, and a look into their memory.
 
+use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
+
 use anyhow::{Context as _, anyhow};
 use flyover_config::{ProcessOpts, StackOpts, vars};
 use flyover_core::{Stack, layout_len};
@@ -33,6 +36,10 @@ pub(crate) struct StackInfo {
     pub(crate) state: String,
     /// Bytes reserved.
     pub(crate) memory_bytes: u64,
+    /// Bytes that were ever touched, and so take memory; `None` when the memory could not be looked at.
+    pub(crate) used_bytes: Option<u64>,
+    /// Sockets in the stack's table.
+    pub(crate) sockets: Option<u32>,
     /// Process number of the keeper.
     pub(crate) keeper_pid: Option<u32>,
     /// Attached processes.
@@ -127,6 +134,7 @@ pub(crate) fn list(client: &mut Client) -> anyhow::Result<Stacks> {
 pub(crate) struct View {
     map: Map,
     opts: StackOpts,
+    used_bytes: u64,
 }
 
 impl View {
@@ -141,12 +149,27 @@ impl View {
         }
         let len = usize::try_from(len)?;
         let map = Map::ro(&memory, len).context("mapping a stack's memory")?;
-        let view = Self { map, opts };
+        // Blocks of 512 bytes, see stat(2).
+        let used_bytes = File::from(memory)
+            .metadata()
+            .context("asking how large a stack is")?
+            .blocks()
+            * 512;
+        let view = Self {
+            map,
+            opts,
+            used_bytes,
+        };
         if view.stack()?.is_ready() {
             Ok(view)
         } else {
             Err(anyhow!("stack {id} is of another version of Flyover"))
         }
+    }
+
+    /// Bytes of the memory that were ever touched.
+    pub(crate) fn used_bytes(&self) -> u64 {
+        self.used_bytes
     }
 
     /// The stack.
