@@ -17,6 +17,7 @@ Runs programs on TCP/IP stacks in user space, and looks at them.
   flyover ps [--json]                           stacks, their processes and V-NICs
   flyover ss [-tula] [--json]                   sockets, in the layout of ss(8)
   flyover stackdump [STACK] [--json]            everything in a stack's memory
+  flyover handover PID[:FD]...|--all [--json]   give sockets to the kernel
   flyover daemon start|stop|status              flyoverd
   flyover options [--markdown]                  every option and its variable
 
@@ -48,6 +49,21 @@ Every flag is also an environment variable: see `flyover options`.
         docs::help::<StackOpts>()
     )
 }
+
+/// `flyover handover --help`.
+pub(crate) const HANDOVER: &str = "\
+flyover handover PID[:FD]...|--all [--json]
+
+Gives accelerated sockets of running programs to the kernel, in mid-connection: the programs and
+their peers notice nothing. Of a listener, the connections that begin from now on are the
+kernel's; those that it has already are accepted from the stack as before. New sockets of the
+programs are accelerated again: stop flyoverd to prevent it.
+
+Says for each socket what became of it: moved, listener, stays (it is being connected or closed,
+or urgent data is on its way), unreachable.
+
+Exit status: 0 when none was left behind, 1 otherwise. Sockets of other users need root.
+";
 
 /// `flyover check --help`.
 pub(crate) const CHECK: &str = "\

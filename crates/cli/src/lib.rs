@@ -10,6 +10,7 @@
 //! ps.rs         flyover ps
 //! ss/           flyover ss
 //! stackdump.rs  flyover stackdump
+//! handover.rs   flyover handover
 //! places.rs     where the other parts of Flyover are
 //! ```
 //!
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 mod check;
 mod daemon;
 mod flags;
+mod handover;
 mod help;
 mod places;
 mod ps;
@@ -51,6 +53,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Some("ps") => ps::main(&rest),
         Some("ss") => ss::main(&rest),
         Some("stackdump") => stackdump::main(&rest),
+        Some("handover") => handover::main(&rest),
         Some("daemon") => daemon::main(&rest),
         Some("options") => help::options(&rest),
         Some("help" | "--help" | "-h") => {

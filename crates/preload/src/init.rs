@@ -10,7 +10,7 @@ use flyover_sockets::wait::spin::Budget;
 use flyover_sockets::{Sockets, enter};
 
 use crate::os_linux::Linux;
-use crate::{environ, fast, link, next};
+use crate::{environ, errand, fast, link, next};
 
 static OS: Linux = Linux;
 static LIB: OnceLock<Sockets> = OnceLock::new();
@@ -99,10 +99,14 @@ extern "C" fn start() {
         spin,
         inherited,
     };
+    let errand = errand::take();
     let connector = Box::leak(Box::new(link::FlyoverDaemon::new(opts, stack)));
     let _ = LIB.get_or_init(|| Sockets::new(&OS, connector, fast::table(), settings));
     // SAFETY: the three functions have the type that pthread_atfork(3) asks for and stay loaded.
     let _ = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+    if let (Some(errand), Some(lib)) = (errand, lib()) {
+        errand.run(lib);
+    }
 }
 
 unsafe extern "C" fn before_fork() {

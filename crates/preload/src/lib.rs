@@ -11,6 +11,8 @@
 //! | `signal/` | handlers of the application, never inside the stack |
 //! | `cancel.rs` | cancelled threads let go of the stack first |
 //! | `os_linux.rs`, `sys.rs` | the operating system, by raw system calls |
+//! | `leave.rs`, `target.rs` | descriptors that go where the library is not: handed over to the kernel first |
+//! | `errand.rs` | `flyover handover`: a program that only hands over what it was given |
 //! | `link.rs` | the daemon, the keeper, the mappings |
 //!
 //! This code runs in other people's processes: in signal handlers, before `main`, after `fork` of a threaded program.
@@ -23,13 +25,16 @@
 mod args;
 mod cancel;
 mod environ;
+mod errand;
 mod errno;
 mod export;
 mod fast;
 mod fault;
 mod init;
+mod leave;
 mod link;
 mod next;
 mod os_linux;
 mod signal;
 mod sys;
+mod target;

@@ -27,6 +27,11 @@ pub struct FlyoverDaemon {
 /// The stack's memory, kept open for the children of `fork`; -1 while there is none.
 static STACK_MEMORY: AtomicI32 = AtomicI32::new(-1);
 
+/// Has the process attach to the stack whose memory this is.
+pub fn use_memory(fd: i32) {
+    STACK_MEMORY.store(fd, Ordering::Release);
+}
+
 /// What went wrong, in words for the log.
 enum Failure {
     Client(ClientError),

@@ -80,6 +80,9 @@ next! {
     fn close(fd: c_int) -> c_int = no_such_call();
     fn close_range(first: u32, last: u32, flags: c_int) -> c_int = no_such_call();
     fn closefrom(first: c_int) -> Nothing = nothing();
+    fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void = core::ptr::null_mut();
+    fn pidfd_getfd(pidfd: c_int, target: c_int, flags: u32) -> c_int = no_such_call();
+    fn posix_spawn_file_actions_adddup2(actions: *mut c_void, old: c_int, new: c_int) -> c_int = libc::ENOSYS;
     fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int = no_such_call();
     fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int = no_such_call();
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int

@@ -320,6 +320,13 @@ impl Os for Linux {
         Ok(n)
     }
 
+    fn file_type(&self, fd: i32) -> Result<u32, Errno> {
+        let mut st = core::mem::MaybeUninit::<libc::stat>::zeroed();
+        let _: usize = sys!(SYS_fstat, fd, st.as_mut_ptr())?;
+        // SAFETY: all-zero is a valid stat, and the kernel filled it in.
+        Ok(unsafe { st.assume_init() }.st_mode & libc::S_IFMT)
+    }
+
     fn memfd(&self) -> Result<i32, Errno> {
         fd(sys!(
             SYS_memfd_create,
@@ -369,5 +376,55 @@ impl Os for Linux {
         // SAFETY: no arguments; the caller holds no lock and no resource that unwinding would have to free.
         enter::outside(|| unsafe { next::pthread_testcancel() });
         let _: u64 = signal::mask::set(before);
+    }
+}
+
+/// A file that is looked into, by raw system calls.
+pub struct File(i32);
+
+impl File {
+    /// Opens it for reading.
+    pub fn open(path: &core::ffi::CStr) -> Result<Self, Errno> {
+        let flags = libc::O_RDONLY | libc::O_CLOEXEC | libc::O_NONBLOCK;
+        fd(sys!(SYS_openat, libc::AT_FDCWD, path.as_ptr(), flags)).map(Self)
+    }
+
+    /// Reads at an offset; 0 at the end and on errors.
+    pub fn read_at(&self, into: &mut [u8], at: u64) -> usize {
+        sys!(SYS_pread64, self.0, into.as_mut_ptr(), into.len(), at).unwrap_or(0)
+    }
+
+    /// True when executing it changes the user, the group or the capabilities: the loader then ignores `LD_PRELOAD`.
+    pub fn gains_privilege(&self) -> bool {
+        let mut st = core::mem::MaybeUninit::<libc::stat>::zeroed();
+        if sys!(SYS_fstat, self.0, st.as_mut_ptr()).is_err() {
+            return false;
+        }
+        // SAFETY: all-zero is a valid stat, and the kernel filled it in.
+        let st = unsafe { st.assume_init() };
+        let id = |nr: Result<usize, Errno>| nr.map_or(0, |v| v as u32);
+        let (uid, gid) = (id(sys!(SYS_geteuid)), id(sys!(SYS_getegid)));
+        let setgid = libc::S_ISGID | libc::S_IXGRP;
+        let mut caps = [0u8; 32];
+        let name = c"security.capability";
+        // Root gains nothing from file capabilities.
+        let capable = uid != 0
+            && sys!(
+                SYS_fgetxattr,
+                self.0,
+                name.as_ptr(),
+                caps.as_mut_ptr(),
+                caps.len()
+            )
+            .is_ok_and(|n| n > 0);
+        (st.st_mode & libc::S_ISUID != 0 && st.st_uid != uid)
+            || (st.st_mode & setgid == setgid && st.st_gid != gid)
+            || capable
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _: Result<usize, Errno> = sys!(SYS_close, self.0);
     }
 }

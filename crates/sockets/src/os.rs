@@ -90,6 +90,8 @@ pub trait Os: Sync + Send {
     fn dup3(&self, old: i32, new: i32, flags: i32) -> Result<i32, Errno>;
     fn read(&self, fd: i32, into: &mut [u8]) -> Result<usize, Errno>;
     fn pread(&self, fd: i32, into: &mut [u8], at: i64) -> Result<usize, Errno>;
+    /// `S_IFREG` .. of `fstat(2)`.
+    fn file_type(&self, fd: i32) -> Result<u32, Errno>;
     /// `lseek(fd, by, SEEK_CUR)`.
     fn seek_by(&self, fd: i32, by: i64) -> Result<i64, Errno>;
     fn write(&self, fd: i32, from: &[u8]) -> Result<usize, Errno>;

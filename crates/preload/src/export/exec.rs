@@ -5,7 +5,7 @@ use core::ffi::{c_char, c_int, c_void};
 
 use libc::pid_t;
 
-use crate::{environ, init, next};
+use crate::{environ, init, leave, next};
 
 type Strings = *const *const c_char;
 
@@ -26,6 +26,7 @@ fn others_may_hold() {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn execve(path: *const c_char, argv: Strings, envp: Strings) -> c_int {
+    leave::before_exec(path);
     // SAFETY: passed on; the environment is the application's.
     unsafe { environ::with_kept(envp, |env| next::execve(path, argv, env)) }
 }
@@ -38,6 +39,7 @@ pub unsafe extern "C" fn execv(path: *const c_char, argv: Strings) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn execvpe(file: *const c_char, argv: Strings, envp: Strings) -> c_int {
+    leave::before_exec_file(file);
     // SAFETY: passed on; the environment is the application's.
     unsafe { environ::with_kept(envp, |env| next::execvpe(file, argv, env)) }
 }
@@ -76,6 +78,7 @@ pub unsafe extern "C" fn posix_spawn(
     envp: Strings,
 ) -> c_int {
     others_may_hold();
+    leave::before_exec(path);
     // SAFETY: passed on; the environment is the application's.
     unsafe {
         environ::with_kept(envp, |env| {
@@ -94,12 +97,25 @@ pub unsafe extern "C" fn posix_spawnp(
     envp: Strings,
 ) -> c_int {
     others_may_hold();
+    leave::before_exec_file(file);
     // SAFETY: passed on; the environment is the application's.
     unsafe {
         environ::with_kept(envp, |env| {
             next::posix_spawnp(pid, file, actions, attr, argv, env)
         })
     }
+}
+
+/// The child makes `old` its `new` inside libc: what has to happen before happens when the action is recorded.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn posix_spawn_file_actions_adddup2(
+    actions: *mut c_void,
+    old: c_int,
+    new: c_int,
+) -> c_int {
+    leave::before_dup_onto(old, new);
+    // SAFETY: passed on unchanged.
+    unsafe { next::posix_spawn_file_actions_adddup2(actions, old, new) }
 }
 
 #[unsafe(no_mangle)]

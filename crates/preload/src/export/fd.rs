@@ -1,13 +1,13 @@
 //! Descriptor numbers: close, dup, fcntl, ioctl.
 
-use core::ffi::{c_int, c_ulong, c_void};
+use core::ffi::{c_char, c_int, c_ulong, c_void};
 
 use flyover_sockets::policy::Reason;
 use flyover_sockets::process::Answer;
 use flyover_sockets::{Errno, Sockets};
 
 use super::answer;
-use crate::{args, errno, fast, init, next};
+use crate::{args, errno, fast, init, leave, next};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
@@ -77,6 +77,7 @@ pub unsafe extern "C" fn dup(fd: c_int) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn dup2(old: c_int, new: c_int) -> c_int {
+    leave::before_dup_onto(old, new);
     // SAFETY: plain numbers.
     answer(
         |lib| lib.dup_onto(old, new, None),
@@ -90,6 +91,7 @@ pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
         errno::set(libc::EINVAL);
         return -1;
     }
+    leave::before_dup_onto(old, new);
     // SAFETY: plain numbers.
     answer(
         |lib| lib.dup_onto(old, new, Some(flags)),
@@ -99,6 +101,29 @@ pub unsafe extern "C" fn dup3(old: c_int, new: c_int, flags: c_int) -> c_int {
 
 /// `F_SETOWN_EX` of asm-generic/fcntl.h.
 const F_SETOWN_EX: c_int = 15;
+
+/// `fdopen(3)`: from here on libc reads, writes and closes where nobody can look.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn fdopen(fd: c_int, mode: *const c_char) -> *mut c_void {
+    leave::hand_over(fd);
+    // SAFETY: passed on unchanged.
+    unsafe { next::fdopen(fd, mode) }
+}
+
+/// `pidfd_getfd(2)`: a descriptor out of another process.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn pidfd_getfd(
+    pidfd: c_int,
+    target: c_int,
+    flags: core::ffi::c_uint,
+) -> c_int {
+    // SAFETY: plain numbers.
+    let fd = unsafe { next::pidfd_getfd(pidfd, target, flags) };
+    if fd >= 0 {
+        let _: Option<()> = fast::inside(|lib| lib.on_unknown(fd));
+    }
+    fd
+}
 
 // A C function with variable arguments cannot be defined in stable Rust. Both calls have one optional argument of the
 // size of a register, which arrives in the third argument register all the same (System V x86-64 ABI 3.5.7; AAPCS64

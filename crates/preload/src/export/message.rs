@@ -7,7 +7,7 @@ use libc::{mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
 use super::stream::check;
 use super::{answer, result};
-use crate::{args, errno, fast, init, next};
+use crate::{args, errno, fast, init, leave, next};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn recvfrom(
@@ -268,7 +268,7 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
     let kernel = || {
         // Whatever is passed on has another holder from now on.
         // SAFETY: null, or the application's header.
-        unsafe { each_passed(msg, |lib, fd| lib.mark_shared(fd)) };
+        unsafe { each_passed(msg, |lib, passed| leave::before_passing(lib, fd, passed)) };
         // SAFETY: passed on unchanged.
         unsafe { next::sendmsg(fd, msg, flags) }
     };
@@ -334,8 +334,8 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: 
             if !msgs.is_null() {
                 // SAFETY: one of the application's headers.
                 unsafe {
-                    each_passed(&raw const (*msgs.add(i)).msg_hdr, |lib, fd| {
-                        lib.mark_shared(fd)
+                    each_passed(&raw const (*msgs.add(i)).msg_hdr, |lib, passed| {
+                        leave::before_passing(lib, fd, passed);
                     })
                 };
             }

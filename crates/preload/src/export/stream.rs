@@ -346,6 +346,10 @@ pub unsafe extern "C" fn sendfile64(
     unsafe { sendfile(out, input, offset, n) }
 }
 
+/// All flags of splice(2).
+const SPLICE_FLAGS: u32 =
+    libc::SPLICE_F_MOVE | libc::SPLICE_F_NONBLOCK | libc::SPLICE_F_MORE | libc::SPLICE_F_GIFT;
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn splice(
     from: c_int,
@@ -362,7 +366,8 @@ pub unsafe extern "C" fn splice(
     }
     answer(
         |lib| {
-            if !off_in.is_null() || !off_out.is_null() {
+            // The kernel refuses what makes no sense, with the error of its order of checks.
+            if !off_in.is_null() || !off_out.is_null() || flags & !SPLICE_FLAGS != 0 || n == 0 {
                 return Answer::Kernel;
             }
             // It may hold bytes of the pipe while it waits.

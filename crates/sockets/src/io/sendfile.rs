@@ -2,6 +2,7 @@
 //! offsets: what was not sent was not read.
 
 use crate::errno::Errno;
+use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
 /// Bytes read at a time. On the thread's stack, which may be small (musl: 128 KiB; signal stacks less).
@@ -15,14 +16,15 @@ impl Sockets {
             Fd::Udp(ep) => ep,
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
         };
-        if !matches!(self.look(input), Fd::Kernel) {
-            return Answer::Error(Errno::EINVAL);
+        if count > 0
+            && let Some(answer) = self.sendfile_from_odd(&ep, out, input, at.is_some())
+        {
+            return answer;
         }
         let own = at.is_none();
         let mut pos = match &at {
             Some(p) if **p < 0 => return Answer::Error(Errno::EINVAL),
             Some(p) => **p,
-            // The kernel's sendfile refuses pipes and sockets as input.
             None => match self.os.seek_by(input, 0) {
                 Ok(p) => p,
                 Err(Errno::ESPIPE) => return Answer::Error(Errno::EINVAL),
@@ -41,6 +43,27 @@ impl Sockets {
         match r {
             Err(e) if sent == 0 => Answer::Error(e),
             _ => Answer::Value(sent as usize),
+        }
+    }
+
+    /// The answer for an input that is no file of bytes; `None` for one that is.
+    fn sendfile_from_odd(&self, ep: &Ep, out: i32, input: i32, offset: bool) -> Option<Answer> {
+        match self.os.file_type(input) {
+            Ok(libc::S_IFREG | libc::S_IFBLK) => None,
+            Err(e) => Some(Answer::Error(e)),
+            Ok(libc::S_IFCHR) => {
+                // Some devices can be spliced from, and only they know.
+                let moved = self.needs_kernel(out, ep, Reason::HandedOver).is_ok();
+                Some(if moved {
+                    Answer::Kernel
+                } else {
+                    Answer::Error(Errno::EINVAL)
+                })
+            }
+            Ok(libc::S_IFDIR) => Some(Answer::Error(Errno::EINVAL)),
+            // Sockets and pipes have no positions.
+            Ok(_) if offset => Some(Answer::Error(Errno::ESPIPE)),
+            Ok(_) => Some(Answer::Error(Errno::EINVAL)),
         }
     }
 
@@ -88,6 +111,16 @@ impl Sockets {
 
     /// `splice(2)` between a pipe and an accelerated socket, no offsets.
     pub fn splice(&self, from: i32, to: i32, count: usize, flags: u32) -> Answer {
+        // Pages move between pipes and sockets in the kernel only: so does the connection, at the first call.
+        let socket = match (self.look(from), self.look(to)) {
+            (Fd::Tcp(_) | Fd::Udp(_), Fd::Kernel) if self.is_pipe(to) => from,
+            (Fd::Kernel, Fd::Tcp(_) | Fd::Udp(_)) if self.is_pipe(from) => to,
+            // Neither is a pipe, or not both are open: an error, and the kernel's half has the same.
+            _ => return Answer::Kernel,
+        };
+        if self.hand_over(socket, Reason::HandedOver) {
+            return Answer::Kernel;
+        }
         let mut buf = [0u8; CHUNK];
         let count = count.min(CHUNK);
         let nonblock = if flags & libc::SPLICE_F_NONBLOCK != 0 {
@@ -128,6 +161,10 @@ impl Sockets {
             (Fd::Kernel, Fd::Kernel) => Answer::Kernel,
             _ => Answer::Error(Errno::EINVAL),
         }
+    }
+
+    fn is_pipe(&self, fd: i32) -> bool {
+        self.os.fcntl(fd, libc::F_GETPIPE_SZ, 0).is_ok()
     }
 
     fn pipe_room(&self, pipe: i32) -> usize {

@@ -14,13 +14,52 @@ use crate::process::{Answer, Ep, Fd, Sockets};
 
 /// Bytes copied out at a time.
 const PIECE: usize = 64 << 10;
+/// Numbers that are looked at before an exec although this program never used them.
+const FEW: i32 = 64;
 /// How often another process's handover of the same connection is waited for, 100 us each.
 const WAITS: u32 = 30_000;
 const WAIT_NS: u64 = 100_000;
 
 impl Sockets {
+    /// True when `fd` has an endpoint.
+    pub fn is_accelerated(&self, fd: i32) -> bool {
+        matches!(self.look(fd), Fd::Tcp(_) | Fd::Udp(_))
+    }
+
+    /// A program that we shall not be in inherits what is not close-on-exec.
+    pub fn hand_over_inherited(&self) {
+        let mut fds = Vec::new();
+        self.table.for_each(self.table.len(), |fd, e| match e {
+            Entry::Tcp(_) | Entry::Udp(_) => fds.push(fd),
+            _ => {}
+        });
+        // What this program inherited itself and never looked at.
+        fds.extend((0..FEW).filter(|fd| self.table.load(*fd) == Entry::Unknown));
+        for fd in fds {
+            if self.os.fcntl(fd, libc::F_GETFD, 0) == Ok(0) {
+                let _: bool = self.hand_over(fd, Reason::HandedOver);
+            }
+        }
+    }
+
+    /// In a child that shares our memory the table may say something else of a number than the child's own
+    /// descriptors do: only the kernel socket counts.
+    fn foreign_hand_over(&self, fd: i32, reason: Reason) -> bool {
+        let Some((att, cookie)) = self.attached().zip(self.cookie(fd).ok()) else {
+            return true;
+        };
+        let Some(sock) = att.find_cookie(cookie) else {
+            return true;
+        };
+        let v6 = att.stack.sock(sock.id).has(flag::V6);
+        self.needs_kernel(fd, &Ep { att, sock, v6 }, reason).is_ok()
+    }
+
     /// Hands `fd` over if it is accelerated. True: it is the kernel's now, or was before.
     pub fn hand_over(&self, fd: i32, reason: Reason) -> bool {
+        if self.is_foreign_child() {
+            return self.foreign_hand_over(fd, reason);
+        }
         match self.look(fd) {
             Fd::Tcp(ep) | Fd::Udp(ep) => self.needs_kernel(fd, &ep, reason).is_ok(),
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => true,
@@ -29,7 +68,9 @@ impl Sockets {
 
     /// As [`Sockets::hand_over`], with an endpoint that was never used: a fresh socket stays with the kernel.
     pub fn give_to_kernel(&self, fd: i32, reason: Reason) -> bool {
-        if let Fd::Fresh(_) = self.look(fd) {
+        if !self.is_foreign_child()
+            && let Fd::Fresh(_) = self.look(fd)
+        {
             self.leave_to_kernel(fd, reason);
             return true;
         }

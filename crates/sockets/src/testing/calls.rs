@@ -407,6 +407,16 @@ impl Os for FakeOs {
         Ok(n)
     }
 
+    fn file_type(&self, fd: i32) -> Result<u32, Errno> {
+        self.file(fd, |f| {
+            Ok(match f {
+                File::Data { .. } => libc::S_IFREG,
+                File::Inet(_) | File::Wake { .. } => libc::S_IFSOCK,
+                File::Event(_) | File::Epoll(_) => 0,
+            })
+        })
+    }
+
     fn memfd(&self) -> Result<i32, Errno> {
         self.install(
             File::Data {

@@ -1,0 +1,136 @@
+//! Descriptors that go where the library cannot see what happens to them: they are handed over to the kernel first.
+//!
+//! - `fdopen`: stdio reads, writes and closes inside libc.
+//! - `dup2` onto 0 to 2, also as an action of `posix_spawn`: whatever runs there may be any program.
+//! - `exec` of a program that the library will not be in.
+//! - a Unix socket's message to a process that the library is not in.
+
+use core::ffi::{CStr, c_char, c_int};
+
+use flyover_sockets::Sockets;
+use flyover_sockets::policy::Reason;
+
+use crate::os_linux::File;
+use crate::{fast, init, target};
+
+/// `fd` leaves our sight for good.
+pub fn hand_over(fd: c_int) {
+    if fd >= 0 && !fast::is_kernel(fd) {
+        let _: Option<bool> = fast::inside(|lib| lib.give_to_kernel(fd, Reason::HandedOver));
+    }
+}
+
+/// `old` is about to become `new`.
+pub fn before_dup_onto(old: c_int, new: c_int) {
+    if (0..=libc::STDERR_FILENO).contains(&new) && old != new && !fast::is_kernel(old) {
+        let _: Option<bool> = fast::inside(|lib| lib.hand_over(old, Reason::HandedOver));
+    }
+}
+
+/// This process, or one that shares its descriptors, is about to execute `path`.
+pub fn before_exec(path: *const c_char) {
+    let Some(lib) = init::lib().filter(|lib| lib.ever_attached()) else {
+        return;
+    };
+    if path.is_null() {
+        return;
+    }
+    // SAFETY: not null, the application's path.
+    let path = unsafe { CStr::from_ptr(path) };
+    if !target::takes_us(path) {
+        let _: Option<()> = fast::inside(|_| lib.hand_over_inherited());
+    }
+}
+
+/// As [`before_exec`] for a name that is looked for in PATH.
+pub fn before_exec_file(file: *const c_char) {
+    if file.is_null() || init::lib().is_none_or(|lib| !lib.ever_attached()) {
+        return;
+    }
+    // SAFETY: not null, the application's name.
+    let name = unsafe { CStr::from_ptr(file) }.to_bytes();
+    if name.contains(&b'/') {
+        before_exec(file);
+        return;
+    }
+    // SAFETY: a C string; the result is libc's, or null.
+    let path = unsafe { libc::getenv(c"PATH".as_ptr()) };
+    if path.is_null() {
+        return;
+    }
+    // SAFETY: not null, a C string of the environment.
+    let path = unsafe { CStr::from_ptr(path) }.to_bytes();
+    for dir in path.split(|b| *b == b':') {
+        let mut full = [0u8; 512];
+        let len = dir.len() + 1 + name.len();
+        if len >= full.len() {
+            continue;
+        }
+        let parts = dir.iter().chain(b"/").chain(name);
+        full.iter_mut()
+            .zip(parts)
+            .for_each(|(to, from)| *to = *from);
+        if let Ok(candidate) = CStr::from_bytes_until_nul(&full)
+            && File::open(candidate).is_ok()
+        {
+            before_exec(candidate.as_ptr());
+            return;
+        }
+    }
+}
+
+/// `fd` goes out in a message on the Unix socket `through`. A receiver that the library is in finds the endpoint by the
+/// cookie; for any other one the kernel must have it. The receiver is whoever made the other end (`SO_PEERCRED`): with
+/// a socket pair that is this process, and then its children, which have the library.
+pub fn before_passing(lib: &'static Sockets, through: c_int, fd: c_int) {
+    lib.mark_shared(fd);
+    if fast::is_kernel(fd) {
+        return;
+    }
+    let _: Option<()> = fast::inside(|lib| {
+        if lib.is_accelerated(fd) && !receiver_has_us(lib, through) {
+            let _: bool = lib.hand_over(fd, Reason::HandedOver);
+        }
+    });
+}
+
+fn receiver_has_us(lib: &Sockets, through: c_int) -> bool {
+    let mut cred = [0u8; 12];
+    let n = lib
+        .os
+        .getsockopt(through, libc::SOL_SOCKET, libc::SO_PEERCRED, &mut cred);
+    let pid = i32::from_ne_bytes([cred[0], cred[1], cred[2], cred[3]]);
+    // Datagram sockets have no peer: whoever is bound to the name gets it, and nobody knows.
+    if n != Ok(12) || pid <= 0 {
+        return false;
+    }
+    pid == lib.os.getpid() || maps_us(pid)
+}
+
+/// True when the library is mapped in process `pid`.
+fn maps_us(pid: i32) -> bool {
+    const NEEDLE: &[u8] = b"libflyover";
+    let mut path = [0u8; 32];
+    let text = format!("/proc/{pid}/maps\0");
+    path.iter_mut()
+        .zip(text.bytes())
+        .for_each(|(to, from)| *to = from);
+    let Ok(Ok(file)) = CStr::from_bytes_until_nul(&path).map(File::open) else {
+        return false;
+    };
+    let mut buf = [0u8; 4096];
+    let (mut at, mut kept) = (0u64, 0usize);
+    loop {
+        let n = file.read_at(buf.get_mut(kept..).unwrap_or_default(), at);
+        let have = kept + n;
+        let Some(seen) = buf.get(..have).filter(|_| n > 0) else {
+            return false;
+        };
+        if seen.windows(NEEDLE.len()).any(|w| w == NEEDLE) {
+            return true;
+        }
+        at += n as u64;
+        kept = have.min(NEEDLE.len());
+        buf.copy_within(have - kept..have, 0);
+    }
+}
