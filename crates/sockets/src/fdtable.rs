@@ -12,6 +12,9 @@ use crate::entry::Entry;
 /// `shared` word of a descriptor that certainly has, or may have, another holder.
 pub const SHARED: u32 = u32::MAX;
 
+/// Bit of the fork generation of a descriptor that has copies in this process, and nowhere else.
+pub const COPIED: u32 = 1 << 31;
+
 /// The table; both slices have the same length. They live in static memory of the preload, or on the heap in tests.
 #[derive(Clone, Copy, Debug)]
 pub struct FdTable {

@@ -326,10 +326,25 @@ pub unsafe extern "C" fn sendfile(
     }
     answer(
         |lib| {
-            // SAFETY: null, or the application's offset.
-            let at = unsafe { offset.as_mut() };
+            let mut at = 0i64;
+            if !offset.is_null() {
+                // SAFETY: probed.
+                match unsafe { args::bytes(offset.cast(), 8) } {
+                    Ok(b) => at = b.try_into().map_or(0, i64::from_ne_bytes),
+                    Err(e) => return lib.fault(out, e),
+                }
+            }
+            let given = (!offset.is_null()).then_some(&mut at);
             // Not among the cancellation points of libc.
-            enter::uncancellable(|| lib.sendfile(out, input, at, n))
+            let sent = enter::uncancellable(|| lib.sendfile(out, input, given, n));
+            if !offset.is_null() {
+                // SAFETY: probed.
+                match unsafe { args::bytes_mut(offset.cast(), 8) } {
+                    Ok(b) if b.len() == 8 => b.copy_from_slice(&at.to_ne_bytes()),
+                    _ => return Answer::Error(Errno::EFAULT),
+                }
+            }
+            sent
         },
         kernel,
     )

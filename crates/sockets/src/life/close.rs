@@ -47,15 +47,22 @@ impl Sockets {
                 Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => {}
             },
             Entry::Epoll(index) => self.epolls.close(self, index, fd),
-            Entry::Fresh(f) if f.in_epoll => self.epolls.forget_fd(self, fd),
-            Entry::Fresh(_) | Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
+            Entry::Fresh(f) => {
+                if self.is_copied(fd) {
+                    let _: bool = self.is_last_copy(fd);
+                }
+                if f.in_epoll {
+                    self.epolls.forget_fd(self, fd);
+                }
+            }
+            Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
         }
     }
 
     fn close_endpoint(&self, fd: i32, ep: &Ep, tcp: bool) {
-        if !self.is_sole_holder(fd) {
-            // Memberships of this descriptor number go; those of other numbers of the same socket stay.
-            self.epolls.forget_closed(self, fd, ep, false);
+        let copied = self.is_copied(fd);
+        if !self.is_sole_holder(fd) && !(copied && self.is_last_copy(fd)) {
+            // As Linux: a membership lives as long as the open socket, not the number.
             let _: bool = ep.att.close_later(fd, ep.sock, false);
             return;
         }
@@ -63,7 +70,7 @@ impl Sockets {
             // Other threads block in calls on it: as Linux, those go on, and the last one closes.
             return;
         }
-        self.epolls.forget_closed(self, fd, ep, true);
+        self.epolls.forget_closed(self, fd, ep, copied);
         let s = ep.shared();
         // What arrived but was not looked at yet decides between FIN and RST, and may let queued data go.
         let _: bool = tcp && ep.att.poll(64);

@@ -3,6 +3,7 @@
 
 use crate::entry::Entry;
 use crate::errno::Errno;
+use crate::fdtable::COPIED;
 use crate::process::{Answer, Sockets};
 
 impl Sockets {
@@ -14,9 +15,8 @@ impl Sockets {
         let entry = self.table.load(old);
         match entry {
             Entry::Tcp(_) | Entry::Udp(_) | Entry::Fresh(_) => {
-                self.mark_shared(old);
+                self.mark_copied(old, new);
                 let _: bool = self.table.store(new, entry);
-                self.mark_shared(new);
             }
             Entry::Epoll(index) => {
                 // Counted, so that the last close of this process is known.
@@ -30,6 +30,52 @@ impl Sockets {
             Entry::Unknown | Entry::Closing | Entry::Ours => {
                 let _: bool = self.table.store(new, Entry::Unknown);
             }
+        }
+    }
+
+    /// Copies within the process are counted by the kernel socket, so that the close of the last one is known.
+    fn mark_copied(&self, old: i32, new: i32) {
+        let made = self.table.made(old);
+        let here = made == self.fork_generation() || made == self.fork_generation() | COPIED;
+        match (self.cookie(old), self.copies()) {
+            (Ok(cookie), Some(mut copies)) if here => {
+                let n = copies.entry(cookie).or_insert(1);
+                *n = n.saturating_add(1);
+                drop(copies);
+                let mark = self.fork_generation() | COPIED;
+                self.table.set_made(old, mark);
+                self.table.set_made(new, mark);
+            }
+            _ => {
+                self.mark_shared(old);
+                self.mark_shared(new);
+            }
+        }
+    }
+
+    /// `fd` has, or had, copies in this process, and no holder elsewhere.
+    pub(crate) fn is_copied(&self, fd: i32) -> bool {
+        self.table.made(fd) == self.fork_generation() | COPIED
+    }
+
+    /// One of several copies is being closed: true when it is the last.
+    pub(crate) fn is_last_copy(&self, fd: i32) -> bool {
+        let Ok(cookie) = self.cookie(fd) else {
+            return false;
+        };
+        let Some(mut copies) = self.copies() else {
+            return false;
+        };
+        match copies.get_mut(&cookie) {
+            Some(n) if *n > 1 => {
+                *n -= 1;
+                false
+            }
+            Some(_) => {
+                let _: Option<u32> = copies.remove(&cookie);
+                true
+            }
+            None => false,
         }
     }
 

@@ -74,12 +74,8 @@ impl EpollTable {
         any
     }
 
-    /// `fd` was closed; `last`: and with it the endpoint.
-    pub(crate) fn forget_closed(&self, sockets: &Sockets, fd: i32, ep: &Ep, last: bool) {
-        if !last {
-            // As Linux: a membership lives as long as the open socket, not the number.
-            return;
-        }
+    /// `fd` was closed, and with it the endpoint. `copied`: it may be a member under other numbers, too.
+    pub(crate) fn forget_closed(&self, sockets: &Sockets, fd: i32, ep: &Ep, copied: bool) {
         self.gate.lock(sockets.os);
         for set in self.each() {
             let mut members = set.members();
@@ -87,6 +83,15 @@ impl EpollTable {
             if let Some((sock, item)) = ours.filter(|(sock, _)| *sock == ep.sock) {
                 let _: Option<Member> = members.remove(&fd);
                 leave(ep.att, set.id(), sock, item);
+            }
+            if copied {
+                members.retain(|_, m| match m.ours {
+                    Some((sock, item)) if sock == ep.sock => {
+                        leave(ep.att, set.id(), sock, item);
+                        false
+                    }
+                    _ => true,
+                });
             }
         }
         self.gate.unlock();
