@@ -222,7 +222,7 @@ CASE(attach_filter)
     say_data("recv", recv(fd, buf, 10, 0), buf);
 }
 
-CASE(udp_filter)
+CASE_KERNEL(udp_filter)
 {
     int fd = udp_pair();
     struct sock_filter none[] = {{BPF_RET | BPF_K, 0, 0, 0}};

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use flyover_proto::{MAX_HANDOVER, RefusedCode, TcpImage};
-use flyover_vnic::host::repair::{self, Agreed, Queue, Window};
+use flyover_vnic::host::repair::{self, Agreed, Buffers, Queue, Window};
 use flyover_wire::{Endpoint, FlowKey, Ip};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -57,7 +57,7 @@ pub fn perform(
     let (unread, queued) = contents(image, data.as_ref())?;
     let (unacked, unsent) = queued.split_at(image.unacked as usize);
     let before = Before::of(sock)?;
-    let made = make(image, sock, domain, &unread, unacked).and_then(|()| {
+    let made = make(image, sock, domain, &before, &unread, unacked).and_then(|()| {
         let id = net.flows().add_pass(stack, &flow, most)?;
         // From here on packets come; the kernel takes them, in repair mode or not.
         let probe = !image.fin_acked;
@@ -70,12 +70,12 @@ pub fn perform(
         }
     });
     let id = made.inspect_err(|_| before.restore(sock))?;
-    before.options(sock);
     if let Err(e) = go_on(net, image, sock, unsent) {
         // The connection is the kernel's, and incomplete: it must not look whole to either end.
         tracing::error!(local = %image.local, remote = %image.remote, "a connection is reset: {e}");
         let _: io::Result<()> = repair::disconnect(sock);
     }
+    before.options(sock);
     tracing::debug!(local = %image.local, remote = %image.remote, "handed over to the kernel");
     Ok(id)
 }
@@ -160,6 +160,7 @@ struct Before {
     reuse: bool,
     bound: Endpoint,
     name: SocketAddr,
+    buffers: Buffers,
 }
 
 impl Before {
@@ -168,6 +169,8 @@ impl Before {
         Ok(Self {
             reuse: sockopt::socket_reuseaddr(sock).unwrap_or(false),
             bound: name_of(sock)?,
+            buffers: repair::buffers(sock)
+                .map_err(|e| Refusal::failed("asking for its buffers", e))?,
             name: SocketAddr::try_from(name)
                 .map_err(|e| Refusal::failed("reading its address", e))?,
         })
@@ -175,6 +178,7 @@ impl Before {
 
     fn options(&self, sock: BorrowedFd<'_>) {
         let _: rustix::io::Result<()> = sockopt::set_socket_reuseaddr(sock, self.reuse);
+        let _: io::Result<()> = repair::restore(sock, &self.buffers);
     }
 
     /// An unconnected socket again, bound as it was.
@@ -211,6 +215,7 @@ fn make(
     image: &TcpImage,
     sock: BorrowedFd<'_>,
     domain: AddressFamily,
+    before: &Before,
     unread: &[u8],
     unacked: &[u8],
 ) -> Result<(), Refusal> {
@@ -223,7 +228,7 @@ fn make(
     }
     let recv = unread.len() * 2 + image.rcv_wnd as usize;
     let send_room = image.queued as usize + (256 << 10);
-    repair::buffers(sock, recv, send_room).map_err(fail("sizing the buffers"))?;
+    repair::enlarge(sock, &before.buffers, recv, send_room).map_err(fail("sizing the buffers"))?;
     let first_unread = image.rcv_nxt.wrapping_sub(image.unread);
     repair::seq(sock, Queue::Send, image.snd_una).map_err(fail("SND.UNA"))?;
     repair::seq(sock, Queue::Recv, first_unread).map_err(fail("RCV.NXT"))?;

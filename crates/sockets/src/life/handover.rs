@@ -51,7 +51,7 @@ impl Sockets {
         let Some(sock) = att.find_cookie(cookie) else {
             return true;
         };
-        let v6 = att.stack.sock(sock.id).has(flag::V6);
+        let v6 = att.stack.sock(sock.id).has(flyover_core::sock::flag::V6);
         self.needs_kernel(fd, &Ep { att, sock, v6 }, reason).is_ok()
     }
 

@@ -16,6 +16,9 @@ const OPT_SACK: u32 = 4;
 const OPT_TIMESTAMPS: u32 = 8;
 /// `SO_BUF_LOCK` of asm-generic/socket.h: which buffers were set by hand and do not tune themselves.
 const SO_BUF_LOCK: i32 = 72;
+/// `SOCK_SNDBUF_LOCK` and `SOCK_RCVBUF_LOCK` of linux/socket.h.
+const SNDBUF_LOCK: i32 = 1;
+const RCVBUF_LOCK: i32 = 2;
 
 /// `struct tcp_repair_opt`.
 #[repr(C)]
@@ -142,30 +145,61 @@ pub fn window(fd: BorrowedFd<'_>, w: &Window) -> io::Result<()> {
     set(fd, TCP, libc::TCP_REPAIR_WINDOW, w)
 }
 
-/// Gives the socket buffers of at least these sizes in bytes, whatever the sysctls say, and lets them tune themselves
-/// unless they were set by hand before.
+/// Sizes of a socket's buffers, and which were set by hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Buffers {
+    recv: i32,
+    send: i32,
+    lock: i32,
+}
+
+/// The buffers as they are.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn buffers(fd: BorrowedFd<'_>) -> io::Result<Buffers> {
+    let sol = libc::SOL_SOCKET;
+    Ok(Buffers {
+        recv: get_int(fd, sol, libc::SO_RCVBUF)?,
+        send: get_int(fd, sol, libc::SO_SNDBUF)?,
+        // Linux before 5.14 does not say; enlarged buffers then keep their sizes.
+        lock: get_int(fd, sol, SO_BUF_LOCK).unwrap_or(0),
+    })
+}
+
+/// Enlarges them to at least these sizes in bytes, whatever the sysctls say.
 ///
 /// # Errors
 /// As setsockopt(2).
-pub fn buffers(fd: BorrowedFd<'_>, recv: usize, send: usize) -> io::Result<()> {
-    let sol = libc::SOL_SOCKET;
-    let lock = get_int(fd, sol, SO_BUF_LOCK).unwrap_or(0);
-    for (get, force, size) in [
-        (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE, recv),
-        (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE, send),
+pub fn enlarge(fd: BorrowedFd<'_>, now: &Buffers, recv: usize, send: usize) -> io::Result<()> {
+    for (option, size, now) in [
+        (libc::SO_RCVBUFFORCE, recv, now.recv),
+        (libc::SO_SNDBUFFORCE, send, now.send),
     ] {
-        let now = get_int(fd, sol, get)?;
         // The kernel doubles what is set, for its own overhead.
         let half = i32::try_from(size)
             .unwrap_or(i32::MAX / 4)
             .min(i32::MAX / 4);
         if half.saturating_mul(2) > now {
-            set_int(fd, sol, force, half)?;
+            set_int(fd, libc::SOL_SOCKET, option, half)?;
         }
     }
-    // Linux before 5.14 has no such option: the buffers then keep these sizes.
-    let _: io::Result<()> = set_int(fd, sol, SO_BUF_LOCK, lock);
     Ok(())
+}
+
+/// Gives those that were set by hand their sizes back, and lets the others tune themselves.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn restore(fd: BorrowedFd<'_>, before: &Buffers) -> io::Result<()> {
+    let sol = libc::SOL_SOCKET;
+    if before.lock & RCVBUF_LOCK != 0 {
+        set_int(fd, sol, libc::SO_RCVBUFFORCE, before.recv / 2)?;
+    }
+    if before.lock & SNDBUF_LOCK != 0 {
+        set_int(fd, sol, libc::SO_SNDBUFFORCE, before.send / 2)?;
+    }
+    set_int(fd, sol, SO_BUF_LOCK, before.lock)
 }
 
 /// The state of a TCP socket, as in `TCP_INFO`; 7 is CLOSE.
