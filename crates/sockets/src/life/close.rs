@@ -61,7 +61,8 @@ impl Sockets {
 
     fn close_endpoint(&self, fd: i32, ep: &Ep, tcp: bool) {
         let copied = self.is_copied(fd);
-        if !self.is_sole_holder(fd) && !(copied && self.is_last_copy(fd)) {
+        let last = self.is_sole_holder(fd) || (copied && self.is_last_copy(fd));
+        if !last {
             // As Linux: a membership lives as long as the open socket, not the number.
             let _: bool = ep.att.close_later(fd, ep.sock, false);
             return;

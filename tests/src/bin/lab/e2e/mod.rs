@@ -10,6 +10,7 @@ mod cplane;
 mod databases;
 mod dnsmasq;
 mod files;
+mod handover;
 mod iperf;
 mod life;
 mod memcached;
@@ -101,6 +102,7 @@ fn cases() -> Vec<Case> {
     cplane::cases(&mut cases);
     routed::cases(&mut cases);
     life::cases(&mut cases);
+    handover::cases(&mut cases);
     files::cases(&mut cases);
     databases::cases(&mut cases);
     proxies::cases(&mut cases);
