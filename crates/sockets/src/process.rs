@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use flyover_core::SockRef;
 use flyover_core::sock::{Kind as SockKind, Sock, flag};
@@ -90,9 +90,6 @@ const GENERATIONS: usize = 256;
 /// How long an absent daemon is not asked again, ns.
 const RETRY_NS: u64 = 5_000_000_000;
 
-/// How often a taken list of copies is tried.
-const COPIES_SPINS: u32 = 10_000;
-
 /// One generation of forks.
 #[derive(Default)]
 struct Generation {
@@ -127,7 +124,7 @@ pub struct Sockets {
     current: AtomicU32,
     fork_generation: AtomicU32,
     /// Kernel sockets with several descriptors in this process, by cookie, and how many.
-    copies: Mutex<HashMap<u64, u32>>,
+    pub(crate) copies: Mutex<HashMap<u64, u32>>,
     pid: AtomicI32,
     /// Set once a stack was ever attached, in this process or an ancestor that forked it.
     ever_attached: AtomicBool,
@@ -226,18 +223,6 @@ impl Sockets {
         Ok(generation
             .attachment
             .get_or_init(|| Box::leak(Box::new(attachment))))
-    }
-
-    /// The counts of copies; `None` when another thread holds them for long: in a child of `fork`, for ever.
-    pub(crate) fn copies(&self) -> Option<MutexGuard<'_, HashMap<u64, u32>>> {
-        (0..COPIES_SPINS).find_map(|_| match self.copies.try_lock() {
-            Ok(guard) => Some(guard),
-            Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),
-            Err(TryLockError::WouldBlock) => {
-                core::hint::spin_loop();
-                None
-            }
-        })
     }
 
     /// Counts forks; a descriptor made in an earlier generation may have other holders.

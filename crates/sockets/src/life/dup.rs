@@ -1,10 +1,16 @@
 //! `dup(2)` and relatives: the kernel's operation first; then the new number has the same entry, and both numbers are
 //! marked as shared, so that closing one of them does not end the connection.
 
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError, TryLockError};
+
 use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::fdtable::COPIED;
 use crate::process::{Answer, Sockets};
+
+/// How often a taken list of copies is tried.
+const COPIES_SPINS: u32 = 10_000;
 
 impl Sockets {
     /// The kernel made `new` a copy of `old`.
@@ -31,6 +37,18 @@ impl Sockets {
                 let _: bool = self.table.store(new, Entry::Unknown);
             }
         }
+    }
+
+    /// The counts of copies; `None` when another thread holds them for long: in a child of `fork`, for ever.
+    fn copies(&self) -> Option<MutexGuard<'_, HashMap<u64, u32>>> {
+        (0..COPIES_SPINS).find_map(|_| match self.copies.try_lock() {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),
+            Err(TryLockError::WouldBlock) => {
+                core::hint::spin_loop();
+                None
+            }
+        })
     }
 
     /// Copies within the process are counted by the kernel socket, so that the close of the last one is known.
