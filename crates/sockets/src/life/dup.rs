@@ -2,7 +2,7 @@
 //! marked as shared, so that closing one of them does not end the connection.
 
 use std::collections::HashMap;
-use std::sync::{MutexGuard, PoisonError, TryLockError};
+use std::sync::{MutexGuard, TryLockError};
 
 use crate::entry::Entry;
 use crate::errno::Errno;
