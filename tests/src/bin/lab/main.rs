@@ -6,6 +6,7 @@ mod demo;
 mod diff;
 mod e2e;
 mod middlebox;
+mod storm;
 mod suites;
 
 use std::process::ExitCode;
@@ -25,6 +26,8 @@ enum Lab {
     Demo(demo::Args),
     /// Measures Flyover beside the kernel; wants a quiet machine.
     Bench(bench::Args),
+    /// Kills processes that share a stack, thousands of times, beside survivors that verify every byte.
+    Storm(storm::Args),
     /// Forwards frames between two interfaces, and loses, reorders and duplicates some.
     Middlebox(middlebox::Args),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         Lab::Suites(args) => suites::run(&args),
         Lab::Demo(args) => demo::run(&args),
         Lab::Bench(args) => bench::run(&args),
+        Lab::Storm(args) => storm::run(&args),
         Lab::Middlebox(args) => middlebox::run(&args),
     })
 }

@@ -7,6 +7,7 @@ mod connrate;
 mod echo;
 mod hold;
 mod pingpong;
+mod storm;
 mod stream;
 
 use std::process::ExitCode;
@@ -26,6 +27,8 @@ enum Load {
     Echo(echo::Args),
     /// Many idle connections.
     Hold(hold::Args),
+    /// What the kill storm runs.
+    Storm(storm::Args),
     /// What a call costs that is not accelerated.
     Call,
 }
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Load::Connrate(args) => connrate::run(args),
         Load::Echo(args) => echo::run(args),
         Load::Hold(args) => hold::run(args),
+        Load::Storm(args) => storm::run(args),
         Load::Call => call::run(),
     })
 }

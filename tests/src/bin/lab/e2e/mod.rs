@@ -109,6 +109,7 @@ fn cases() -> Vec<Case> {
     runtimes::cases(&mut cases);
     time::cases(&mut cases);
     crate::suites::quick(&mut cases);
+    super::storm::cases(&mut cases);
     cost::cases(&mut cases);
     crate::diff::cases(&mut cases);
     cases

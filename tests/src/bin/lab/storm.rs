@@ -1,0 +1,305 @@
+//! The kill storm: processes share one stack, each with live transfers that are verified, and one of them is killed
+//! with SIGKILL at a random instant, again and again. What must hold:
+//!
+//! - nobody who lives notices: no wrong, lost or late byte, no reset connection;
+//! - what `send` took before the death reaches the peer, and then FIN. Only the one connection that was being changed by
+//!   a process that died inside the stack's lock may be reset; such deaths are counted;
+//! - afterwards nothing is left: no socket but the survivors', no buffer, no filter.
+//!
+//! With a library whose critical sections are stretched (`cargo xtask storm`), many deaths are inside the lock.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use flyover_e2e::cmd::Proc;
+use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Setup, Side, wait_until};
+use flyover_e2e::pattern::Random;
+use flyover_e2e::procfs::Proto;
+use flyover_e2e::runner::{self, Case};
+use flyover_e2e::{cleanup, wiring};
+use rustix::process::Signal;
+use serde_json::Value;
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// A killed sender's data, its FIN included, is at the peer within this time.
+const DELIVERY: Duration = Duration::from_secs(15);
+/// Killed in CI.
+const IN_CI: u64 = 300;
+const SINK: u16 = 7801;
+const ECHO: u16 = 7802;
+const SERVED: u16 = 7803;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// How many processes are killed.
+    #[arg(long, default_value_t = 20_000)]
+    kills: u64,
+    /// Decides when.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// The same on the kernel's stack.
+    #[arg(long)]
+    plain: bool,
+}
+
+pub fn run(args: &Args) -> Result<()> {
+    cleanup::prepare()?;
+    let setup = Setup {
+        bin: runner::built_programs()?,
+        programs: runner::scripts(),
+        directory: std::env::temp_dir(),
+        plain: args.plain,
+        options: Vec::new(),
+    };
+    let (kills, seed) = (args.kills, args.seed);
+    let case = Case::new("storm.kills.server".to_owned(), move |setup| {
+        case(setup, kills, seed)
+    })
+    .lasting(Duration::from_secs(120 + kills / 4));
+    let summary = runner::run(&[case], &setup, &[])?;
+    cleanup::everything();
+    println!("{} passed, {} failed", summary.passed, summary.failed);
+    ensure!(summary.failed == 0, "the storm did damage");
+    Ok(())
+}
+
+/// What continuous integration runs.
+pub fn cases(cases: &mut Vec<Case>) {
+    let kills = |setup: &Setup| case(setup, IN_CI, 1);
+    cases.push(Case::new("storm.kills.server".to_owned(), kills));
+}
+
+fn case(setup: &Setup, kills: u64, seed: u64) -> Result<()> {
+    let lab = wiring::pair(setup, Side::Server)?;
+    storm(&lab, kills, seed)?;
+    lab.finish()
+}
+
+/// The programs that live through it.
+struct Survivors {
+    sink: Proc,
+    echo: Proc,
+    served: Proc,
+    clients: Vec<Proc>,
+}
+
+impl Survivors {
+    fn start(lab: &Lab, seconds: u64) -> Result<Self> {
+        // The peer: plain.
+        let sink = lab
+            .workload(Host::Client, "storm")
+            .args(&format!("sink {CLIENT}:{SINK}"));
+        let mut sink = sink.spawn()?;
+        let echo = lab
+            .workload(Host::Client, "echo")
+            .args(&format!("serve {CLIENT}:{ECHO}"));
+        let mut echo = echo.spawn()?;
+        lab.wait_for_port_on(Host::Client, Proto::Tcp, SINK, &mut sink)?;
+        lab.wait_for_port_on(Host::Client, Proto::Tcp, ECHO, &mut echo)?;
+        // On the stack: a server with plain clients, and a client of the plain server.
+        let served = lab
+            .workload(Host::Server, "echo")
+            .args(&format!("serve {SERVER}:{SERVED}"));
+        let mut served = served.spawn()?;
+        lab.wait_for_port(Proto::Tcp, SERVED, &mut served)?;
+        let load = |host, to: String| {
+            lab.workload(host, "echo")
+                .args(&format!(
+                    "load {to} --connections 3 --seconds {seconds} --max 60000"
+                ))
+                .spawn()
+        };
+        let clients = vec![
+            load(Host::Client, format!("{SERVER}:{SERVED}"))?,
+            load(Host::Server, format!("{CLIENT}:{ECHO}"))?,
+        ];
+        Ok(Self {
+            sink,
+            echo,
+            served,
+            clients,
+        })
+    }
+
+    fn ensure_well(&mut self) -> Result<()> {
+        [&mut self.sink, &mut self.echo, &mut self.served]
+            .into_iter()
+            .try_for_each(Proc::ensure_running)
+    }
+}
+
+/// What became of the streams of the dead.
+#[derive(Default)]
+struct Tally {
+    delivered: u64,
+    reset: u64,
+    /// Killed before the first byte was taken.
+    early: u64,
+}
+
+fn storm(lab: &Lab, kills: u64, seed: u64) -> Result<()> {
+    // The survivors' clients come and go in rounds, so that their length need not be known.
+    let mut random = Random::new(seed);
+    let mut tally = Tally::default();
+    let mut survivors = Survivors::start(lab, 4)?;
+    let begun = Instant::now();
+    for number in 1..=kills {
+        one_death(lab, &mut random, number, &mut survivors, &mut tally)
+            .with_context(|| format!("death {number} of {kills}"))?;
+        survivors.ensure_well()?;
+        renew(lab, &mut survivors)?;
+    }
+    let elapsed = begun.elapsed().as_secs_f64();
+    for client in std::mem::take(&mut survivors.clients) {
+        client.finish(LIMIT)?.success()?;
+    }
+    let inside = if lab.is_plain() { 0 } else { settle(lab)? };
+    eprintln!(
+        "    {kills} killed in {elapsed:.0} s: {} streams delivered whole, {} reset, {} not begun; \
+         {inside} died inside the lock",
+        tally.delivered, tally.reset, tally.early
+    );
+    ensure!(
+        tally.reset <= inside,
+        "{} streams reset, but only {inside} deaths inside the lock",
+        tally.reset
+    );
+    for program in [survivors.served, survivors.sink, survivors.echo] {
+        program.signal(Signal::KILL);
+    }
+    Ok(())
+}
+
+/// Clients that have finished must have succeeded; new ones take their place.
+fn renew(lab: &Lab, survivors: &mut Survivors) -> Result<()> {
+    for (i, client) in survivors.clients.iter_mut().enumerate() {
+        if !client.has_ended()? {
+            continue;
+        }
+        let (host, to) = match i {
+            0 => (Host::Client, format!("{SERVER}:{SERVED}")),
+            _ => (Host::Server, format!("{CLIENT}:{ECHO}")),
+        };
+        let fresh = lab
+            .workload(host, "echo")
+            .args(&format!(
+                "load {to} --connections 3 --seconds 4 --max 60000"
+            ))
+            .spawn()?;
+        std::mem::replace(client, fresh)
+            .finish(LIMIT)?
+            .success()
+            .context("a survivor was hurt")?
+            .forget();
+    }
+    Ok(())
+}
+
+fn one_death(
+    lab: &Lab,
+    random: &mut Random,
+    number: u64,
+    survivors: &mut Survivors,
+    tally: &mut Tally,
+) -> Result<()> {
+    let note = lab.directory().join("note");
+    fs::write(&note, [0; 8])?;
+    let mut victim = lab
+        .workload(Host::Server, "storm")
+        .args(&format!("victim {CLIENT}:{SINK} {CLIENT}:{ECHO} {number}"))
+        .arg(&note)
+        .spawn()?;
+    // Most die while they work, some while they start.
+    if !random.percent(5.0) {
+        wait_until(LIMIT, || {
+            victim.ensure_running()?;
+            Ok((taken(&note)? > 0).then_some(()))
+        })
+        .context("the victim does not send")?;
+    }
+    std::thread::sleep(Duration::from_micros(random.below(15_000)));
+    victim.signal(Signal::KILL);
+    let log = victim.finish(LIMIT)?;
+    let taken = taken(&note)?;
+    log.forget();
+    if taken == 0 {
+        tally.early += 1;
+        return Ok(());
+    }
+    let (bytes, end) = wait_until(DELIVERY, || Ok(verdict(&survivors.sink, number)))
+        .with_context(|| format!("the sink waits for the end of a stream of {taken} bytes"))?;
+    match end.as_str() {
+        "eof" => {
+            ensure!(
+                bytes >= taken,
+                "only {bytes} of {taken} bytes that send took were delivered"
+            );
+            tally.delivered += 1;
+        }
+        "ConnectionReset" => tally.reset += 1,
+        other => bail!("the stream ended as {other} after {bytes} of {taken} bytes"),
+    }
+    Ok(())
+}
+
+/// Bytes that the victim's `send` took.
+fn taken(note: &Path) -> Result<u64> {
+    let bytes = fs::read(note)?;
+    Ok(u64::from_le_bytes(bytes.try_into().unwrap_or_default()))
+}
+
+/// The sink's line about a stream: its bytes, and how it ended.
+fn verdict(sink: &Proc, number: u64) -> Option<(u64, String)> {
+    let printed = sink.stdout();
+    let mut lines = printed.lines().rev().map(str::split_whitespace);
+    lines.find_map(|mut words| {
+        let about = words.next()?.parse::<u64>().ok()?;
+        let bytes = words.next()?.parse().ok()?;
+        (about == number).then(|| (bytes, words.next().unwrap_or_default().to_owned()))
+    })
+}
+
+/// Waits until only the listeners' sockets are left in the stack, and returns how many deaths were inside the lock.
+fn settle(lab: &Lab) -> Result<u64> {
+    let mut last = String::new();
+    let inside = wait_until(Duration::from_secs(90), || {
+        let dump = dump(lab)?;
+        let count = |name: &str| number(&dump, name);
+        let left = ["sockets_used", "buffers_used", "items_used"].map(|n| (n, count(n)));
+        let filters = dump["filters"].as_array().map_or(0, Vec::len);
+        last = format!("{left:?}, {filters} filters");
+        // The echo server's listener and its datagram socket, each with a filter.
+        let clean = left.iter().all(|(name, value)| match *name {
+            "sockets_used" => *value <= 2,
+            _ => *value == 0,
+        });
+        Ok((clean && filters <= 2).then(|| count("takeovers")))
+    });
+    inside.with_context(|| format!("something is left in the stack: {last}"))
+}
+
+/// The stack's memory, from `flyover stackdump --json`.
+fn dump(lab: &Lab) -> Result<Value> {
+    let flyover: PathBuf = lab.bin().join("flyover");
+    let printed = lab
+        .plain(Host::Server, flyover)
+        .args("stackdump --all --json")
+        .run(LIMIT)?;
+    printed.forget();
+    let value: Value = serde_json::from_str(&printed.stdout)?;
+    value.get(0).cloned().context("no stack")
+}
+
+/// A number somewhere in the dump, wherever it stands; 0 when it is not there.
+fn number(dump: &Value, name: &str) -> u64 {
+    let all: HashMap<&str, u64> = ["root", "counters"]
+        .iter()
+        .filter_map(|part| dump.get(part)?.as_object())
+        .flatten()
+        .filter_map(|(key, value)| Some((key.as_str(), value.as_u64()?)))
+        .collect();
+    all.get(name).copied().unwrap_or(0)
+}
