@@ -43,6 +43,12 @@ impl Case {
         }
     }
 
+    /// The same with another time limit.
+    pub fn lasting(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
     /// The same, left out of runs without Flyover.
     pub fn only_flyover(mut self) -> Self {
         self.only_flyover = true;

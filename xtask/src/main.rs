@@ -1,4 +1,4 @@
-//! `cargo xtask test | demo | bench | lint | loc`: everything that is done with the source tree as
+//! `cargo xtask test | demo | bench | storm | lint | loc`: everything that is done with the source tree as
 //! a whole. Needs root for all but `lint` and `loc`; installs the Debian packages that are missing.
 //!
 //! | file | what lives there |
@@ -22,6 +22,9 @@ usage: cargo xtask COMMAND
   demo [--quick]        real programs on the kernel and on Flyover, side by side
   bench [--json] [--runs N] [FILTER...]
                         the measurements behind the numbers, with medians and spread
+  storm [--kills N] [--seed S]
+                        kills processes that share a stack, 20,000 by default, in a build where many
+                        die inside the stack's lock
   lint                  formatting, clippy, loc
   loc                   fail when a source file is longer than 500 lines without its tests
 ";
@@ -40,6 +43,11 @@ fn main() -> Result<()> {
             prepare()?;
             steps::raw_floor()?;
             steps::become_lab("bench", &rest)
+        }
+        "storm" => {
+            packages::install_missing()?;
+            let lab = steps::build_stretched()?;
+            steps::become_program(&lab, "storm", &rest)
         }
         "lint" => {
             steps::lint()?;

@@ -53,6 +53,23 @@ pub fn build() -> Result<()> {
     cargo("building", "build --release --workspace")
 }
 
+/// The build whose critical sections are stretched, in a directory of its own; returns its test runner.
+pub fn build_stretched() -> Result<PathBuf> {
+    let target = target()?.join("stretched");
+    for line in [
+        "build --release --package flyover-preload --package flyover-daemon \
+         --features flyover-preload/stretch,flyover-daemon/stretch",
+        "build --release --package flyover-cli --package flyover-e2e",
+    ] {
+        let mut command = cargo_command()?;
+        command
+            .args(line.split_whitespace())
+            .env("CARGO_TARGET_DIR", &target);
+        run("building with stretched critical sections", &mut command)?;
+    }
+    Ok(target.join("release/lab"))
+}
+
 /// The benchmark of raw frames.
 pub fn raw_floor() -> Result<()> {
     let line = "build --release --package flyover-vnic --features bpf --example raw_floor";
@@ -102,9 +119,13 @@ pub fn lint() -> Result<()> {
 /// Replaces this process by the runner of the `tests` package, which then gets Ctrl-C itself and
 /// cleans up.
 pub fn become_lab(command: &str, arguments: &[String]) -> Result<()> {
-    let program = target()?.join("release/lab");
+    become_program(&target()?.join("release/lab"), command, arguments)
+}
+
+/// The same with the runner of another build.
+pub fn become_program(program: &Path, command: &str, arguments: &[String]) -> Result<()> {
     eprintln!("==> {command}");
-    let error = Command::new(&program)
+    let error = Command::new(program)
         .arg(command)
         .args(arguments)
         .current_dir(root())

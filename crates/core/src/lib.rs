@@ -29,6 +29,7 @@ pub mod error;
 pub mod ip;
 pub mod sock;
 pub mod stack;
+mod stretch;
 pub mod tcp;
 pub mod time;
 pub mod udp;

@@ -9,7 +9,8 @@ use rustix::io::Errno;
 use crate::channel::{Deadline, send};
 use crate::codec::messages;
 use crate::{
-    Connection, List, MAX_NARROW, MAX_NICS, MAX_OWNERS, MAX_REASON, MAX_WORDS, NicDesc, Text,
+    Connection, List, MAX_FILTER_IDS, MAX_NARROW, MAX_NICS, MAX_OWNERS, MAX_REASON, MAX_WORDS,
+    NicDesc, Text,
 };
 
 messages! {
@@ -108,6 +109,12 @@ messages! {
             /// Else the errno that Linux gives.
             errno: i32,
         }
+        /// The answer to [`Notice::ListFilters`]: the stack's filters in ascending order. Less than a full list is the
+        /// end of them.
+        7 Filters {
+            /// Their numbers.
+            ids: List<u32, MAX_FILTER_IDS>,
+        }
     }
 }
 
@@ -144,6 +151,11 @@ messages! {
             id: u32,
             /// The connections.
             to: List<Connection, MAX_NARROW>,
+        }
+        /// Which filters has the stack? A process that died may have owed the daemon a [`Notice::DelFilter`].
+        7 ListFilters {
+            /// Those with higher numbers than this.
+            after: u32,
         }
     }
 }

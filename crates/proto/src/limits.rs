@@ -47,3 +47,5 @@ pub const MAX_OWNERS: usize = 1024;
 pub const MAX_HANDOVER: u32 = 64 << 20;
 /// Most connections that a filter can be narrowed to; one with more stays as wide as it is until they end.
 pub const MAX_NARROW: usize = 256;
+/// Filter numbers in one message.
+pub const MAX_FILTER_IDS: usize = 512;

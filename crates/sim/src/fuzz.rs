@@ -180,6 +180,10 @@ impl Fuzzer {
                 l.unaccept(s.id, child.id);
                 return Err(Error::WouldBlock);
             }
+            if let Ok(child) = r {
+                // Without a kernel socket it would count as not accepted yet.
+                l.set_cookie(child.id, u64::from(child.id.raw()) + 1);
+            }
             r
         });
         if let Ok(child) = got {

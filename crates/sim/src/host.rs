@@ -327,10 +327,12 @@ impl<'m> Host<'m> {
     /// When the lock is not held by us.
     pub fn recover_held(&mut self) {
         let stack = self.stack;
-        {
+        let whole = {
             let mut env = self.env();
-            stack.assume_locked(&mut env).expect("held by us").recover();
-        }
+            let mut locked = stack.assume_locked(&mut env).expect("held by us");
+            locked.recover(5)
+        };
+        assert!(whole, "no reader is inside");
         self.perform();
     }
 

@@ -195,7 +195,9 @@ fn scribbled(seed: u64, strikes: u64, concurrent: bool) {
                 let before = Instant::now();
                 match rng.below(5) {
                     0 => victim_polls(&mut net),
-                    1 if !concurrent => net.hosts[0].locked(|l| l.recover()),
+                    1 if !concurrent => {
+                        let _: bool = net.hosts[0].locked(|l| l.recover(5));
+                    }
                     2 if !concurrent => net.hosts[0].locked(|l| l.owner_gone(1)),
                     _ if concurrent => victim_polls(&mut net),
                     _ => programs[0].act(&mut net),

@@ -20,6 +20,7 @@ pub(crate) fn append(st: Stack<'_>, s: &Sock, b: BufId) {
             s.rq_rd.set(0);
         }
     }
+    crate::stretch::place();
     s.rq_tail.set(b.into());
 }
 

@@ -24,6 +24,7 @@ pub(crate) fn append(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) -> usi
             let n = st.buf_bytes(id).sub(used as usize, n).copy_in(now);
             let b = st.buf(id);
             b.len.set(b.len.get().saturating_add(n as u32));
+            crate::stretch::place();
             done += n;
             rest = later;
         }
@@ -51,6 +52,7 @@ fn tail_with_room(st: Stack<'_>, s: &Sock) -> Option<(BufId, u32)> {
         Some(tail) => st.buf(tail).next.set(id.into()),
         None => s.sq_head.set(id.into()),
     }
+    crate::stretch::place();
     s.sq_tail.set(id.into());
     Some((id, 0))
 }
@@ -83,6 +85,7 @@ pub(crate) fn consume(st: Stack<'_>, s: &Sock, n: u32) {
             s.sq_cur.set(OptIdx::NONE);
         }
         s.sq_head.set(next);
+        crate::stretch::place();
         if next.opt().is_none() {
             s.sq_tail.set(OptIdx::NONE);
         }

@@ -45,6 +45,7 @@ impl Locked<'_, '_, '_> {
         let st = self.st;
         let id = st.state.sock_slots.alloc(st.socks, 1)?;
         let s = st.sock(id);
+        crate::stretch::place();
         let generation = s.gen_.load(Relaxed).wrapping_add(1);
         s.clear_from(offset_of!(Sock, pad1));
         super::opts::defaults(st, s);
@@ -99,10 +100,19 @@ impl Locked<'_, '_, '_> {
         if s.kind() == Kind::Free {
             return;
         }
+        let before = st.intend(id);
+        self.take_apart(id, s);
+        st.state.intent.store(before, Relaxed);
+    }
+
+    fn take_apart(&mut self, id: SockId, s: &Sock) {
+        let st = self.st;
         st.unhash(id);
         wheel::disarm(st, id);
         self.unlink_time_wait(id);
+        crate::stretch::place();
         self.release_queues(s);
+        crate::stretch::place();
         self.drop_items(id);
         s.set_tcp_state(TcpState::Closed);
         self.leave_parent(id);

@@ -203,6 +203,18 @@ impl<'m> Stack<'m> {
         &self.state.stats
     }
 
+    /// Notes which socket is being changed, for whoever has to mend what a dead process left half done. Returns what
+    /// was noted before; store that when the change is complete.
+    pub(crate) fn intend(self, id: SockId) -> u32 {
+        let note = id.raw().wrapping_add(1);
+        self.state.intent.swap(note, Relaxed)
+    }
+
+    /// Memberships in sets that are in use.
+    pub fn items_used(self) -> u32 {
+        self.state.item_slots.used.load(Relaxed)
+    }
+
     /// Sockets in use.
     pub fn socks_used(self) -> u32 {
         self.state.socks_used.load(Relaxed)

@@ -62,6 +62,7 @@ impl Locked<'_, '_, '_> {
             };
             n += 1;
             self.rx_frame(i, meta, &head);
+            crate::stretch::place();
             if let Some(nic) = self.env.nics.nic(i) {
                 nic.rx_done();
             }
@@ -127,6 +128,7 @@ impl Locked<'_, '_, '_> {
                 st.state.post_tail.set(OptIdx::NONE);
             }
             s.pqueued.set(0);
+            crate::stretch::place();
             if s.kind() == Kind::Tcp {
                 crate::tcp::tx::output(self, id);
             }

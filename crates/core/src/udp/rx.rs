@@ -24,7 +24,9 @@ pub(crate) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>) {
         count!(l, rx_drop_no_socket);
         return;
     };
+    let before = l.st.intend(id);
     deliver(l, p, id);
+    l.st.state.intent.store(before, Relaxed);
 }
 
 fn deliver(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId) {

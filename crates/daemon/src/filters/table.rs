@@ -6,7 +6,7 @@
 //! - A claim on one address wins over a claim on every address.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -56,7 +56,7 @@ struct Holder {
 pub struct FlowTable<M> {
     map: M,
     filters: HashMap<u32, Filter>,
-    by_stack: HashMap<u32, HashSet<u32>>,
+    by_stack: HashMap<u32, BTreeSet<u32>>,
     claims: HashMap<Claim, Holder>,
     /// Connections that the kernel keeps although a claim would cover them; those with a time end then.
     passes: HashMap<Claim, Option<Instant>>,
@@ -79,6 +79,13 @@ impl<M: FlowMap> FlowTable<M> {
             addrs: BTreeSet::new(),
             last_id: 0,
         }
+    }
+
+    /// The numbers of a stack's filters above `after`, ascending, at most `most` of them.
+    pub fn ids_after(&self, stack: u32, after: u32, most: usize) -> Vec<u32> {
+        let ids = self.by_stack.get(&stack).into_iter();
+        let above = ids.flat_map(|ids| ids.range(after.saturating_add(1)..));
+        above.take(most).copied().collect()
     }
 
     /// The kernel's map.
@@ -353,7 +360,7 @@ impl<M: FlowMap> FlowTable<M> {
 
     /// How many filters a stack has.
     pub fn count(&self, stack: u32) -> usize {
-        self.by_stack.get(&stack).map_or(0, HashSet::len)
+        self.by_stack.get(&stack).map_or(0, BTreeSet::len)
     }
 
     /// The stack that gets the packets of a connection.

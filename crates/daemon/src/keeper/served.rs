@@ -1,6 +1,6 @@
 //! The stack that the keeper serves: its memory and V-NICs in this process, its lock, and what its wishes come to.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -89,6 +89,8 @@ pub struct Served {
     rng: u64,
     /// Sends wakes.
     waker: OwnedFd,
+    /// The dead owner after whom buffers are still to be sorted out.
+    unmended: Option<u16>,
     /// Wishes that the loop passes on.
     pub wishes: Vec<Wish>,
 }
@@ -122,6 +124,7 @@ impl Served {
             fx: Effects::new(),
             rng: rng | 1,
             waker,
+            unmended: None,
             wishes: Vec::new(),
         })
     }
@@ -280,7 +283,18 @@ impl Served {
         if self.stack.lock().owner() != Some(dead) || !self.stack.lock().take_over(dead, ME) {
             return false;
         }
-        self.with_lock(|locked| locked.recover()).is_some()
+        let whole = self.with_lock(|locked| locked.recover(dead));
+        self.unmended = (whole == Some(false)).then_some(dead);
+        whole.is_some()
+    }
+
+    /// Finds the buffers that a dead process had in hand, when that was not possible at once.
+    pub fn mend(&mut self) {
+        if let Some(dead) = self.unmended
+            && self.locked(|locked| locked.mend_buffers(dead)) == Some(true)
+        {
+            self.unmended = None;
+        }
     }
 
     /// Who holds the lock.
@@ -344,6 +358,15 @@ impl Served {
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
             let _: rustix::io::Result<usize> = sendto(&self.waker, &[0], flags, &to);
         }
+    }
+
+    /// The filters that the sockets of the stack have.
+    pub fn filters_used(&self) -> HashSet<u32> {
+        let stack = self.stack;
+        let ids = stack
+            .each_sock()
+            .map(|sock| stack.sock(sock.id).filter.get());
+        ids.filter(|id| *id != 0).collect()
     }
 
     /// Closes the endpoints of kernel sockets that ended. `None` when the lock could not be had.

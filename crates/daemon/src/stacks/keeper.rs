@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use flyover_proto::{Control, Deadline, MAX_MESSAGE, Notice, Packet, recv, send};
+use flyover_proto::{
+    Control, Deadline, List, MAX_FILTER_IDS, MAX_MESSAGE, Notice, Packet, recv, send,
+};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
@@ -135,7 +137,7 @@ impl KeeperProcess {
 
     /// Sends it a message that may be lost, without waiting.
     pub fn mention(&self, message: &Control) {
-        let mut buf = [0; 128];
+        let mut buf = [0; MAX_MESSAGE];
         if let Ok(len) = message.encode(0, &mut buf) {
             let _: Result<(), Errno> = send(self.control.as_fd(), &buf[..len], &[], Deadline::NOW);
         }
@@ -240,6 +242,12 @@ fn follow_keeper(daemon: &Daemon, stack: &Arc<Stack>, net: &Net, control: &Owned
             Ok((_, Notice::Narrow { id, to })) => {
                 let to: Vec<_> = to.iter().map(|c| (c.local, c.remote)).collect();
                 net.flows().narrow(stack.id, id, &to);
+            }
+            Ok((_, Notice::ListFilters { after })) => {
+                let ids = net.flows().ids_after(stack.id, after, MAX_FILTER_IDS);
+                stack.mention(&Control::Filters {
+                    ids: List::new(ids),
+                });
             }
             Ok((_, Notice::Failed { text })) => tracing::error!(stack = stack.id, "keeper: {text}"),
             Ok((_, Notice::Ready {})) => {}

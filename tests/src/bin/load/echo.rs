@@ -3,6 +3,8 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -32,6 +34,9 @@ pub enum Role {
         max: u64,
         #[arg(long)]
         udp: bool,
+        /// Count reset connections and open new ones instead of failing.
+        #[arg(long)]
+        resets: bool,
     },
     /// One connection; for each number on standard input, one echo of so many bytes.
     Interactive { address: SocketAddr },
@@ -46,7 +51,8 @@ pub fn run(args: Args) -> Result<()> {
             seconds,
             max,
             udp,
-        } => load(address, connections, seconds, max, udp),
+            resets,
+        } => load(address, connections, seconds, max, (udp, resets)),
         Role::Interactive { address } => interactive(address),
     }
 }
@@ -101,17 +107,26 @@ fn echo(stream: &mut TcpStream, message: &[u8], answer: &mut Vec<u8>) -> Result<
     Ok(())
 }
 
-fn load(address: SocketAddr, connections: usize, seconds: f64, max: u64, udp: bool) -> Result<()> {
+fn load(
+    address: SocketAddr,
+    connections: usize,
+    seconds: f64,
+    max: u64,
+    (udp, resets): (bool, bool),
+) -> Result<()> {
+    let allowed = resets.then(AtomicU64::default).map(Arc::new);
+    let counted = allowed.clone();
     let until = Instant::now() + Duration::from_secs_f64(seconds);
     let begun = Instant::now();
     let workers: Vec<_> = (0..connections)
         .map(|number| {
+            let allowed = allowed.clone();
             std::thread::spawn(move || {
                 let random = Random::new(number as u64);
                 if udp {
                     load_udp(address, until, max, random)
                 } else {
-                    load_tcp(address, until, max, random)
+                    load_tcp(address, until, max, random, allowed.as_deref())
                 }
             })
         })
@@ -132,6 +147,9 @@ fn load(address: SocketAddr, connections: usize, seconds: f64, max: u64, udp: bo
     let mut report = latencies.to_json();
     report["messages_per_second"] = (latencies.count() as f64 / elapsed).into();
     report["bytes_verified"] = bytes.into();
+    if let Some(resets) = counted {
+        report["resets"] = resets.load(Relaxed).into();
+    }
     println!("{report}");
     Ok(())
 }
@@ -141,6 +159,7 @@ fn load_tcp(
     until: Instant,
     max: u64,
     mut random: Random,
+    resets: Option<&AtomicU64>,
 ) -> Result<(Latencies, u64)> {
     let mut stream = TcpStream::connect(address).context("connecting")?;
     stream.set_nodelay(true)?;
@@ -150,11 +169,29 @@ fn load_tcp(
         message.resize(1 + random.below(max) as usize, 0);
         random.fill(&mut message);
         let started = Instant::now();
-        echo(&mut stream, &message, &mut answer)?;
+        match (echo(&mut stream, &message, &mut answer), resets) {
+            (Ok(()), _) => {}
+            (Err(e), Some(resets)) if is_reset(&e) => {
+                resets.fetch_add(1, Relaxed);
+                stream = TcpStream::connect(address).context("connecting again")?;
+                stream.set_nodelay(true)?;
+                continue;
+            }
+            (Err(e), _) => return Err(e),
+        }
         latencies.push(started.elapsed().as_nanos() as u64);
         bytes += message.len() as u64;
     }
     Ok((latencies, bytes))
+}
+
+/// The connection was reset, in whichever of the two directions that showed first.
+fn is_reset(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
+    let kind = error
+        .downcast_ref::<std::io::Error>()
+        .map(std::io::Error::kind);
+    matches!(kind, Some(ConnectionReset | BrokenPipe))
 }
 
 fn load_udp(

@@ -99,6 +99,7 @@ impl Locked<'_, '_, '_> {
         let s = st.sock(sock);
         item.sock_next.set(s.items.get());
         s.items.set(id.into());
+        crate::stretch::place();
         let owner = st.sets.at(set);
         item.set_prev.set(OptIdx::NONE);
         item.set_next.set(owner.members.get());

@@ -120,14 +120,14 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
     if s.nic.get() == 0 {
         s.nic.set(p.nic as u32 + 1);
     }
-    l.st.state.intent.store(id.raw().wrapping_add(1), Relaxed);
+    let before = l.st.intend(id);
     match s.tcp_state() {
         TcpState::Closed | TcpState::Listen => closed::handle(l, p, seg),
         TcpState::SynSent => syn_sent::handle(l, p, seg, id),
         TcpState::TimeWait => time_wait::handle(l, p, seg, id),
         _ => synchronised(l, p, seg, id),
     }
-    l.st.state.intent.store(0, Relaxed);
+    l.st.state.intent.store(before, Relaxed);
 }
 
 /// The steps, in order. SYN_RCVD walks them too.
@@ -140,6 +140,7 @@ fn synchronised(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, mut seg: Seg<'_>, id:
         l.post_if_acking(id);
         return;
     }
+    crate::stretch::place();
     urg::step(l, &seg, id);
     if data::step(l, p, &mut seg, id) == Step::Next {
         fin::step(l, &seg, id);

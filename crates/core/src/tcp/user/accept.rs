@@ -31,8 +31,10 @@ impl Locked<'_, '_, '_> {
         }
         p.acc_len
             .store(p.acc_len.load(Relaxed).saturating_sub(1), Release);
+        crate::stretch::place();
         s.acc_next.set(OptIdx::NONE);
         s.clear_flag(flag::IN_ACCEPTQ | flag::ORPHAN);
+        crate::stretch::place();
         Ok(st.sock_ref(child))
     }
 

@@ -196,7 +196,9 @@ impl Locked<'_, '_, '_> {
             return;
         }
         s.set_error(why.errno());
+        let before = self.st.intend(id);
         self.abort_state(id);
+        self.st.state.intent.store(before, Relaxed);
         self.raise(
             id,
             ev::IN | ev::RDNORM | ev::OUT | ev::WRNORM | ev::ERR | ev::HUP | ev::RDHUP,

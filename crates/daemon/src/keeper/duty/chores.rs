@@ -21,10 +21,12 @@ impl Duty {
     /// Everything that needs the lock or the daemon, as far as these can be had now.
     pub(super) fn work(&mut self) {
         self.take_over_from_dead();
+        self.served.mend();
         self.bury();
         self.raise();
         self.report_icmp();
         self.close_dead();
+        self.audit_filters();
         self.look_after_end();
         self.pass_wishes();
     }
@@ -55,6 +57,7 @@ impl Duty {
                 return;
             }
             self.pending.gone.remove(&owner);
+            self.audit.order(monotonic());
         }
     }
 

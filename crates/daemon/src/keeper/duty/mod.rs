@@ -1,7 +1,9 @@
 //! The keeper's loop: it sleeps on the V-NICs, and on one epoll set with everything else; then it works.
 //! `orders.rs`: what the daemon and the processes say. `chores.rs`: what needs the stack lock or the daemon.
+//! `filters.rs`: filters that a dead process did not give back.
 
 mod chores;
+mod filters;
 mod orders;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -56,6 +58,7 @@ pub struct Duty {
     /// `OwnerGone` messages so far.
     epoch: u64,
     pending: Pending,
+    audit: filters::Audit,
     /// Other people's sockets end too: reports of deaths are read again, and looked into, not before this time.
     next_walk: u64,
     /// Reports of deaths are not listened to at present.
@@ -125,6 +128,7 @@ impl Duty {
             dead: BTreeSet::new(),
             epoch,
             pending: Pending::default(),
+            audit: filters::Audit::default(),
             next_walk: 0,
             deaf: false,
             alone_since: None,
@@ -232,6 +236,7 @@ impl Duty {
             .into_iter()
             .chain(walk)
             .chain(alone)
+            .chain(self.audit.due())
             .min()
     }
 

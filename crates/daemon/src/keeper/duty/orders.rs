@@ -68,6 +68,7 @@ impl Duty {
                 self.owner_gone(owner);
             }
             Control::Exit {} => self.done = true,
+            Control::Filters { ids } => self.hear_filters(&ids),
             Control::Icmp {
                 proto,
                 local,

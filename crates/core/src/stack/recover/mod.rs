@@ -1,21 +1,30 @@
 //! After the lock's holder died: the structures are made whole from per-object state, the one socket that was being
 //! changed is reset, and the stack goes on. The caller has taken the lock over.
+//!
+//! Readers work beside the lock's holder, so the living ones among them are still at it: buffers are only touched while
+//! all receive locks are ours. If a reader does not come out (its process is stopped), buffers are left alone until
+//! [`Locked::mend_buffers`] is called again.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | the order; buckets, timers, ready lists |
+//! | `lists.rs` | accept queues, TIME_WAIT, memberships, slots that were half made |
+//! | `buffers.rs` | send and receive queues, the free list of buffers |
 
-use super::Stack;
+mod buffers;
+mod lists;
+
 use super::locked::Locked;
 use crate::error::Error;
-use crate::sock::{Kind, Sock, flag};
-use crate::stack::buf::Buf;
+use crate::sock::{Kind, flag};
 use crate::stack::wake::{Waiter, wstate};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::{Idx, OptIdx};
 
-/// Tag of a buffer that the walk has reached.
-const REACHED: u32 = 2;
-
 impl Locked<'_, '_, '_> {
-    /// Rebuilds lists, tables and free lists.
-    pub fn recover(&mut self) {
+    /// Rebuilds lists, tables and free lists; `dead` is the owner slot of the process that died. False: buffers that it
+    /// had in hand stay lost until [`Locked::mend_buffers`] succeeds.
+    pub fn recover(&mut self, dead: u16) -> bool {
         let st = self.st;
         let _: u64 = st.state.stats.takeovers.fetch_add(1, Relaxed);
         let suspect = st.state.intent.swap(0, Relaxed);
@@ -24,19 +33,35 @@ impl Locked<'_, '_, '_> {
                 nic.recover();
             }
         }
-        self.rebuild_buckets();
-        self.rebuild_buffers();
-        self.rebuild_timers();
-        self.rebuild_ready();
+        self.free_half_made();
         st.state.sock_slots.rebuild(st.socks);
+        st.state
+            .socks_used
+            .store(st.state.sock_slots.used.load(Relaxed), Relaxed);
+        self.rebuild_buckets();
+        self.rebuild_listeners();
+        self.rebuild_time_wait();
+        self.rebuild_members();
         st.state.item_slots.rebuild(st.items);
         st.state.set_slots.rebuild(st.sets);
         st.state.waiter_slots.rebuild(st.waiters);
+        self.rebuild_send_queues();
+        self.rebuild_timers();
+        self.rebuild_ready();
+        let whole = self.mend_buffers(dead);
         if let Some(i) = suspect.checked_sub(1) {
-            let id = Idx::new(i & (st.limits().socks - 1));
-            if st.sock(id).kind() == Kind::Tcp {
-                self.reset_conn(id, Error::Reset);
-            }
+            self.give_up(Idx::new(i & (st.limits().socks - 1)));
+        }
+        whole
+    }
+
+    /// The socket that was being changed: nobody knows how far the change came.
+    fn give_up(&mut self, id: crate::sock::SockId) {
+        match self.st.sock(id).kind() {
+            Kind::Tcp => self.reset_conn(id, Error::Reset),
+            // Datagrams may get lost.
+            Kind::Udp => self.release_queues(self.st.sock(id)),
+            Kind::Free | Kind::Kernel => {}
         }
     }
 
@@ -67,34 +92,6 @@ impl Locked<'_, '_, '_> {
             st.sock(r.id).pqueued.set(0);
             self.post(r.id);
         }
-    }
-
-    /// Buffers that no queue reaches are freed; a queue that runs into another one, or in a circle, is cut there.
-    fn rebuild_buffers(&mut self) {
-        let st = self.st;
-        for r in st.each_sock() {
-            let s = st.sock(r.id);
-            // A connection on its way to the kernel stays locked: its process may live.
-            if s.rlock.load(Relaxed) != 0 && !s.has(flag::HANDING_OVER) {
-                s.rlock.store(0, Release);
-            }
-            let bad =
-                walk(st, s.rq_head.get()) | walk(st, s.sq_head.get()) | walk(st, s.tcb.ooo.get());
-            if bad && s.kind() == Kind::Tcp {
-                let _: u64 = st.state.stats.corrupt.fetch_add(1, Relaxed);
-                forget_queues(s);
-                self.reset_conn(r.id, Error::Reset);
-            }
-        }
-        for i in 0..st.state.buf_slots.touched(st.bufs) {
-            let h = &st.bufs.at(Idx::new(i)).hdr;
-            let reached = h.tag.load(Relaxed) == REACHED;
-            h.tag.store(u32::from(reached), Relaxed);
-        }
-        st.state.buf_slots.rebuild(st.bufs);
-        st.state
-            .bufs_used
-            .store(st.state.buf_slots.used.load(Relaxed), Relaxed);
     }
 
     fn rebuild_timers(&mut self) {
@@ -174,31 +171,4 @@ impl Locked<'_, '_, '_> {
             let _: Result<u32, u32> = s.rlock.compare_exchange(tag, 0, Release, Relaxed);
         }
     }
-}
-
-/// Marks a queue's buffers as reached; true when it had to be cut.
-fn walk(st: Stack<'_>, head: OptIdx<Buf>) -> bool {
-    let mut cur = head.opt();
-    while let Some(id) = cur {
-        let mut part = Some(id);
-        while let Some(p) = part {
-            if st.buf(p).hdr.tag.swap(REACHED, Relaxed) == REACHED {
-                return true;
-            }
-            part = st.buf(p).more.get().opt();
-        }
-        cur = st.buf(id).next.get().opt();
-    }
-    false
-}
-
-fn forget_queues(s: &Sock) {
-    for head in [
-        &s.rq_head, &s.rq_tail, &s.sq_head, &s.sq_tail, &s.sq_cur, &s.tcb.ooo,
-    ] {
-        head.set(OptIdx::NONE);
-    }
-    s.tcb.ooo_bufs.set(0);
-    s.sq_len.store(0, Relaxed);
-    s.rq_out.store(s.rq_in.load(Relaxed), Relaxed);
 }

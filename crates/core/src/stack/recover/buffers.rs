@@ -1,0 +1,158 @@
+//! Buffers after a death: which queue holds them, and which are free.
+
+use crate::error::Error;
+use crate::sock::{Kind, Sock, SockId, flag, recvq};
+use crate::stack::Stack;
+use crate::stack::buf::{Buf, BufId};
+use crate::stack::locked::Locked;
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use flyover_shm::{Idx, OptIdx};
+
+/// Tag of a buffer that the walk has reached.
+const REACHED: u32 = 2;
+/// How often a receive lock is tried that a living reader holds: a few hundred microseconds, for a copy of a few KiB.
+const TRIES: u32 = 200_000;
+
+impl Locked<'_, '_, '_> {
+    /// Finds the buffers that belong to no queue and makes the free list anew. False when some reader did not come out:
+    /// nothing was done then. `dead`: the owner slot whose receive locks are open to all.
+    pub fn mend_buffers(&mut self, dead: u16) -> bool {
+        let st = self.st;
+        let me = u32::from(self.env.me) + 1;
+        let mut tries = TRIES;
+        for r in st.each_sock() {
+            let s = st.sock(r.id);
+            let _: Result<u32, u32> =
+                s.rlock
+                    .compare_exchange(u32::from(dead) + 1, 0, Release, Relaxed);
+            while !recvq::lock(s, self.env.me) {
+                // A connection on its way to the kernel stays locked: its process reads no queue.
+                if s.has(flag::HANDING_OVER) {
+                    break;
+                }
+                tries -= 1;
+                if tries == 0 {
+                    self.let_readers_in(me);
+                    return false;
+                }
+                core::hint::spin_loop();
+            }
+        }
+        self.walk_queues();
+        self.let_readers_in(me);
+        true
+    }
+
+    fn let_readers_in(&self, me: u32) {
+        for r in self.st.each_sock() {
+            let _: Result<u32, u32> = self
+                .st
+                .sock(r.id)
+                .rlock
+                .compare_exchange(me, 0, Release, Relaxed);
+        }
+    }
+
+    /// Buffers that no queue reaches are freed; a queue that runs into another one, or in a circle, is cut there.
+    fn walk_queues(&mut self) {
+        let st = self.st;
+        for r in st.each_sock() {
+            let s = st.sock(r.id);
+            let received = walk(st, s.rq_head.get());
+            s.rq_tail.set(received.last);
+            let bad = received.cut | walk(st, s.sq_head.get()).cut | walk(st, s.tcb.ooo.get()).cut;
+            if bad {
+                self.cut(r.id);
+            }
+        }
+        for i in 0..st.state.buf_slots.touched(st.bufs) {
+            let h = &st.bufs.at(Idx::new(i)).hdr;
+            let reached = h.tag.load(Relaxed) == REACHED;
+            h.tag.store(u32::from(reached), Relaxed);
+        }
+        st.state.buf_slots.rebuild(st.bufs);
+        st.state
+            .bufs_used
+            .store(st.state.buf_slots.used.load(Relaxed), Relaxed);
+    }
+
+    fn cut(&mut self, id: SockId) {
+        let s = self.st.sock(id);
+        let _: u64 = self.st.state.stats.corrupt.fetch_add(1, Relaxed);
+        forget_queues(s);
+        s.rlock.store(0, Release);
+        if s.kind() == Kind::Tcp {
+            self.reset_conn(id, Error::Reset);
+        }
+    }
+
+    /// An append that came half way: the last buffer, and as many bytes as there are. What `send` did not report yet
+    /// may go out, as when the kernel is interrupted in a `send`.
+    pub(super) fn rebuild_send_queues(&mut self) {
+        let st = self.st;
+        for r in st.each_sock() {
+            let s = st.sock(r.id);
+            let mut bytes = 0u32;
+            let mut last = OptIdx::NONE;
+            let mut cur = s.sq_head.get().opt();
+            let mut guard = st.limits().bufs;
+            while let Some(id) = cur
+                && guard > 0
+            {
+                guard -= 1;
+                bytes = bytes.saturating_add(st.buf(id).len.get());
+                last = id.into();
+                cur = st.buf(id).next.get().opt();
+            }
+            s.sq_tail.set(last);
+            s.sq_cur.set(OptIdx::NONE);
+            s.sq_cur_off.set(0);
+            s.sq_len.store(bytes, Release);
+        }
+    }
+}
+
+/// What a walk through a queue found.
+struct Walk {
+    /// The last buffer.
+    last: OptIdx<Buf>,
+    /// The queue ran into buffers that were reached already.
+    cut: bool,
+}
+
+/// Marks a queue's buffers as reached.
+fn walk(st: Stack<'_>, head: OptIdx<Buf>) -> Walk {
+    let mut last = OptIdx::NONE;
+    let mut cur = head.opt();
+    while let Some(id) = cur {
+        if !reach(st, id) {
+            return Walk { last, cut: true };
+        }
+        last = id.into();
+        cur = st.buf(id).next.get().opt();
+    }
+    Walk { last, cut: false }
+}
+
+/// Marks a buffer and the rest of its datagram.
+fn reach(st: Stack<'_>, id: BufId) -> bool {
+    let mut part = Some(id);
+    while let Some(p) = part {
+        if st.buf(p).hdr.tag.swap(REACHED, Relaxed) == REACHED {
+            return false;
+        }
+        part = st.buf(p).more.get().opt();
+    }
+    true
+}
+
+fn forget_queues(s: &Sock) {
+    for head in [
+        &s.rq_head, &s.rq_tail, &s.sq_head, &s.sq_tail, &s.sq_cur, &s.tcb.ooo,
+    ] {
+        head.set(OptIdx::NONE);
+    }
+    s.tcb.ooo_bufs.set(0);
+    s.sq_len.store(0, Relaxed);
+    s.rq_out.store(s.rq_in.load(Relaxed), Relaxed);
+}
