@@ -158,6 +158,25 @@ CASE(udp_pointers)
     say_data("the next one", recv(fd, buf, sizeof buf, 0), buf);
 }
 
+static volatile int pipes;
+static void on_pipe(int sig) { pipes++; (void)sig; }
+
+/* A datagram socket that is shut down raises no signal, and says so before it looks at the memory. */
+CASE(udp_shut_down)
+{
+    int fd = udp_pair();
+    signal(SIGPIPE, on_pipe);
+    say_ret("shutdown", shutdown(fd, SHUT_WR));
+    say_ret("send", send(fd, "x", 1, 0));
+    say_ret("send bad", send(fd, bad_memory(), 1, 0));
+    struct addr a = peer_addr(9);
+    say_ret("sendto bad", sendto(fd, NULL, 1, 0, &a.sa, a.len));
+    say("signals %d", pipes);
+    int other = bound(udp_socket());
+    say_ret("unconnected", send(other, NULL, 1, 0));
+    say_ret("unconnected, with an address", sendto(other, NULL, 1, 0, &a.sa, a.len));
+}
+
 /* ---- names ------------------------------------------------------------------------------------------------------ */
 
 static void names(int fd)

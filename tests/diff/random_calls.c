@@ -120,6 +120,8 @@ static void do_connect(struct slot *s)
     }
     if (ret == 0 || errno != EINPROGRESS)
         return;
+    for (int i = 0; i < 4000 && !strcmp(tcp_state(s->fd), "SYN_SENT"); i++)
+        usleep(500);
     say("  events %s", events_name(wait_events(s->fd, POLLOUT)));
     if (!one_in(3))
         say_ret("  connect again", connect(s->fd, &a.sa, a.len));

@@ -114,14 +114,14 @@ impl Locked<'_, '_, '_> {
         if e != 0 {
             return Err(Error::Errno(e.cast_signed()));
         }
-        if s.shut.load(Relaxed) & SHUT_WR != 0 {
-            return Err(Error::BrokenPipe);
-        }
         let remote = match dst {
             Some(d) => d,
             None if s.rport.get() != 0 => s.remote(),
             None => return Err(Error::DestinationRequired),
         };
+        if s.shut.load(Relaxed) & SHUT_WR != 0 {
+            return Err(Error::BrokenPipe);
+        }
         let len: usize = data.iter().map(|d| d.len()).sum();
         if len > 65_507 {
             return Err(Error::MessageSize);

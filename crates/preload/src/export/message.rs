@@ -88,7 +88,7 @@ pub unsafe extern "C" fn sendto(
             match (bytes, to) {
                 (Ok(b), Ok(to)) => lib.send_msg(fd, &[b], to.as_ref(), &[], flags),
                 (_, Err(e)) => lib.fault(fd, e),
-                (Err(_), _) => lib.fault_send(fd, flags),
+                (Err(_), Ok(to)) => lib.fault_send(fd, flags, to.is_some()),
             }
         },
         kernel,
@@ -258,7 +258,7 @@ unsafe fn transmit(
         })
     };
     sent.unwrap_or_else(|e| match e {
-        args::BAD_PIECE => lib.fault_send(fd, flags),
+        args::BAD_PIECE => lib.fault_send(fd, flags, to.is_some()),
         e => lib.fault(fd, e),
     })
 }

@@ -53,7 +53,7 @@ unsafe fn from_one(
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes(buf, n) } {
             Ok(b) => lib.send(fd, &[b], flags),
-            Err(_) => lib.fault_send(fd, flags),
+            Err(_) => lib.fault_send(fd, flags, false),
         },
         kernel,
     )
@@ -193,7 +193,7 @@ pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize
     answer(
         |lib| {
             with(lib).unwrap_or_else(|e| match e {
-                args::BAD_PIECE => lib.fault_send(fd, 0),
+                args::BAD_PIECE => lib.fault_send(fd, 0, false),
                 e => lib.fault(fd, e),
             })
         },
@@ -292,7 +292,7 @@ pub unsafe extern "C" fn pwritev2(
     answer(
         |lib| {
             with(lib).unwrap_or_else(|e| match e {
-                args::BAD_PIECE => lib.fault_send(fd, libc::MSG_DONTWAIT),
+                args::BAD_PIECE => lib.fault_send(fd, libc::MSG_DONTWAIT, false),
                 e => lib.fault(fd, e),
             })
         },

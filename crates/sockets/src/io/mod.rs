@@ -12,6 +12,10 @@ pub mod sendfile;
 pub mod sockopt;
 pub mod udp;
 
+use core::sync::atomic::Ordering;
+
+use flyover_core::SHUT_WR;
+
 use crate::errno::Errno;
 use crate::process::{Answer, Fd, Sockets};
 
@@ -63,13 +67,20 @@ impl Sockets {
         }
     }
 
-    /// A send from memory that is not there: what the state of the socket says comes first.
-    pub fn fault_send(&self, fd: i32, flags: i32) -> Answer {
+    /// A send from memory that is not there: what the state of the socket says comes first. `addressed`: the call names
+    /// a destination.
+    pub fn fault_send(&self, fd: i32, flags: i32, addressed: bool) -> Answer {
         match self.look(fd) {
             Fd::Tcp(ep) => match self.tcp_send(&ep, &[], flags) {
                 Ok(_) => Answer::Error(Errno::EFAULT),
                 Err(e) => Answer::Error(e),
             },
+            Fd::Udp(ep) if !addressed && ep.shared().remote().port == 0 => {
+                Answer::Error(Errno::EDESTADDRREQ)
+            }
+            Fd::Udp(ep) if ep.shared().shut.load(Ordering::Relaxed) & SHUT_WR != 0 => {
+                Answer::Error(Errno::EPIPE)
+            }
             Fd::Udp(_) => Answer::Error(Errno::EFAULT),
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
         }

@@ -59,10 +59,16 @@ impl Sockets {
                     Err(Errno::MOVED) => None,
                     r => Some(r.map(|n| {
                         let (control, said) = self.tell(&ep, n, control, urgent);
+                        // No room for the urgent byte.
+                        let cut = if urgent != 0 && n == 0 && into.iter().all(|b| b.is_empty()) {
+                            libc::MSG_TRUNC
+                        } else {
+                            0
+                        };
                         Received {
                             n,
                             control,
-                            flags: urgent | said,
+                            flags: urgent | said | cut,
                             ..Received::default()
                         }
                     })),

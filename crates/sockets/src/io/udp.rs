@@ -302,12 +302,8 @@ impl Sockets {
                         return Answer::Error(e);
                     }
                 }
-                Err(Error::BrokenPipe) => {
-                    if flags & libc::MSG_NOSIGNAL == 0 {
-                        self.os.raise_sigpipe();
-                    }
-                    return Answer::Error(Errno::EPIPE);
-                }
+                // Without SIGPIPE: that is for streams.
+                Err(Error::BrokenPipe) => return Answer::Error(Errno::EPIPE),
                 Err(e) => return Answer::Error(e.into()),
             }
         }

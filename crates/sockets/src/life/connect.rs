@@ -178,18 +178,20 @@ impl Sockets {
     fn await_established(&self, fd: i32, ep: &Ep) -> Answer {
         let s = ep.shared();
         let _call = ep.att.call();
-        if !ep.nonblocking() {
-            let span = s.sndtimeo.load(Ordering::Relaxed);
-            let deadline = Deadline::after_or_never(self.os.now(), span);
-            while is_opening(s.tcp_state()) {
-                match ep
-                    .att
-                    .block_on(ep.sock.id, ev::OUT, -1, deadline, self.settings.spin)
-                {
-                    Ok(()) => {}
-                    Err(Errno::EAGAIN) => return Answer::Error(Errno::EINPROGRESS),
-                    Err(e) => return Answer::Error(e),
-                }
+        if ep.nonblocking() {
+            // However fast the answer came: Linux sees it after the call.
+            return Answer::Error(Errno::EINPROGRESS);
+        }
+        let span = s.sndtimeo.load(Ordering::Relaxed);
+        let deadline = Deadline::after_or_never(self.os.now(), span);
+        while is_opening(s.tcp_state()) {
+            match ep
+                .att
+                .block_on(ep.sock.id, ev::OUT, -1, deadline, self.settings.spin)
+            {
+                Ok(()) => {}
+                Err(Errno::EAGAIN) => return Answer::Error(Errno::EINPROGRESS),
+                Err(e) => return Answer::Error(e),
             }
         }
         self.connect_outcome(fd, ep)

@@ -41,7 +41,10 @@ impl Sockets {
         let dual = self.is_dual(fd, fresh, local.ip);
         let ep = self.make_endpoint(att, fd, fresh, SockKind::Tcp)?;
         let done = att
-            .locked(|l| l.tcp_listen(ep.sock.id, local, dual, clamp(backlog)))
+            .locked(|l| {
+                l.keep_shut(ep.sock.id, fresh.shut.into());
+                l.tcp_listen(ep.sock.id, local, dual, clamp(backlog))
+            })
             .map_err(|_| Reason::AddressShared)
             .and_then(|()| self.add_filter(&ep, fd, local, None, dual))
             .and_then(|()| self.commit(fd, fresh, &ep));

@@ -58,7 +58,8 @@ impl Locked<'_, '_, '_> {
             _ => {}
         }
         let before = s.shut.fetch_or(how, AcqRel);
-        if how & SHUT_WR != 0 && before & SHUT_WR == 0 {
+        // Not only the first time: the socket may have been shut down before it was connected.
+        if how & SHUT_WR != 0 {
             self.queue_fin(id);
         }
         let mut e = ev::OUT | ev::STATE;

@@ -84,6 +84,17 @@ pub(super) fn stop_at(s: &Sock) -> Option<u32> {
     (f & tflag::OOB_HERE != 0).then(|| s.tcb.urg_mark.get())
 }
 
+/// Bytes that a read can bring: an urgent byte that it begins with is not one of them.
+pub(super) fn readable(s: &Sock) -> u32 {
+    let queued = s.rq_available();
+    match stop_at(s) {
+        Some(mark) if !s.has(flag::OOBINLINE) && mark == s.rq_out.load(Relaxed) => {
+            queued.saturating_sub(1)
+        }
+        _ => queued,
+    }
+}
+
 /// Reads up to the mark; a read that begins at the mark passes over the urgent byte unless it is in line. The caller
 /// holds the receive lock.
 pub(super) fn read_to_mark(
@@ -153,6 +164,9 @@ impl Stack<'_> {
         }
         if f & tflag::URG_IN == 0 || s.has(flag::OOBINLINE) {
             return Err(Error::Invalid);
+        }
+        if s.tcp_state() == crate::tcp::state::TcpState::Closed && !s.has(flag::PEER_FIN) {
+            return Err(Error::NotConnected);
         }
         if f & tflag::OOB_HERE == 0 {
             return Err(Error::WouldBlock);

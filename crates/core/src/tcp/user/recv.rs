@@ -66,7 +66,7 @@ impl Stack<'_> {
         recvq::unlock(s);
         let n = r?;
         if n == 0 && (flags.discard > 0 || bufs.iter().any(|b| !b.is_empty())) {
-            return if s.rq_available() == 0 {
+            return if super::oob::readable(s) == 0 {
                 end_of_stream(s)
             } else {
                 Err(Error::WouldBlock)
@@ -110,7 +110,7 @@ fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
         return Err(Error::NotConnected);
     }
     // The end of the stream comes before an error that came after it.
-    if s.has(flag::PEER_FIN) && s.rq_available() == 0 {
+    if s.has(flag::PEER_FIN) && super::oob::readable(s) == 0 {
         return eof;
     }
     let e = s.err.swap(0, core::sync::atomic::Ordering::AcqRel);
@@ -119,7 +119,7 @@ fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
     }
     // The state is read after the queue: what arrived in between is seen by the caller's next try.
     if s.shut.load(Relaxed) & SHUT_RD != 0 {
-        return if s.rq_available() > 0 {
+        return if super::oob::readable(s) > 0 {
             Err(Error::WouldBlock)
         } else {
             eof
