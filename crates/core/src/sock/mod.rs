@@ -305,6 +305,8 @@ pub mod flag {
     pub const PEER_FIN: u32 = 1 << 23;
     /// `shutdown` came after a connection attempt had failed and before `connect` told (Linux's `SS_DISCONNECTING`).
     pub const DISCONNECTING: u32 = 1 << 28;
+    /// The connection is over, and its local port was given back to the kernel.
+    pub const PORT_GIVEN: u32 = 1 << 29;
     /// The kernel chose the local port at `connect`; kept for the socket layer.
     pub const AUTO_PORT: u32 = 1 << 24;
     /// Frozen, on its way to the kernel.

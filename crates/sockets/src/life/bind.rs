@@ -47,9 +47,9 @@ impl Sockets {
     fn bind_connected(&self, fd: i32, ep: &Ep, addr: &Addr) -> Answer {
         let s = ep.shared();
         let over = matches!(s.tcp_state(), TcpState::Closed | TcpState::TimeWait);
-        if over && !s.has(flag::CHILD) {
-            // A port that the program named stays; the kernel knows.
-            s.clear_flag(flag::AUTO_PORT);
+        if over && !s.has(flag::CHILD) && !s.has(flag::PORT_GIVEN) {
+            // Once. A port that the program named stays; the kernel knows.
+            s.set_flag(flag::PORT_GIVEN);
             let _: bool = self.give_port_back(fd);
             return Answer::Kernel;
         }

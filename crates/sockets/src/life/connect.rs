@@ -327,6 +327,8 @@ impl Sockets {
     /// A UDP endpoint gets another peer, or none. The kernel socket first: it checks the address and may change the
     /// local one.
     fn udp_reconnect(&self, fd: i32, ep: &Ep, addr: &Addr) -> Answer {
+        // What has arrived from the old peer belongs to the program.
+        let _: bool = ep.att.poll(256);
         if let Err(e) = self.os.connect(fd, addr) {
             return Answer::Error(e);
         }
