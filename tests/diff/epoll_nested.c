@@ -205,3 +205,31 @@ CASE(nested_while_a_thread_waits)
     pthread_join(t, &r);
     say("the thread has %ld", (long)r);
 }
+
+CASE(nested_edge_is_not_repeated)
+{
+    int outer = epoll_create1(0), inner = epoll_create1(0), fd = active_pair();
+    add(inner, fd, EPOLLOUT, 1);
+    add(outer, inner, EPOLLIN | EPOLLET, 2);
+    report("outer", outer, 1000);
+    report("outer", outer, 0);
+    report("inner", inner, 0);
+    report("outer after the inner one", outer, 0);
+    struct pollfd p = {.fd = inner, .events = POLLIN};
+    say_ret("poll", poll(&p, 1, 0));
+    report("outer after poll", outer, 0);
+    int other = active_pair();
+    add(inner, other, EPOLLIN, 3);
+    report("outer after a member that is not ready", outer, 0);
+    struct epoll_event e = {.events = EPOLLOUT, .data.u64 = 4};
+    say_ret("MOD", epoll_ctl(inner, EPOLL_CTL_MOD, other, &e));
+    report("outer after one that is", outer, 0);
+    report("outer", outer, 0);
+    struct pollfd both[2] = {{.fd = inner, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
+    say_ret("poll", poll(both, 2, 0));
+    report("outer after poll", outer, 0);
+    int third = epoll_create1(0);
+    add(third, inner, EPOLLIN | EPOLLOUT, 5);
+    report("third", third, 0);
+    report("outer after that", outer, 0);
+}

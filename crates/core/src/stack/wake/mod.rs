@@ -80,6 +80,9 @@ impl Locked<'_, '_, '_> {
             if !all && events & item.events.get() == 0 {
                 continue;
             }
+            if item.mode.get() & imode::DISARMED != 0 {
+                continue;
+            }
             let exclusive = !all && item.mode.get() & imode::EXCLUSIVE != 0;
             if exclusive && exclusive_done {
                 continue;

@@ -326,6 +326,8 @@ fn finish_states(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock) {
     match s.tcp_state() {
         TcpState::FinWait1 => {
             s.set_tcp_state(TcpState::FinWait2);
+            // Linux tells everybody of this change, for the sake of a lingering close.
+            l.raise(id, ev::STATE);
             l.enter_fin_wait2(id);
         }
         TcpState::Closing => {

@@ -41,6 +41,7 @@ impl Locked<'_, '_, '_> {
             // As Linux, which notes it all the same.
             TcpState::Closed | TcpState::TimeWait => {
                 let _: u32 = s.shut.fetch_or(how, AcqRel);
+                self.raise(id, ev::STATE);
                 return Err(Error::NotConnected);
             }
             TcpState::Listen => {
