@@ -3,9 +3,11 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `crates.rs` | tokio's, polling's and async-io's own tests |
 //! | `python.rs` | the modules of CPython's suite that use sockets and signals |
 //! | `sources.rs` | libuv's and libevent's own tests, from Debian's source packages |
 
+mod crates;
 mod python;
 mod sources;
 
@@ -59,6 +61,7 @@ fn all() -> Vec<Case> {
     let mut cases = Vec::new();
     python::cases(&mut cases, false);
     sources::cases(&mut cases);
+    crates::cases(&mut cases);
     cases
 }
 
