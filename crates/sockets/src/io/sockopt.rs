@@ -95,6 +95,10 @@ impl Sockets {
                 let new = stamps::after(old & options::STAMPS, which, int(value) as u32);
                 let _: u32 = s.sopts.fetch_and(!options::STAMPS | new, Ordering::Relaxed);
                 let _: u32 = s.sopts.fetch_or(new, Ordering::Relaxed);
+                if matches!(which, stamps::Stamp::Flags(_)) {
+                    let sending = int(value) as u32 & stamps::OF_SENDING != 0;
+                    put_bit(ep, options::TX_STAMPED, sending);
+                }
             }
             Act::Limit(way) => limit(ep, way).store(timeval_ns(value), Ordering::Relaxed),
             Act::Opt(opt, form) => {

@@ -189,8 +189,10 @@ pub const SEGMENT: u32 = 1 << 17;
 pub const PENDING: u32 = 1 << 18;
 /// An option moved the socket to the kernel path: the kernel sends for good.
 pub const WITHDRAWN: u32 = 1 << 19;
+/// `SO_TIMESTAMPING` asks for stamps of what is sent, which the kernel makes and queues.
+pub const TX_STAMPED: u32 = 1 << 21;
 /// Any of these: the kernel sends.
-pub const KERNEL_SENDS: u32 = CORKED | SEGMENT | PENDING | WITHDRAWN;
+pub const KERNEL_SENDS: u32 = CORKED | SEGMENT | PENDING | WITHDRAWN | TX_STAMPED;
 /// A listener with options that its connections inherit.
 pub const HANDS_DOWN: u32 = 1 << 20;
 

@@ -87,7 +87,7 @@ rows! {
     34 SO_PASSSEC            K K 0 NO, "";
     35 SO_TIMESTAMPNS        S S 1 Act::Stamp(Stamp::Nanos(false)), "as SO_TIMESTAMP";
     36 SO_MARK               Z Z 1 NO, "rules, filters and queueing disciplines see marks only in the kernel";
-    37 SO_TIMESTAMPING       TX_STAMPS TX_STAMPS 1 Act::Stamp(Stamp::Flags(false)), "software stamps of what arrives are honoured; stamps of what is sent are the kernel's";
+    37 SO_TIMESTAMPING       TX_STAMPS S 1 Act::Stamp(Stamp::Flags(false)), "software stamps of what arrives are honoured; datagrams whose sending is to be stamped are sent by the kernel socket";
     38 SO_PROTOCOL           R R 0 NO, "";
     39 SO_DOMAIN             R R 0 NO, "";
     40 SO_RXQ_OVFL           K S 1 bit(super::OVERFLOW), "";
@@ -113,7 +113,7 @@ rows! {
     62 SO_BINDTOIFINDEX      Z Z 1 NO, "";
     63 SO_TIMESTAMP_NEW      S S 1 Act::Stamp(Stamp::Micros(true)), "as SO_TIMESTAMP";
     64 SO_TIMESTAMPNS_NEW    S S 1 Act::Stamp(Stamp::Nanos(true)), "as SO_TIMESTAMP";
-    65 SO_TIMESTAMPING_NEW   TX_STAMPS TX_STAMPS 1 Act::Stamp(Stamp::Flags(true)), "as SO_TIMESTAMPING";
+    65 SO_TIMESTAMPING_NEW   TX_STAMPS S 1 Act::Stamp(Stamp::Flags(true)), "as SO_TIMESTAMPING";
     66 SO_RCVTIMEO_NEW       S S 0 Act::Limit(Way::In), "";
     67 SO_SNDTIMEO_NEW       S S 0 Act::Limit(Way::Out), "";
     68 SO_DETACH_REUSEPORT_BPF K K 0 NO, "";
