@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use flyover_config::{Options as _, StackOpts};
+use flyover_core::stack::{layout::Layout, state::StackState};
 use flyover_core::{Kind, LAYOUT_HASH, Stack, TcpState, layout_len, time::Instant};
 use flyover_proto::{Deadline, List, MAX_MESSAGE, Packet, RefusedCode, Reply, Request, Text};
-use flyover_shm::{Idx, Map, sealed_memfd};
+use flyover_shm::{Arena, Idx, Map, sealed_memfd};
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
 };
@@ -151,6 +152,13 @@ fn memory() -> OwnedFd {
     let map = Map::rw(&fd, layout_len(&opts) as usize).unwrap();
     let stack = Stack::new(map.region(), &opts).unwrap();
     stack.init(Instant(1), [1, 2, 3, 4]);
+    // As if four slots had been taken once.
+    let at = Layout::new(&opts).state;
+    let root: Arena<'_, StackState> = Arena::new(map.region(), at, 1).unwrap();
+    root.at(Idx::new(0))
+        .sock_slots
+        .fresh
+        .store(4, Ordering::Release);
     let sock = stack.sock(Idx::new(3));
     sock.set_local("0.0.0.0:80".parse().unwrap());
     sock.state.store(TcpState::Listen as u32, Ordering::Relaxed);
