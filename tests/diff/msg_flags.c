@@ -193,6 +193,9 @@ CASE(nosignal_and_confirm)
     say_peer("recvfrom");
     say_ret("udp oob", send(udp, "abc", 3, MSG_OOB));
     say_ret("udp recv oob", recv(udp, buf, 3, MSG_OOB | MSG_DONTWAIT));
+    peer_ok("reply 7");
+    wait_events(udp, POLLIN);
+    say_data("udp recv oob of a datagram", recv(udp, buf, 9, MSG_OOB | MSG_DONTWAIT), buf);
 }
 
 CASE(errqueue_empty)

@@ -49,9 +49,6 @@ impl Sockets {
         if flags & libc::MSG_ERRQUEUE != 0 {
             return Some(self.recv_errors(ep, fd, into, control, flags));
         }
-        if flags & libc::MSG_OOB != 0 {
-            return None;
-        }
         let s = ep.shared();
         let mut polled = false;
         let _call = ep.att.call();
