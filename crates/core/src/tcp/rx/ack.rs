@@ -119,15 +119,18 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     Step::Next
 }
 
-/// SND.WND, guarded by WL1 and WL2 against old segments.
+/// SND.WND, guarded by WL1 and WL2 against old segments. As Linux, a segment that acknowledges something new counts
+/// whatever its sequence number: it may be repeated data with the peer's present window, and a window that was kept
+/// would reach as far beyond its edge as SND.UNA moves.
 fn update_window(s: &Sock, seg: &Seg<'_>) {
     let t = &s.tcb;
     let (wl1, wl2) = (Seq(t.snd_wl1.get()), Seq(t.snd_wl2.get()));
-    if wl1.before(seg.seq) || (wl1 == seg.seq && wl2.before_eq(seg.ack)) {
+    let news = seg.ack.after(Seq(t.snd_una.get()));
+    if news || wl1.before(seg.seq) || (wl1 == seg.seq && wl2.before_eq(seg.ack)) {
         let wnd = u32::from(seg.hdr.window) << t.snd_scale.get().min(14);
         t.snd_wnd.set(wnd);
         t.max_wnd.set(t.max_wnd.get().max(wnd));
-        t.snd_wl1.set(seg.seq.0);
+        t.snd_wl1.set(wl1.latest(seg.seq).0);
         t.snd_wl2.set(seg.ack.0);
     }
 }
