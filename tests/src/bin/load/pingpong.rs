@@ -10,6 +10,7 @@ use clap::Subcommand;
 use flyover_e2e::pattern::Random;
 use flyover_e2e::procfs;
 use flyover_e2e::stats::Latencies;
+use rustix::thread::{CpuSet, sched_setaffinity};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -18,7 +19,8 @@ pub struct Args {
     /// Use UDP instead of TCP.
     #[arg(long, global = true)]
     udp: bool,
-    /// Non-blocking calls in a loop instead of blocking ones.
+    /// Non-blocking calls in a loop instead of blocking ones, each side on a processor of its own: two sides that spin
+    /// on one processor measure the scheduler.
     #[arg(long, global = true)]
     spin: bool,
     /// Bytes of a message.
@@ -42,7 +44,19 @@ pub enum Role {
     },
 }
 
+/// Stays on one processor, if there is more than one; where that is not allowed, wherever the scheduler likes.
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    if std::thread::available_parallelism().is_ok_and(|n| n.get() > cpu) {
+        let _ = sched_setaffinity(None, &set);
+    }
+}
+
 pub fn run(args: Args) -> Result<()> {
+    if args.spin {
+        pin(usize::from(matches!(args.role, Role::Server { .. })));
+    }
     match (&args.role, args.udp) {
         (Role::Server { address }, false) => serve_tcp(*address, args.spin, args.size),
         (Role::Server { address }, true) => serve_udp(*address, args.spin),
