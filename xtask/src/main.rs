@@ -36,16 +36,16 @@ fn main() -> Result<()> {
     match command.as_str() {
         "test" => test(&rest),
         "demo" => {
-            prepare()?;
+            prepare(false)?;
             steps::become_lab("demo", &rest)
         }
         "bench" => {
-            prepare()?;
+            prepare(false)?;
             steps::raw_floor()?;
             steps::become_lab("bench", &rest)
         }
         "storm" => {
-            packages::install_missing()?;
+            packages::install_missing(false)?;
             let lab = steps::build_stretched()?;
             steps::become_program(&lab, "storm", &rest)
         }
@@ -63,14 +63,14 @@ fn main() -> Result<()> {
 }
 
 /// What every command with programs needs: packages, and one release build.
-fn prepare() -> Result<()> {
-    packages::install_missing()?;
+fn prepare(for_tests: bool) -> Result<()> {
+    packages::install_missing(for_tests)?;
     steps::build()
 }
 
 /// All tests. A failed step does not hide the results of the later ones; the exit status tells.
 fn test(filters: &[String]) -> Result<()> {
-    prepare()?;
+    prepare(true)?;
     let mut failed = Vec::new();
     if filters.is_empty() {
         for (name, result) in [

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::steps;
 
-/// A program (looked for in `PATH`) or a file that must exist, and the package that brings it.
+/// A program (looked for in `PATH`) or a file that must exist, and the package that brings it: what every command needs.
 const NEEDED: &[(&str, &str)] = &[
     // To build: the BPF program and the linker.
     ("clang", "clang"),
@@ -33,6 +33,10 @@ const NEEDED: &[(&str, &str)] = &[
     ("dnsmasq", "dnsmasq-base"),
     ("dig", "bind9-dnsutils"),
     ("/usr/bin/python3", "python3"),
+];
+
+/// What only the tests need.
+const NEEDED_BY_TESTS: &[(&str, &str)] = &[
     ("wget", "wget"),
     ("rsync", "rsync"),
     ("socat", "socat"),
@@ -48,20 +52,38 @@ const NEEDED: &[(&str, &str)] = &[
     ("go", "golang-go"),
     ("/usr/bin/gunicorn", "gunicorn"),
     ("/usr/lib/python3/dist-packages/uvloop", "python3-uvloop"),
-    (
-        "/usr/lib/python3.11/test/test_socket.py",
-        "libpython3.11-testsuite",
-    ),
 ];
 
-/// Installs what is missing. Package scripts are kept from starting services: `policy-rc.d` says
-/// no while apt runs, and is as before afterwards, also when apt is interrupted.
-pub fn install_missing() -> Result<()> {
+/// Installs what is missing, for the tests or for everything else.
+pub fn install_missing(for_tests: bool) -> Result<()> {
+    let more = if for_tests { NEEDED_BY_TESTS } else { &[] };
     let missing: Vec<&str> = NEEDED
         .iter()
+        .chain(more)
         .filter(|(thing, _)| !exists(thing))
         .map(|&(_, package)| package)
         .collect();
+    install(&missing)?;
+    if for_tests {
+        install_python_suite()
+    } else {
+        Ok(())
+    }
+}
+
+/// CPython's own tests, which come in a package for each version: that of the system's Python.
+fn install_python_suite() -> Result<()> {
+    let python = std::fs::read_link("/usr/bin/python3").context("which Python is python3?")?;
+    let python = python.display();
+    if exists(&format!("/usr/lib/{python}/test/test_socket.py")) {
+        return Ok(());
+    }
+    install(&[&format!("lib{python}-testsuite")])
+}
+
+/// Package scripts are kept from starting services: `policy-rc.d` says no while apt runs, and is as before afterwards,
+/// also when apt is interrupted.
+fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
@@ -83,7 +105,7 @@ apt-get -q update
 apt-get -q install -y --no-install-recommends \"$@\"
 ";
     let mut command = Command::new("sh");
-    command.args(["-c", script, "install"]).args(&missing);
+    command.args(["-c", script, "install"]).args(missing);
     command.env("DEBIAN_FRONTEND", "noninteractive");
     steps::run(&format!("installing {}", missing.join(" ")), &mut command)
 }
