@@ -233,3 +233,25 @@ CASE(nested_edge_is_not_repeated)
     report("third", third, 0);
     report("outer after that", outer, 0);
 }
+
+/* A change of a member that waits to be read already is no news for the sets around. */
+CASE(nested_edge_and_mod)
+{
+    int fd = active_pair(), inner = epoll_create1(0), outer = epoll_create1(0);
+    struct epoll_event e = {.events = EPOLLOUT}, got[4];
+    say_ret("add", epoll_ctl(inner, EPOLL_CTL_ADD, fd, &e));
+    e.events = EPOLLIN | EPOLLET;
+    say_ret("add the set", epoll_ctl(outer, EPOLL_CTL_ADD, inner, &e));
+    say_ret("outer", epoll_wait(outer, got, 4, 1000));
+    say_ret("outer again", epoll_wait(outer, got, 4, 0));
+    e.events = EPOLLOUT | EPOLLRDHUP;
+    say_ret("mod", epoll_ctl(inner, EPOLL_CTL_MOD, fd, &e));
+    say_ret("outer", epoll_wait(outer, got, 4, 0));
+    say_ret("inner", epoll_wait(inner, got, 4, 0));
+    e.events = EPOLLIN;
+    say_ret("mod to what is not there", epoll_ctl(inner, EPOLL_CTL_MOD, fd, &e));
+    say_ret("inner", epoll_wait(inner, got, 4, 0));
+    e.events = EPOLLOUT;
+    say_ret("mod to what is", epoll_ctl(inner, EPOLL_CTL_MOD, fd, &e));
+    say_ret("outer", epoll_wait(outer, got, 4, 1000));
+}

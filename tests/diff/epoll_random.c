@@ -1,7 +1,11 @@
-/* Random calls on epoll sets, nested and not, with connections, pipes and copies of descriptors as members. */
+/*
+ * Random calls on epoll sets, nested and not, with connections, pipes and copies of descriptors as members. Seeds and
+ * steps as in random_calls.c.
+ */
+#define DIFF_MORE_CASES
 #include "diff.h"
 
-enum { CONNECTIONS = 4, SETS = 3, STEPS = 150 };
+enum { CONNECTIONS = 4, SETS = 3 };
 
 static uint64_t state;
 
@@ -44,6 +48,14 @@ static unsigned some_events(void)
         EPOLLPRI, 0, EPOLLIN | EPOLLPRI | EPOLLRDNORM};
     static const unsigned how[] = {0, 0, EPOLLET, EPOLLET, EPOLLONESHOT, EPOLLET | EPOLLONESHOT};
     return what[draw(9)] | how[draw(6)];
+}
+
+static const char *wish_name(unsigned events)
+{
+    static char text[160];
+    snprintf(text, sizeof text, "%s%s%s", events_name(events & 0xffff), events & EPOLLET ? "|ET" : "",
+        events & EPOLLONESHOT ? "|ONESHOT" : "");
+    return text;
 }
 
 static void open_connection(int i)
@@ -91,13 +103,13 @@ static void step(int pipe_in)
     case 0 ... 2:
         e.events = some_events();
         e.data.u64 = m + 100 * s;
-        say("ADD %d %d", s, m);
+        say("ADD %d %d %s", s, m, wish_name(e.events));
         say_ret("", epoll_ctl(set[s], EPOLL_CTL_ADD, member[m], &e));
         break;
     case 3:
         e.events = some_events();
         e.data.u64 = m + 100 * s + 1000;
-        say("MOD %d %d", s, m);
+        say("MOD %d %d %s", s, m, wish_name(e.events));
         say_ret("", epoll_ctl(set[s], EPOLL_CTL_MOD, member[m], &e));
         break;
     case 4:
@@ -145,6 +157,8 @@ static void step(int pipe_in)
     report(draw(SETS));
 }
 
+static int number_of(const char *name, int otherwise) { return atoi(diff_env(name, "0")) ?: otherwise; }
+
 static void walk(uint64_t seed)
 {
     int p[2];
@@ -161,25 +175,29 @@ static void walk(uint64_t seed)
         if (i > 0)
             member[members++] = set[i];
     }
-    for (int i = 0; i < STEPS; i++)
+    for (int i = 0; i < number_of("DIFF_STEPS", 150); i++)
         step(p[1]);
 }
 
-#define WALK(n)                                                                                                        \
-    CASE(random_##n) { walk(n); }
-WALK(1)
-WALK(2)
-WALK(3)
-WALK(4)
-WALK(5)
-WALK(6)
-WALK(7)
-WALK(8)
-WALK(9)
-WALK(10)
-WALK(11)
-WALK(12)
-WALK(13)
-WALK(14)
-WALK(15)
-WALK(16)
+static void list_more_cases(void)
+{
+    int first = number_of("DIFF_FIRST_SEED", 1);
+    for (int i = 0; i < number_of("DIFF_SEEDS", 16); i++)
+        printf("random_%d\t0\t\n", first + i);
+}
+
+static int run_more_cases(const char *name)
+{
+    int seed = 0;
+    if (sscanf(name, "random_%d", &seed) != 1)
+        return 0;
+    walk(seed);
+    return 1;
+}
+
+CASE(deterministic)
+{
+    state = 42;
+    unsigned a = draw(1000), b = draw(1000);
+    say("%u %u", a, b);
+}

@@ -17,6 +17,7 @@ struct slot {
     int peer;     /* the peer's handle, or NOBODY */
     int accepted; /* made by accept */
     int aliased;  /* has, or had, another descriptor */
+    int shut;     /* shutdown was called */
     int tried;    /* was in a connection that this program opened: its address stays, see docs/differences.md */
 };
 
@@ -94,7 +95,7 @@ static void make(void)
     struct slot *s = free_slot();
     s->kind = one_in(4) ? UDP : TCP;
     s->fd = socket(family, (s->kind == UDP ? SOCK_DGRAM : SOCK_STREAM) | SOCK_NONBLOCK, 0);
-    say("  %s", s->kind == UDP ? "udp" : "tcp");
+    say("  %s in %d", s->kind == UDP ? "udp" : "tcp", (int)(s - slots));
 }
 
 static void do_bind(struct slot *s)
@@ -168,6 +169,7 @@ static void do_accept(struct slot *s)
             return;
         struct slot *n = free_slot();
         *n = (struct slot){.kind = TCP, .fd = fd, .peer = handles - 1, .accepted = 1};
+        say("  in %d", (int)(n - slots));
     } else
         say_fd("  accept", accept(listener, NULL, NULL));
 }
@@ -182,7 +184,9 @@ static void do_send(struct slot *s)
     fill_pattern(buf, 0, n);
     if (s->kind == UDP && n > 1400)
         n = 1400;
-    switch (below(5)) {
+    int how = below(5);
+    say("  call %d, %d bytes, flags %x", how, n, f);
+    switch (how) {
     case 0: say_ret("  send", send(s->fd, buf, n, f)); break;
     case 1: say_ret("  write", write(s->fd, buf, n)); break;
     case 2: say_ret("  writev", writev(s->fd, iov, 3)); break;
@@ -208,7 +212,9 @@ static void do_recv(struct slot *s)
     struct msghdr m = {.msg_iov = iov, .msg_iovlen = 3, .msg_name = &a.storage, .msg_namelen = sizeof a.storage};
     long ret;
     memset(buf, '.', n);
-    switch (below(5)) {
+    int how = below(5);
+    say("  call %d, %d bytes, flags %x", how, n, f);
+    switch (how) {
     case 0: ret = recv(s->fd, buf, n, f); break;
     case 1: ret = read(s->fd, buf, n); break;
     case 2: ret = readv(s->fd, iov, 3); break;
@@ -224,7 +230,12 @@ static void do_recv(struct slot *s)
 
 static void do_shutdown(struct slot *s)
 {
-    say_ret("  shutdown", shutdown(s->fd, below(3)));
+    int how = below(3);
+    say("  how %d", how);
+    say_ret("  shutdown", shutdown(s->fd, how));
+    for (int i = 0; i < SLOTS; i++)
+        slots[i].shut |= s->peer != NOBODY && slots[i].peer == s->peer;
+    s->shut = 1;
     settle(s);
 }
 
@@ -293,6 +304,7 @@ static void do_dup(struct slot *s)
     struct slot *n = free_slot();
     *n = old;
     n->fd = fd;
+    say("  in %d", (int)(n - slots));
 }
 
 static void do_bad(struct slot *s)
@@ -318,8 +330,13 @@ static void peer_acts(struct slot *s)
     if (s->kind == UDP) {
         if (peer("from")[0] == '0' || !strncmp(peer("from"), "::", 2) || strstr(peer("from"), "null"))
             return;
+        /* Only the first one in the queue can be waited for. */
+        if (wait_events_ms(s->fd, POLLIN, 0) & POLLIN && !s->shut)
+            return;
         say("  peer reply: %s", peer("reply %d", 1 + below(900)));
-        usleep(5000);
+        wait_events_ms(s->fd, POLLIN, 300);
+        if (s->shut)
+            usleep(20000);
         return;
     }
     int n;

@@ -105,6 +105,22 @@ CASE(shutdowns)
     say("events %s", events_name(wait_events_ms(fd, POLLIN | POLLOUT | POLLRDHUP, 0)));
 }
 
+CASE(shut_for_reading_still_receives)
+{
+    int fd = udp_pair();
+    say_ret("send", send(fd, "abc", 3, 0));
+    say_peer("recvfrom");
+    say_ret("shutdown", shutdown(fd, SHUT_RD));
+    peer_ok("reply 10");
+    usleep(50000);
+    say_data("recv", recv(fd, data, sizeof data, MSG_DONTWAIT), data);
+    say_ret("recv", recv(fd, data, sizeof data, MSG_DONTWAIT));
+    peer_ok("reply 20");
+    usleep(50000);
+    say_data("recv that could wait", recv(fd, data, sizeof data, 0), data);
+    say_ret("nothing left", recv(fd, data, sizeof data, 0));
+}
+
 CASE(shutdown_wakes_a_reader)
 {
     int fd = udp_pair();

@@ -96,6 +96,17 @@ CASE(peek_at_the_mark)
     say_data("recv", recv(fd, buf, 100, 0), buf);
 }
 
+CASE(nothing_asked_for_at_the_mark)
+{
+    int fd = active_pair();
+    peer_ok("oob X");
+    peer_ok("quiet");
+    wait_events(fd, POLLPRI);
+    say_ret("recv of nothing", recv(fd, buf, 0, MSG_DONTWAIT));
+    say_mark(fd);
+    say_data("oob", recv(fd, buf, 1, MSG_OOB), buf);
+}
+
 CASE(waitall_across_the_mark)
 {
     int fd = active_pair();

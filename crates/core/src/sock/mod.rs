@@ -307,6 +307,8 @@ pub mod flag {
     pub const DISCONNECTING: u32 = 1 << 28;
     /// The connection is over, and its local port was given back to the kernel.
     pub const PORT_GIVEN: u32 = 1 << 29;
+    /// The connection is over, and the kernel socket was bound anew: the name is the kernel's.
+    pub const REBOUND: u32 = 1 << 25;
     /// The kernel chose the local port at `connect`; kept for the socket layer.
     pub const AUTO_PORT: u32 = 1 << 24;
     /// Frozen, on its way to the kernel.

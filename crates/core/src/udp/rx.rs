@@ -1,6 +1,6 @@
 //! A datagram arrives.
 
-use crate::sock::{SHUT_RD, Sock, SockId, recvq};
+use crate::sock::{Sock, SockId, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, BufId};
 use crate::stack::locked::Locked;
@@ -35,10 +35,7 @@ fn deliver(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId) {
     s.segs_in
         .store(s.segs_in.load(Relaxed).wrapping_add(1), Relaxed);
     let len = p.hdr.payload_len;
-    if s.shut.load(Relaxed) & SHUT_RD != 0 {
-        drop_full(l, s);
-        return;
-    }
+    // Also when reading was shut down: Linux queues it, and `recv` gives it out.
     let unit = u32::from(p.meta.gso_size);
     if unit == 0 || len <= unit {
         if !has_room(st, s, len) {

@@ -68,6 +68,8 @@ impl Sockets {
             if kernel_first && let Some(r) = self.recv_kernels(ep, fd, into, control, flags) {
                 return Some(r);
             }
+            // Shut down for reading: what comes all the same is given out, and nobody waits for it.
+            let mut ended = false;
             match ep
                 .att
                 .stack
@@ -80,19 +82,20 @@ impl Sockets {
                     return Some(Ok(self.received(ep, &m, control, flags)));
                 }
                 Err(Error::WouldBlock) => {}
-                // Shut down for reading, and nothing left.
-                Err(Error::BrokenPipe) if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() => {
-                    return Some(Err(Errno::EAGAIN));
-                }
-                Err(Error::BrokenPipe) => return Some(Ok(Received::default())),
+                Err(Error::BrokenPipe) => ended = true,
                 Err(e) => return Some(Err(e.into())),
             }
             if kernel_has && let Some(r) = self.recv_kernels(ep, fd, into, control, flags) {
                 return Some(r);
             }
-            if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() {
+            let waits = flags & libc::MSG_DONTWAIT == 0 && !ep.nonblocking();
+            if ended || !waits {
                 if polled || !ep.att.poll(64) {
-                    return Some(Err(Errno::EAGAIN));
+                    return Some(if waits {
+                        Ok(Received::default())
+                    } else {
+                        Err(Errno::EAGAIN)
+                    });
                 }
                 polled = true;
                 continue;

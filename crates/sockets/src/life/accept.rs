@@ -92,8 +92,6 @@ impl Sockets {
         let cookie = self.cookie(token);
         let taken: Result<SockRef, Error> = ep.att.locked(|l| {
             let child = l.tcp_accept(ep.sock.id)?;
-            // Linux's child is a copy of the listener: what that had shut down before it listened, too.
-            l.keep_shut(child.id, ep.shared().shut.load(Ordering::Relaxed));
             l.set_cookie(child.id, cookie.unwrap_or(0));
             Ok(child)
         });

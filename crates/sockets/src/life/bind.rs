@@ -47,11 +47,17 @@ impl Sockets {
     fn bind_connected(&self, fd: i32, ep: &Ep, addr: &Addr) -> Answer {
         let s = ep.shared();
         let over = matches!(s.tcp_state(), TcpState::Closed | TcpState::TimeWait);
-        if over && !s.has(flag::CHILD) && !s.has(flag::PORT_GIVEN) {
-            // Once. A port that the program named stays; the kernel knows.
-            s.set_flag(flag::PORT_GIVEN);
-            let _: bool = self.give_port_back(fd);
-            return Answer::Kernel;
+        if over {
+            if !s.has(flag::CHILD) && !s.has(flag::PORT_GIVEN) {
+                // Once. A port that the program named stays; the kernel knows.
+                s.set_flag(flag::PORT_GIVEN);
+                let _: bool = self.give_port_back(fd);
+            }
+            let said = self.os.bind(fd, addr);
+            if said.is_ok() {
+                s.set_flag(flag::REBOUND);
+            }
+            return said.into();
         }
         if !s.has(flag::CHILD) {
             return Answer::Kernel;

@@ -34,6 +34,14 @@ impl Sockets {
     }
 
     fn connect_fresh(&self, fd: i32, fresh: Fresh, addr: &Addr) -> Answer {
+        if addr.family() == libc::AF_UNSPEC && !fresh.dgram {
+            // As `tcp_disconnect`: what was shut down is open again.
+            let open = Fresh { shut: 0, ..fresh };
+            let _: bool = self
+                .table
+                .replace(fd, Entry::Fresh(fresh), Entry::Fresh(open));
+            return Answer::Kernel;
+        }
         let Some(remote) = destination(addr, fresh.v6) else {
             return Answer::Kernel;
         };
@@ -276,7 +284,8 @@ impl Sockets {
         let auto = ep.shared().has(flag::AUTO_PORT);
         let fresh = Fresh {
             in_epoll,
-            unbound: auto && self.give_port_back(fd),
+            // Also a port that `bind` left to the kernel; one that the program named stays, the kernel knows.
+            unbound: self.give_port_back(fd) && auto,
             error: u8::try_from(error).unwrap_or(0),
             shut: 0,
             ..fresh_of(ep)

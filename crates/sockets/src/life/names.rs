@@ -23,7 +23,7 @@ impl Sockets {
             Fd::Fresh(_) | Fd::Kernel | Fd::Udp(_) | Fd::Epoll(_) => return None,
         };
         let s = ep.shared();
-        if s.tcp_state() == TcpState::Listen || s.local().port == 0 {
+        if s.tcp_state() == TcpState::Listen || s.local().port == 0 || s.has(flag::REBOUND) {
             return None;
         }
         Some(self.shown(&ep, ep.shared().local()))

@@ -173,8 +173,10 @@ impl Locked<'_, '_, '_> {
         let Some(sock) = item.sock.get().opt() else {
             return;
         };
+        // What is on the list already wakes nobody anew (`ep_modify`).
         if st.want_space_notice(sock, item.events.get()) & (item.events.get() | ev::ERR | ev::HUP)
             != 0
+            && item.queued.get() == 0
         {
             self.queue_ready(id);
             if let Some(set) = item.set.get().opt() {

@@ -2,7 +2,7 @@
 //! the ACK of our FIN brings.
 
 use super::{Seg, Step, challenge, count};
-use crate::sock::{Sock, SockId, flag, sendq};
+use crate::sock::{SHUT_WR, Sock, SockId, flag, sendq};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use crate::stack::wake::ev;
@@ -116,6 +116,10 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     s.set_tcp_state(TcpState::Established);
     l.start_keepalive(id);
     l.raise(id, ev::SPACE | ev::STATE);
+    if s.shut.load(Relaxed) & SHUT_WR != 0 {
+        // Shut down before it was connected, or a child of such a listener.
+        l.queue_fin(id);
+    }
     Step::Next
 }
 

@@ -97,6 +97,8 @@ impl Locked<'_, '_, '_> {
         })?;
         let (p, s) = (st.sock(listener), st.sock(id));
         opts::inherit(p, s);
+        // A listener that had been shut down before it listened: Linux's clone takes that along.
+        s.shut.store(p.shut.load(Relaxed), Relaxed);
         s.parent.set(listener.into());
         s.parent_gen.set(p.gen_.load(Relaxed));
         s.set_flag(flag::CHILD | flag::IN_SYNQ | flag::ORPHAN);

@@ -80,7 +80,7 @@ impl Locked<'_, '_, '_> {
     }
 
     /// Our FIN follows the queued data.
-    fn queue_fin(&mut self, id: SockId) {
+    pub(crate) fn queue_fin(&mut self, id: SockId) {
         let s = self.st.sock(id);
         let t = &s.tcb;
         let next = match s.tcp_state() {

@@ -111,6 +111,10 @@ pub(super) fn read_to_mark(
         return st.read_some(s, bufs, flags);
     }
     if ahead == 0 {
+        // A read of nothing moves past nothing.
+        if flags.discard == 0 && bufs.iter().all(|b| b.is_empty()) {
+            return Ok(0);
+        }
         let mut flags = flags;
         if !s.has(flag::OOBINLINE) {
             if flags.peek {

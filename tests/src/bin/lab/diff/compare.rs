@@ -114,6 +114,9 @@ impl Pair {
                 // Once more, so that the reader knows whether it is always so.
                 let again = self.run(words, &entry.name, mode)?;
                 let always = match self.difference(&again, entry) {
+                    _ if again[0].text != outcomes[0].text => {
+                        " (the plain side differs from itself: the case is not deterministic)"
+                    }
                     Some(second) if second == text => "",
                     Some(_) => " (another time it differs in another way)",
                     None => " (not every time)",
