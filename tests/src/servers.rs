@@ -34,6 +34,18 @@ pub fn redis(lab: &Lab) -> Result<Proc> {
 /// families. It serves [`www`], which holds an `index.html` of 1 KiB, and takes uploads below
 /// `/upload/`.
 pub fn nginx(lab: &Lab) -> Result<Proc> {
+    let path = nginx_configuration(lab, "daemon off;")?;
+    let mut server = lab
+        .cmd(Host::Server, "nginx")
+        .args("-e stderr -c")
+        .arg(&path)
+        .spawn()?;
+    lab.wait_for_port(Proto::Tcp, NGINX_PORT, &mut server)?;
+    Ok(server)
+}
+
+/// The configuration of [`nginx`] with directives before it; the process id will be in [`nginx_pid`].
+pub fn nginx_configuration(lab: &Lab, directives: &str) -> Result<PathBuf> {
     let directory = lab.directory().display();
     let www = www(lab);
     fs::create_dir_all(www.join("upload"))?;
@@ -43,22 +55,22 @@ pub fn nginx(lab: &Lab) -> Result<Proc> {
         .map(|kind| format!("  {kind}_temp_path {directory}/{kind};\n"))
         .concat();
     let configuration = format!(
-        "daemon off;\nworker_processes 2;\nuser www-data;\npid {directory}/nginx.pid;\n\
+        "{directives}\nworker_processes 2;\nuser www-data;\npid {};\n\
          error_log stderr;\nevents {{ worker_connections 2048; }}\nhttp {{\n{temporary}\
          \x20 access_log off;\n  sendfile on;\n  keepalive_requests 1000000;\n\
          \x20 client_max_body_size 200m;\n  server {{\n    listen 80;\n    listen [::]:80;\n\
          \x20   root {};\n    location /upload/ {{ dav_methods PUT; }}\n  }}\n}}\n",
+        nginx_pid(lab).display(),
         www.display()
     );
     let path = lab.directory().join("nginx.conf");
     fs::write(&path, configuration)?;
-    let mut server = lab
-        .cmd(Host::Server, "nginx")
-        .args("-e stderr -c")
-        .arg(&path)
-        .spawn()?;
-    lab.wait_for_port(Proto::Tcp, NGINX_PORT, &mut server)?;
-    Ok(server)
+    Ok(path)
+}
+
+/// Where [`nginx`] writes its process id.
+pub fn nginx_pid(lab: &Lab) -> PathBuf {
+    lab.directory().join("nginx.pid")
 }
 
 /// The directory that [`nginx`] serves.

@@ -51,6 +51,11 @@ const NEEDED_BY_TESTS: &[(&str, &str)] = &[
     ("javac", "default-jdk-headless"),
     ("go", "golang-go"),
     ("/usr/bin/gunicorn", "gunicorn"),
+    ("uwsgi-core", "uwsgi-core"),
+    (
+        "/usr/lib/uwsgi/plugins/python3_plugin.so",
+        "uwsgi-plugin-python3",
+    ),
     ("/usr/lib/python3/dist-packages/uvloop", "python3-uvloop"),
 ];
 

@@ -24,6 +24,7 @@ mod routed;
 mod runtimes;
 mod sockperf;
 mod time;
+mod upgrades;
 mod visible;
 
 use anyhow::{Result, ensure};
@@ -108,6 +109,7 @@ fn cases() -> Vec<Case> {
     proxies::cases(&mut cases);
     runtimes::cases(&mut cases);
     time::cases(&mut cases);
+    upgrades::cases(&mut cases);
     crate::suites::quick(&mut cases);
     super::storm::cases(&mut cases);
     cost::cases(&mut cases);
