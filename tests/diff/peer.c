@@ -14,6 +14,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -258,6 +259,7 @@ static const struct {
     {"opt", do_opt}, {"getopt", do_getopt}, {"optx", do_optx},
     {"state", do_state}, {"wait", do_wait}, {"outq", do_outq}, {"inq", do_inq}, {"quiet", do_quiet},
     {"inq_at_least", do_inq_at_least}, {"name", do_name},
+    {"exchange", do_exchange}, {"exchanged", do_exchanged}, {"unwanted", do_unwanted}, {"refused", do_refused},
 };
 
 static void obey(char *line)

@@ -332,6 +332,109 @@ static void do_sleep(char *args)
     answer("ok");
 }
 
+/* exchange OUT IN: sends and receives at the same time, in the background. */
+static struct {
+    pthread_t thread;
+    struct handle *h;
+    unsigned long out, in;
+    const char *result;
+} exchange;
+
+static const char *exchange_ended(void)
+{
+    return errno == ECONNRESET || errno == EPIPE ? "reset" : strerrorname_np(errno);
+}
+
+static void *exchange_bytes(void *arg)
+{
+    (void)arg;
+    static char data[16384];
+    struct handle *h = exchange.h;
+    long until = milliseconds() + 2 * LIMIT_MS;
+    exchange.result = "timeout";
+    while (milliseconds() < until) {
+        struct pollfd p = {.fd = h->fd, .events = (exchange.out ? POLLOUT : 0) | (exchange.in ? POLLIN : 0)};
+        if (!p.events) {
+            exchange.result = "as sent";
+            return NULL;
+        }
+        poll(&p, 1, 100);
+        if (exchange.in) {
+            long n = recv(h->fd, data, exchange.in < sizeof data ? exchange.in : sizeof data, MSG_DONTWAIT);
+            if (n == 0 || (n < 0 && errno != EAGAIN)) {
+                exchange.result = n ? exchange_ended() : "eof";
+                return NULL;
+            }
+            for (long i = 0; i < n; i++)
+                if (data[i] != pattern(h->received + i)) {
+                    exchange.result = "other data";
+                    return NULL;
+                }
+            if (n > 0)
+                h->received += n, exchange.in -= n;
+        }
+        if (exchange.out) {
+            unsigned long want = exchange.out < sizeof data ? exchange.out : sizeof data;
+            for (unsigned long i = 0; i < want; i++)
+                data[i] = pattern(h->sent + i);
+            long n = send(h->fd, data, want, MSG_DONTWAIT | MSG_NOSIGNAL);
+            if (n < 0 && errno != EAGAIN) {
+                exchange.result = exchange_ended();
+                return NULL;
+            }
+            if (n > 0)
+                h->sent += n, exchange.out -= n;
+        }
+    }
+    return NULL;
+}
+
+static void do_exchange(char *args)
+{
+    exchange.h = now();
+    sscanf(args, "%lu %lu", &exchange.out, &exchange.in);
+    result(pthread_create(&exchange.thread, NULL, exchange_bytes, NULL) ? -1 : 0);
+}
+
+/* exchanged: how the last exchange ended: "as sent", "eof", "reset", .. */
+static void do_exchanged(char *args)
+{
+    (void)args;
+    pthread_join(exchange.thread, NULL);
+    answer("%s", exchange.result);
+}
+
+/* unwanted: sends until somebody says that he does not want it. */
+static void do_unwanted(char *args)
+{
+    (void)args;
+    long until = milliseconds() + LIMIT_MS;
+    while (milliseconds() < until) {
+        if (send(now()->fd, "u", 1, MSG_NOSIGNAL) < 0) {
+            answer("%s", exchange_ended());
+            return;
+        }
+        usleep(2000);
+    }
+    answer("timeout");
+}
+
+/* refused PORT: until a connection is refused: its listener ends a moment after its last holder. */
+static void do_refused(char *args)
+{
+    long until = milliseconds() + LIMIT_MS;
+    do {
+        start_connect(args, 1);
+        close(now()->fd);
+        now()->fd = -1;
+        made--;
+        current = made - 1;
+        if (!strcmp(reply, "ECONNREFUSED"))
+            return;
+        usleep(2000);
+    } while (milliseconds() < until);
+}
+
 /* hello FAMILY OWN OTHER: said by diff.h at the start of a session. */
 static void do_hello(char *args)
 {

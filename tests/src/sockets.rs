@@ -23,6 +23,8 @@ pub struct SocketLine {
     pub path: String,
     /// Why, when the path is `kernel`.
     pub reason: String,
+    /// `SO_COOKIE` of the kernel socket, hexadecimal.
+    pub cookie: String,
 }
 
 impl SocketLine {
@@ -58,6 +60,7 @@ impl SocketLine {
             remote: text("remote"),
             path: text("path"),
             reason: text("reason"),
+            cookie: text("cookie"),
         })
     }
 }

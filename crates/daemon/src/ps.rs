@@ -111,7 +111,7 @@ fn row(stack: &Stack) -> Option<StackRow> {
         filters: Vec::new(),
     };
     // A stack that is being changed is not waited for.
-    let Some(life) = stack.try_life() else {
+    let Some(life) = stack.life_soon() else {
         return Some(row);
     };
     match &*life {

@@ -104,12 +104,38 @@ pub fn save(inherit: bool) {
             Err(_) => return,
         },
     };
-    let _ = SAVED.get_or_init(|| Saved {
+    let saved = SAVED.get_or_init(|| Saved {
         preload,
         library,
         options,
         inherit,
     });
+    if !inherit {
+        leave_own(saved);
+    }
+}
+
+/// Takes the library out of this process's own environment, which `system`, `popen` and others hand to what they start
+/// without a call of ours. Only from the constructor, when there is one thread.
+fn leave_own(saved: &Saved) {
+    let mut rest = [0u8; MAX_PRELOAD];
+    let list = saved.preload.to_bytes().get(PRELOAD.len()..);
+    if merge(list.unwrap_or_default(), saved, &mut rest).is_none() {
+        return;
+    }
+    let value = CStr::from_bytes_until_nul(rest.get(PRELOAD.len()..).unwrap_or_default());
+    match value {
+        Ok(value) if !value.is_empty() => set(c"LD_PRELOAD", &value.to_string_lossy()),
+        _ => {
+            // SAFETY: a C string, and no other thread exists yet.
+            let _ = unsafe { libc::unsetenv(c"LD_PRELOAD".as_ptr()) };
+        }
+    }
+}
+
+/// True when the programs that this one starts have the library: `FLYOVER_INHERIT` is not 0.
+pub fn is_kept() -> bool {
+    SAVED.get().is_none_or(|saved| saved.inherit)
 }
 
 /// The path that this library was loaded from.

@@ -2,16 +2,17 @@
 //!
 //! - `fdopen`: stdio reads, writes and closes inside libc.
 //! - `dup2` onto 0 to 2, also as an action of `posix_spawn`: whatever runs there may be any program.
-//! - `exec` of a program that the library will not be in.
+//! - `exec` of a program that the library will not be in: a static or set-id one, or any with `FLYOVER_INHERIT=0`.
 //! - a Unix socket's message to a process that the library is not in.
 
 use core::ffi::{CStr, c_char, c_int};
+use std::io::Write as _;
 
 use flyover_sockets::Sockets;
 use flyover_sockets::policy::Reason;
 
 use crate::os_linux::File;
-use crate::{fast, init, target};
+use crate::{environ, fast, init, target};
 
 /// `fd` leaves our sight for good.
 pub fn hand_over(fd: c_int) {
@@ -37,8 +38,36 @@ pub fn before_exec(path: *const c_char) {
     }
     // SAFETY: not null, the application's path.
     let path = unsafe { CStr::from_ptr(path) };
-    if !target::takes_us(path) {
+    if !environ::is_kept() || !target::takes_us(path) {
         let _: Option<()> = fast::inside(|_| lib.hand_over_inherited());
+    }
+}
+
+/// As [`before_exec`] for the shell of `system` and `popen`.
+pub fn before_shell() {
+    before_exec(c"/bin/sh".as_ptr());
+}
+
+/// As [`before_exec`] for a file that is named as `execveat(2)` does: `path` below the directory `fd`, or `fd` itself.
+pub fn before_exec_at(fd: c_int, path: *const c_char) {
+    if init::lib().is_none_or(|lib| !lib.ever_attached()) {
+        return;
+    }
+    // SAFETY: null, or the application's path.
+    let path = (!path.is_null()).then(|| unsafe { CStr::from_ptr(path) }.to_bytes());
+    let path = path.unwrap_or_default();
+    let mut full = [0u8; 512];
+    let mut room = &mut full[..511];
+    let named = match path {
+        [b'/', ..] => room.write_all(path),
+        [] => write!(room, "/proc/self/fd/{fd}"),
+        _ if fd == libc::AT_FDCWD => room.write_all(path),
+        _ => write!(room, "/proc/self/fd/{fd}/").and_then(|()| room.write_all(path)),
+    };
+    if named.is_ok()
+        && let Ok(full) = CStr::from_bytes_until_nul(&full)
+    {
+        before_exec(full.as_ptr());
     }
 }
 
@@ -89,7 +118,7 @@ pub fn before_passing(lib: &'static Sockets, through: c_int, fd: c_int) {
     }
     let _: Option<()> = fast::inside(|lib| {
         if lib.is_accelerated(fd) && !receiver_has_us(lib, through) {
-            let _: bool = lib.hand_over(fd, Reason::HandedOver);
+            let _: bool = lib.let_go(fd);
         }
     });
 }

@@ -2,6 +2,7 @@
 
 use flyover_core::dump::SockRow;
 use flyover_core::{Kind, TcpState};
+use flyover_sockets::io::options::WITHDRAWN;
 use flyover_sockets::policy::Reason;
 use flyover_wire::{Endpoint, Ip};
 use serde::Serialize;
@@ -77,9 +78,14 @@ impl Row {
             cookie: format!("{:x}", row.cookie),
             orphan: row.orphan,
         };
-        if row.kind == Kind::Kernel {
+        let left = row.handed_over || row.sopts & WITHDRAWN != 0;
+        if row.kind == Kind::Kernel || left {
             shown.path = "kernel".to_owned();
-            shown.reason = u8::try_from(row.reason).map_or("", |c| Reason::from_code(c).name());
+            shown.reason = match u8::try_from(row.reason) {
+                _ if left => Reason::HandedOver.name(),
+                Ok(code) => Reason::from_code(code).name(),
+                Err(_) => "",
+            };
             if let Some(known) = kernel {
                 // The kernel's word is newer than the note that the stack keeps.
                 shown.proto = known.proto;
@@ -180,6 +186,8 @@ pub(super) mod tests {
             cookie: 0x1f,
             orphan: false,
             v6: false,
+            handed_over: false,
+            sopts: 0,
         }
     }
 
@@ -218,6 +226,29 @@ pub(super) mod tests {
             (&json["proto"], &json["path"]),
             (&"tcp".into(), &"packet".into())
         );
+    }
+
+    #[test]
+    fn what_was_handed_over_is_the_kernels() {
+        let mut r = sample(Kind::Tcp, TcpState::Closed, "10.0.0.1:80", "10.0.0.2:5000");
+        r.handed_over = true;
+        let known = Known {
+            proto: Netid::Tcp,
+            state: 1,
+            recv_q: 5,
+            send_q: 6,
+            local: r.local,
+            remote: r.remote,
+        };
+        let row = Row::new(&r, &stack(&["packet"]), Some(&known));
+        assert_eq!(
+            (row.path.as_str(), row.reason, row.state, row.recv_q),
+            ("kernel", "handed-over", "ESTAB", 5)
+        );
+        r.handed_over = false;
+        r.sopts = WITHDRAWN;
+        let row = Row::new(&r, &stack(&["packet"]), None);
+        assert_eq!((row.path.as_str(), row.reason), ("kernel", "handed-over"));
     }
 
     #[test]

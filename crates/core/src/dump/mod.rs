@@ -35,6 +35,10 @@ pub struct SockRow {
     pub orphan: bool,
     /// Made by an AF_INET6 socket.
     pub v6: bool,
+    /// The kernel has the connection, or the UDP socket, by now; the endpoint is a mark.
+    pub handed_over: bool,
+    /// Options of the socket layer, which core does not look at.
+    pub sopts: u32,
 }
 
 impl Stack<'_> {
@@ -66,6 +70,8 @@ impl Stack<'_> {
             cookie: s.cookie.load(Acquire),
             orphan: s.has(flag::ORPHAN),
             v6: s.has(flag::V6),
+            handed_over: s.has(flag::HANDED_OVER),
+            sopts: s.sopts.load(Relaxed),
         }
     }
 

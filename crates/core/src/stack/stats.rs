@@ -105,6 +105,8 @@ counters! {
     tcp_failed,
     /// Connections handed over to the kernel.
     handovers,
+    /// Datagrams dropped unread: the socket went to a program that only the kernel serves.
+    udp_left_behind,
     /// Hand-overs that did not succeed; the connection went on here, or its process died.
     handover_failed,
     /// TIME_WAIT sockets recycled early because slots were short.

@@ -26,6 +26,9 @@ use crate::nic::{self, Nic, NicPolicy};
 use crate::refusal::Refusal;
 use crate::session::Progress;
 
+/// How often, every 2 ms, a report looks at a stack that somebody is changing.
+const SOON_LOOKS: u32 = 100;
+
 /// What finds a default or named stack.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct StackKey {
@@ -161,6 +164,17 @@ impl Stack {
             Err(TryLockError::Poisoned(e)) => Some(e.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// Its life, waiting a moment for whoever is at it.
+    pub fn life_soon(&self) -> Option<MutexGuard<'_, Life>> {
+        (0..SOON_LOOKS).find_map(|_| {
+            let life = self.try_life();
+            if life.is_none() {
+                thread::sleep(Duration::from_millis(2));
+            }
+            life
+        })
     }
 
     /// Its life, waiting for whoever is at it.

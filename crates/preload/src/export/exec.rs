@@ -52,6 +52,7 @@ pub unsafe extern "C" fn execvp(file: *const c_char, argv: Strings) -> c_int {
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn fexecve(fd: c_int, argv: Strings, envp: Strings) -> c_int {
+    leave::before_exec_at(fd, core::ptr::null());
     // SAFETY: passed on; the environment is the application's.
     unsafe { environ::with_kept(envp, |env| next::fexecve(fd, argv, env)) }
 }
@@ -64,6 +65,7 @@ pub unsafe extern "C" fn execveat(
     envp: Strings,
     flags: c_int,
 ) -> c_int {
+    leave::before_exec_at(fd, path);
     // SAFETY: passed on; the environment is the application's.
     unsafe { environ::with_kept(envp, |env| next::execveat(fd, path, argv, env, flags)) }
 }
@@ -121,6 +123,7 @@ pub unsafe extern "C" fn posix_spawn_file_actions_adddup2(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn system(command: *const c_char) -> c_int {
     others_may_hold();
+    leave::before_shell();
     // SAFETY: passed on unchanged.
     unsafe { next::system(command) }
 }
@@ -128,6 +131,7 @@ pub unsafe extern "C" fn system(command: *const c_char) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn popen(command: *const c_char, mode: *const c_char) -> *mut c_void {
     others_may_hold();
+    leave::before_shell();
     // SAFETY: passed on unchanged.
     unsafe { next::popen(command, mode) }
 }

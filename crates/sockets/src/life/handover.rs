@@ -37,33 +37,46 @@ impl Sockets {
         fds.extend((0..FEW).filter(|fd| self.table.load(*fd) == Entry::Unknown));
         for fd in fds {
             if self.os.fcntl(fd, libc::F_GETFD, 0) == Ok(0) {
-                let _: bool = self.hand_over(fd, Reason::HandedOver);
+                let _: bool = self.let_go(fd);
             }
         }
     }
 
-    /// In a child that shares our memory the table may say something else of a number than the child's own
-    /// descriptors do: only the kernel socket counts.
-    fn foreign_hand_over(&self, fd: i32, reason: Reason) -> bool {
-        let Some((att, cookie)) = self.attached().zip(self.cookie(fd).ok()) else {
+    /// Hands `fd` over to a program that will not ask the stack. Datagrams that wait to be read cannot move and are
+    /// dropped, counted, so that those that come later are heard of.
+    pub fn let_go(&self, fd: i32) -> bool {
+        if self.hand_over(fd, Reason::HandedOver) {
             return true;
+        }
+        let Some(ep) = self
+            .endpoint_of(fd)
+            .filter(|ep| ep.shared().kind() == SockKind::Udp)
+        else {
+            return false;
         };
-        let Some(sock) = att.find_cookie(cookie) else {
-            return true;
-        };
-        let v6 = att.stack.sock(sock.id).has(flyover_core::sock::flag::V6);
-        self.needs_kernel(fd, &Ep { att, sock, v6 }, reason).is_ok()
+        ep.att.locked(|l| l.udp_drop_unread(ep.sock.id));
+        self.hand_over(fd, Reason::HandedOver)
+    }
+
+    /// The endpoint of `fd`. In a child that shares our memory the table may say something else of a number than the
+    /// child's own descriptors do: only the kernel socket counts.
+    fn endpoint_of(&self, fd: i32) -> Option<Ep> {
+        if self.is_foreign_child() {
+            let (att, cookie) = self.attached().zip(self.cookie(fd).ok())?;
+            let sock = att.find_cookie(cookie)?;
+            let v6 = att.stack.sock(sock.id).has(flyover_core::sock::flag::V6);
+            return Some(Ep { att, sock, v6 });
+        }
+        match self.look(fd) {
+            Fd::Tcp(ep) | Fd::Udp(ep) => Some(ep),
+            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => None,
+        }
     }
 
     /// Hands `fd` over if it is accelerated. True: it is the kernel's now, or was before.
     pub fn hand_over(&self, fd: i32, reason: Reason) -> bool {
-        if self.is_foreign_child() {
-            return self.foreign_hand_over(fd, reason);
-        }
-        match self.look(fd) {
-            Fd::Tcp(ep) | Fd::Udp(ep) => self.needs_kernel(fd, &ep, reason).is_ok(),
-            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => true,
-        }
+        self.endpoint_of(fd)
+            .is_none_or(|ep| self.needs_kernel(fd, &ep, reason).is_ok())
     }
 
     /// As [`Sockets::hand_over`], with an endpoint that was never used: a fresh socket stays with the kernel.
@@ -101,7 +114,11 @@ impl Sockets {
     fn udp_leaves(&self, fd: i32, ep: &Ep, reason: Reason) -> Result<(), Errno> {
         let filter = ep.shared().filter.get();
         if filter != 0 {
-            ep.att.daemon(|d| d.del_filter(filter));
+            ep.att.daemon(|d| {
+                d.del_filter(filter);
+                // What comes from now on is the kernel's; without this the next datagram may still be the stack's.
+                d.settle();
+            });
         }
         ep.att.locked(|l| {
             l.set_filter(ep.sock.id, 0);

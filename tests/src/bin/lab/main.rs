@@ -5,6 +5,7 @@ mod bench;
 mod demo;
 mod diff;
 mod e2e;
+mod matrix;
 mod middlebox;
 mod storm;
 mod suites;
@@ -20,6 +21,8 @@ enum Lab {
     Test(e2e::Args),
     /// The differential suite: the same program plain and under Flyover, compared line by line.
     Diff(diff::Args),
+    /// The life of a process: kinds of socket x what happens to their holders x states, plain and under Flyover.
+    Matrix(matrix::Args),
     /// Other people's test suites, plain and under Flyover.
     Suites(suites::Args),
     /// Real programs on the kernel and on Flyover, side by side.
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     flyover_e2e::runner::report(match Lab::parse() {
         Lab::Test(args) => e2e::run(&args),
         Lab::Diff(args) => diff::run(&args),
+        Lab::Matrix(args) => matrix::run(&args),
         Lab::Suites(args) => suites::run(&args),
         Lab::Demo(args) => demo::run(&args),
         Lab::Bench(args) => bench::run(&args),

@@ -219,6 +219,16 @@ impl Locked<'_, '_, '_> {
         Ok(())
     }
 
+    /// Drops what waits to be read of a UDP socket that is going to leave; a reader of this moment keeps what he has.
+    pub fn udp_drop_unread(&mut self, id: SockId) {
+        let st = self.st;
+        let mut most = st.limits().bufs;
+        while most > 0 && st.udp_recv(id, &mut [], false, self.env.me).is_ok() {
+            count!(self, udp_left_behind);
+            most -= 1;
+        }
+    }
+
     /// What a membership asks for, as `EPOLL_CTL_ADD` would: its socket, events, data, and whether it is armed.
     pub fn item_view(&self, id: ItemId) -> Option<ItemView> {
         let item = self.st.items.at(id);

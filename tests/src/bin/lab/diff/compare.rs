@@ -169,7 +169,7 @@ impl Pair {
 }
 
 /// Lines of both, those that only one has marked: `-` plain, `+` Flyover.
-fn side_by_side(plain: &str, flyover: &str) -> String {
+pub fn side_by_side(plain: &str, flyover: &str) -> String {
     let one: Vec<&str> = plain.lines().collect();
     let other: Vec<&str> = flyover.lines().collect();
     // Length of the longest common rest from line i of one and line j of the other.

@@ -62,8 +62,24 @@ impl Hosts {
         })
     }
 
+    /// The lab.
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
     /// Runs one case to its end.
     pub fn run(&self, words: &[PathBuf], case: &str, mode: Mode) -> Result<Outcome> {
+        self.run_with(words, case, mode, &[])
+    }
+
+    /// The same with more variables in the environment.
+    pub fn run_with(
+        &self,
+        words: &[PathBuf],
+        case: &str,
+        mode: Mode,
+        variables: &[(&str, &Path)],
+    ) -> Result<Outcome> {
         let before = Snmp::read(&self.lab.client)?;
         let (first, rest) = words.split_first().context("no program")?;
         let mut command = match (self.lab.side, mode) {
@@ -81,6 +97,9 @@ impl Hosts {
         };
         for word in rest {
             command = command.arg(word);
+        }
+        for (name, value) in variables {
+            command = command.env(*name, value.as_os_str());
         }
         let mut running = command
             .arg(case)

@@ -8,8 +8,8 @@
 //! | `compare.rs` | the same case on both; where they differ |
 
 mod compare;
-mod host;
-mod program;
+pub mod host;
+pub mod program;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use flyover_e2e::lab::Setup;
 use flyover_e2e::runner::{self, Case};
 use flyover_e2e::{cleanup, wiring};
 
-pub use compare::totals;
+pub use compare::{side_by_side, totals};
 use program::{Mode, Program};
 
 /// A file has this long for all its cases.
@@ -84,7 +84,7 @@ impl Selection {
 }
 
 /// `tests/diff` of the source tree.
-fn directory() -> PathBuf {
+pub fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("diff")
 }
 

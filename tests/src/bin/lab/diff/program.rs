@@ -159,7 +159,8 @@ impl Program {
     }
 }
 
-fn compile(source: &Path, target: &Path, extra: &[String]) -> Result<()> {
+/// Compiles a C file; the vocabulary of the suite is found.
+pub fn compile(source: &Path, target: &Path, extra: &[String]) -> Result<()> {
     let output = Command::new("gcc")
         .args(
             "-D_GNU_SOURCE -O1 -g -Wall -Wextra -Wno-unused-parameter -fno-toplevel-reorder"

@@ -113,6 +113,7 @@ fn cases() -> Vec<Case> {
     crate::suites::quick(&mut cases);
     super::storm::cases(&mut cases);
     cost::cases(&mut cases);
+    crate::matrix::cases(&mut cases);
     crate::diff::cases(&mut cases);
     cases
 }
