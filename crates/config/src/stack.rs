@@ -57,8 +57,9 @@ options! {
         /// V-NICs: one per interface, or one per queue of an interface with several.
         max_nics: u32 = 16, pow2(1, 16), "FLYOVER_MAX_NICS", "max-nics",
             "V-NICs of a stack";
-        /// Processes attached at the same time.
-        max_owners: u32 = 64, pow2(2, 4096), "FLYOVER_MAX_OWNERS", "max-owners",
+        /// Processes attached at the same time. The sockets of further processes stay on the kernel
+        /// path, counted, with a message.
+        max_owners: u32 = 4096, pow2(2, 4096), "FLYOVER_MAX_OWNERS", "max-owners",
             "processes of a stack";
 
         /// Receive buffer of a new TCP socket, payload bytes; it grows by itself up to

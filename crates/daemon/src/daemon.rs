@@ -14,7 +14,7 @@ use crate::stacks::Registry;
 
 /// Connections at the same time: all, of one user, of root.
 const MAX_SESSIONS: usize = 8192;
-const MAX_USER_SESSIONS: usize = 2048;
+const MAX_USER_SESSIONS: usize = 6144;
 
 /// See the module.
 pub struct Daemon {

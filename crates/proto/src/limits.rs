@@ -42,7 +42,7 @@ pub const TOTAL_TIMEOUT: Duration = Duration::from_secs(20);
 /// Descriptors that belong to Flyover are moved to this number or above, out of the program's way.
 pub const FD_FLOOR: i32 = 700;
 /// Most processes of one stack, whatever its options say.
-pub const MAX_OWNERS: usize = 1024;
+pub const MAX_OWNERS: usize = 4096;
 /// Most bytes that one connection can take along to the kernel, each direction.
 pub const MAX_HANDOVER: u32 = 64 << 20;
 /// Most connections that a filter can be narrowed to; one with more stays as wide as it is until they end.

@@ -17,6 +17,7 @@ mod memcached;
 mod neighbours;
 mod nginx;
 mod openssl;
+mod prefork;
 mod proxies;
 mod python;
 mod redis;
@@ -103,6 +104,7 @@ fn cases() -> Vec<Case> {
     cplane::cases(&mut cases);
     routed::cases(&mut cases);
     life::cases(&mut cases);
+    prefork::cases(&mut cases);
     handover::cases(&mut cases);
     files::cases(&mut cases);
     databases::cases(&mut cases);
