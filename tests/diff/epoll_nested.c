@@ -255,3 +255,19 @@ CASE(nested_edge_and_mod)
     say_ret("mod to what is", epoll_ctl(inner, EPOLL_CTL_MOD, fd, &e));
     say_ret("outer", epoll_wait(outer, got, 4, 1000));
 }
+
+/* Every event is an edge for the sets around, however many came before and were not read. */
+CASE(nested_edge_every_time)
+{
+    int fd = active_pair(), inner = epoll_create1(0), outer = epoll_create1(0);
+    struct epoll_event e = {.events = EPOLLIN}, got[4];
+    say_ret("add", epoll_ctl(inner, EPOLL_CTL_ADD, fd, &e));
+    e.events = EPOLLIN | EPOLLET;
+    say_ret("add the set", epoll_ctl(outer, EPOLL_CTL_ADD, inner, &e));
+    for (int i = 0; i < 25; i++) {
+        peer_ok("text z");
+        wait_bytes(fd, i + 1);
+        say_ret("outer", epoll_wait(outer, got, 4, 1000));
+        say_ret("outer again", epoll_wait(outer, got, 4, 0));
+    }
+}

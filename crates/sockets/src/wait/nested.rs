@@ -33,6 +33,8 @@ pub(super) struct Links {
     socket: AtomicI32,
     /// The mirror is armed for the next event, but its socket still tells of earlier ones.
     told: AtomicBool,
+    /// Messages in the socket, one for each time that the mirror was told.
+    messages: AtomicU32,
 }
 
 fn list(l: &Mutex<Vec<u32>>) -> MutexGuard<'_, Vec<u32>> {
@@ -84,6 +86,7 @@ impl EpollTable {
         let mirror = set.links.mirror();
         set.links.mirror.store(0, Ordering::Release);
         set.links.told.store(false, Ordering::Release);
+        set.links.messages.store(0, Ordering::Release);
         let fd = set.links.socket.swap(0, Ordering::AcqRel) - 1;
         if let Some((w, att)) = mirror.zip(sockets.attached()) {
             att.locked(|l| {
@@ -175,16 +178,27 @@ impl EpollTable {
             return;
         };
         let told = &set.links.told;
-        if att.stack.still_asleep(mirror) && !told.load(Ordering::Acquire) {
+        let asleep = att.stack.still_asleep(mirror);
+        if asleep && !told.load(Ordering::Acquire) {
             return;
+        }
+        let messages = &set.links.messages;
+        if !asleep {
+            let _: u32 = messages.fetch_add(1, Ordering::AcqRel);
         }
         let some = att.locked(|l| l.set_settle(id));
         told.store(some, Ordering::Release);
-        if some {
-            return;
-        }
         let fd = set.links.socket.load(Ordering::Acquire) - 1;
         let mut byte = [0u8; 8];
+        if some {
+            // One stays, so that the set shows as readable. More would fill the socket, and then the next event would
+            // not be heard: the kernel queues ten.
+            if messages.load(Ordering::Acquire) > 1 && sockets.os.read(fd, &mut byte).is_ok() {
+                let _: u32 = messages.fetch_sub(1, Ordering::AcqRel);
+            }
+            return;
+        }
+        messages.store(0, Ordering::Release);
         // Bounded: nobody sends again before the mirror is armed.
         for _ in 0..64 {
             let got: Result<usize, Errno> = sockets.os.read(fd, &mut byte);
