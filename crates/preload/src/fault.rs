@@ -19,7 +19,6 @@ const PAGE: usize = 4096;
 /// Pages in the middle of a long buffer that are looked at; beyond that only its last page is.
 const PAGES: usize = 16;
 
-#[cfg(target_arch = "x86_64")]
 core::arch::global_asm!(
     ".hidden flyover_probe_read, flyover_probe_write, flyover_probe_end, flyover_probe_fault",
     ".globl flyover_probe_read, flyover_probe_write, flyover_probe_end, flyover_probe_fault",
@@ -36,26 +35,6 @@ core::arch::global_asm!(
     "movl $1, %eax",
     "ret",
     options(att_syntax)
-);
-
-#[cfg(target_arch = "aarch64")]
-core::arch::global_asm!(
-    ".hidden flyover_probe_read, flyover_probe_write, flyover_probe_end, flyover_probe_fault",
-    ".globl flyover_probe_read, flyover_probe_write, flyover_probe_end, flyover_probe_fault",
-    "flyover_probe_read:",
-    "ldrb w1, [x0]",
-    "mov w0, #0",
-    "ret",
-    "flyover_probe_write:",
-    "ldxrb w1, [x0]",
-    "stxrb w2, w1, [x0]",
-    "cbnz w2, flyover_probe_write",
-    "mov w0, #0",
-    "ret",
-    "flyover_probe_end:",
-    "flyover_probe_fault:",
-    "mov w0, #1",
-    "ret",
 );
 
 unsafe extern "C" {
@@ -171,14 +150,8 @@ fn pass_on(sig: c_int, info: *mut libc::siginfo_t, context: *mut c_void, sent: b
     true
 }
 
-#[cfg(target_arch = "x86_64")]
 fn program_counter(uc: &mut libc::ucontext_t) -> &mut i64 {
     &mut uc.uc_mcontext.gregs[libc::REG_RIP as usize]
-}
-
-#[cfg(target_arch = "aarch64")]
-fn program_counter(uc: &mut libc::ucontext_t) -> &mut u64 {
-    &mut uc.uc_mcontext.pc
 }
 
 extern "C" fn handler(sig: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
@@ -188,7 +161,7 @@ extern "C" fn handler(sig: c_int, info: *mut libc::siginfo_t, context: *mut c_vo
     if (flyover_probe_read as *const () as usize..flyover_probe_end as *const () as usize)
         .contains(&at)
     {
-        *pc = flyover_probe_fault as *const () as usize as _;
+        *pc = flyover_probe_fault as *const () as usize as i64;
         return;
     }
     // SAFETY: the kernel passes a valid siginfo_t.

@@ -149,10 +149,17 @@ pub unsafe extern "C" fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c
     unsafe { from_one(fd, buf, n, flags, || next::send(fd, buf, n, flags)) }
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
-    // SAFETY: passed on unchanged.
-    let kernel = || unsafe { next::readv(fd, iov, n) };
+/// Receives into the pieces of a vector. With flags it is `recv`, without `read`.
+///
+/// # Safety
+/// As `readv`.
+unsafe fn into_pieces(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    flags: c_int,
+    kernel: impl FnOnce() -> isize,
+) -> isize {
     if fast::is_kernel(fd) || n < 0 {
         return kernel();
     }
@@ -161,16 +168,54 @@ pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_
     let with = |lib: &'static flyover_sockets::Sockets| unsafe {
         args::with_pieces_mut(iov, n as usize, |b, cut| {
             let room = b.iter().map(|piece| piece.len()).sum();
-            match cut && lib.is_beyond(fd, room) {
-                true => Err(args::BAD_PIECE),
-                false => Ok(lib.read(fd, b)),
+            match (cut && lib.is_beyond(fd, room), flags) {
+                (true, _) => Err(args::BAD_PIECE),
+                (false, f) if f != 0 && room != 0 => Ok(lib.recv(fd, b, f)),
+                (false, _) => Ok(lib.read(fd, b)),
             }
         })
     };
     answer(
         |lib| {
             with(lib).unwrap_or_else(|e| match e {
-                args::BAD_PIECE => or_kernel(lib.fault_recv(fd, 1, 0)),
+                args::BAD_PIECE => or_kernel(lib.fault_recv(fd, 1, flags)),
+                e => lib.fault(fd, e),
+            })
+        },
+        kernel,
+    )
+}
+
+/// Sends the pieces of a vector. With flags it is `send`, without `write`.
+///
+/// # Safety
+/// As `writev`.
+unsafe fn from_pieces(
+    fd: c_int,
+    iov: *const iovec,
+    n: c_int,
+    flags: c_int,
+    kernel: impl FnOnce() -> isize,
+) -> isize {
+    if fast::is_kernel(fd) || n < 0 {
+        return kernel();
+    }
+    fast::cancellation_point();
+    // SAFETY: the application's vector.
+    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
+        args::with_pieces(iov, n as usize, |b| {
+            let nothing = b.iter().all(|piece| piece.is_empty());
+            Ok(if flags == 0 || nothing {
+                lib.writev(fd, b)
+            } else {
+                lib.send(fd, b, flags)
+            })
+        })
+    };
+    answer(
+        |lib| {
+            with(lib).unwrap_or_else(|e| match e {
+                args::BAD_PIECE => lib.fault_send(fd, flags, false),
                 e => lib.fault(fd, e),
             })
         },
@@ -179,26 +224,15 @@ pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_
 }
 
 #[unsafe(no_mangle)]
+pub unsafe extern "C" fn readv(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
+    // SAFETY: passed on unchanged.
+    unsafe { into_pieces(fd, iov, n, 0, || next::readv(fd, iov, n)) }
+}
+
+#[unsafe(no_mangle)]
 pub unsafe extern "C" fn writev(fd: c_int, iov: *const iovec, n: c_int) -> ssize_t {
     // SAFETY: passed on unchanged.
-    let kernel = || unsafe { next::writev(fd, iov, n) };
-    if fast::is_kernel(fd) || n < 0 {
-        return kernel();
-    }
-    fast::cancellation_point();
-    // SAFETY: the application's vector.
-    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
-        args::with_pieces(iov, n as usize, |b| Ok(lib.writev(fd, b)))
-    };
-    answer(
-        |lib| {
-            with(lib).unwrap_or_else(|e| match e {
-                args::BAD_PIECE => lib.fault_send(fd, 0, false),
-                e => lib.fault(fd, e),
-            })
-        },
-        kernel,
-    )
+    unsafe { from_pieces(fd, iov, n, 0, || next::writev(fd, iov, n)) }
 }
 
 /// `RWF_NOWAIT` of linux/fs.h.
@@ -212,6 +246,15 @@ fn is_streamed(offset: i64, flags: c_int) -> bool {
     offset == -1 && flags & !FOR_SOCKETS == 0
 }
 
+/// What `RWF_NOWAIT` is for a socket.
+fn without_waiting(flags: c_int) -> c_int {
+    if flags & NOWAIT == 0 {
+        0
+    } else {
+        libc::MSG_DONTWAIT
+    }
+}
+
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn preadv2(
     fd: c_int,
@@ -222,32 +265,11 @@ pub unsafe extern "C" fn preadv2(
 ) -> ssize_t {
     // SAFETY: passed on unchanged.
     let kernel = || unsafe { next::preadv2(fd, iov, n, offset, flags) };
-    if fast::is_kernel(fd) || n < 0 || !is_streamed(offset, flags) {
+    if !is_streamed(offset, flags) {
         return kernel();
     }
-    if flags & NOWAIT == 0 {
-        // SAFETY: passed on.
-        return unsafe { readv(fd, iov, n) };
-    }
-    // SAFETY: the application's vector.
-    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
-        args::with_pieces_mut(iov, n as usize, |b, _| {
-            Ok(if b.iter().all(|piece| piece.is_empty()) {
-                lib.read(fd, b)
-            } else {
-                lib.recv(fd, b, libc::MSG_DONTWAIT)
-            })
-        })
-    };
-    answer(
-        |lib| {
-            with(lib).unwrap_or_else(|e| match e {
-                args::BAD_PIECE => or_kernel(lib.fault_recv(fd, 1, libc::MSG_DONTWAIT)),
-                e => lib.fault(fd, e),
-            })
-        },
-        kernel,
-    )
+    // SAFETY: passed on.
+    unsafe { into_pieces(fd, iov, n, without_waiting(flags), kernel) }
 }
 
 #[unsafe(no_mangle)]
@@ -272,32 +294,11 @@ pub unsafe extern "C" fn pwritev2(
 ) -> ssize_t {
     // SAFETY: passed on unchanged.
     let kernel = || unsafe { next::pwritev2(fd, iov, n, offset, flags) };
-    if fast::is_kernel(fd) || n < 0 || !is_streamed(offset, flags) {
+    if !is_streamed(offset, flags) {
         return kernel();
     }
-    if flags & NOWAIT == 0 {
-        // SAFETY: passed on.
-        return unsafe { writev(fd, iov, n) };
-    }
-    // SAFETY: the application's vector.
-    let with = |lib: &'static flyover_sockets::Sockets| unsafe {
-        args::with_pieces(iov, n as usize, |b| {
-            Ok(if b.iter().all(|piece| piece.is_empty()) {
-                lib.writev(fd, b)
-            } else {
-                lib.send(fd, b, libc::MSG_DONTWAIT)
-            })
-        })
-    };
-    answer(
-        |lib| {
-            with(lib).unwrap_or_else(|e| match e {
-                args::BAD_PIECE => lib.fault_send(fd, libc::MSG_DONTWAIT, false),
-                e => lib.fault(fd, e),
-            })
-        },
-        kernel,
-    )
+    // SAFETY: passed on.
+    unsafe { from_pieces(fd, iov, n, without_waiting(flags), kernel) }
 }
 
 #[unsafe(no_mangle)]
