@@ -10,18 +10,25 @@ struct job {
     pthread_t thread;
 };
 
-enum { RECV, SEND, ACCEPT, CONNECT, POLL, EPOLL };
+enum { RECV, SEND, ACCEPT, CONNECT, POLL, SELECT, EPOLL };
 
 static void *work(void *p)
 {
     struct job *j = p;
     struct pollfd one = {.fd = j->fd, .events = POLLIN};
     struct epoll_event got[4];
+    fd_set readable;
+    struct timeval limit = {.tv_sec = j->ms / 1000};
     switch (j->how) {
     case RECV: j->ret = recv(j->fd, j->data, sizeof j->data, 0); break;
     case SEND: j->ret = send(j->fd, j->data, sizeof j->data, MSG_NOSIGNAL); break;
     case ACCEPT: j->ret = accept(j->fd, NULL, NULL); break;
     case POLL: j->ret = poll(&one, 1, j->ms); break;
+    case SELECT:
+        FD_ZERO(&readable);
+        FD_SET(j->fd, &readable);
+        j->ret = select(j->fd + 1, &readable, NULL, NULL, &limit);
+        break;
     case EPOLL: j->ret = epoll_wait(j->fd, got, 1, j->ms); break;
     }
     j->error = errno;
@@ -33,7 +40,7 @@ static void start(struct job *j, int fd, int how)
 {
     j->fd = fd;
     j->how = how;
-    j->ms = 4000;
+    j->ms = j->ms ? j->ms : 4000;
     pthread_create(&j->thread, NULL, work, j);
 }
 
@@ -77,6 +84,75 @@ CASE(thread_close_while_recv_then_fin)
     say_peer("state");
     peer_ok("shutdown w");
     finish("recv", &j);
+}
+
+/* poll and select hold the socket while they sleep; woken, they look the number up anew. */
+static void close_below(int fd, int how)
+{
+    struct job j = {0};
+    start(&j, fd, how);
+    settle();
+    say_ret("close", close(fd));
+    settle();
+    say("still blocked: %d", !j.done);
+    say_peer("state");
+    peer_ok("text hello");
+    finish("woken", &j);
+    settle();
+    say_peer("state");
+}
+
+CASE(thread_close_while_poll) { close_below(active_pair(), POLL); }
+CASE(thread_close_while_poll_passive) { close_below(passive_pair(), POLL); }
+CASE(thread_close_while_select) { close_below(active_pair(), SELECT); }
+
+CASE(thread_close_while_two_poll)
+{
+    int fd = active_pair();
+    struct job jobs[3] = {0};
+    for (int i = 0; i < 3; i++)
+        start(&jobs[i], fd, i == 2 ? RECV : POLL);
+    settle();
+    say_ret("close", close(fd));
+    settle();
+    say_peer("state");
+    peer_ok("text hello");
+    for (int i = 0; i < 3; i++)
+        finish("woken", &jobs[i]);
+    settle();
+    say_peer("state");
+}
+
+CASE(thread_close_while_poll_times_out)
+{
+    int fd = active_pair();
+    struct job j = {0};
+    j.ms = 300;
+    start(&j, fd, POLL);
+    settle();
+    say_ret("close", close(fd));
+    settle();
+    say_peer("state");
+    finish("over", &j);
+    settle();
+    say_peer("state");
+}
+
+CASE(thread_dup2_while_poll)
+{
+    int fd = active_pair(), p[2];
+    struct job j = {.ms = 500};
+    if (pipe(p))
+        give_up("pipe");
+    start(&j, fd, POLL);
+    settle();
+    say("dup2 %d", dup2(p[0], fd) == fd);
+    settle();
+    say_peer("state");
+    peer_ok("text hello");
+    finish("over", &j);
+    settle();
+    say_peer("state");
 }
 
 CASE(thread_shutdown_while_recv)

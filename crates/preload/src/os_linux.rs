@@ -261,21 +261,16 @@ impl Os for Linux {
         sys!(SYS_sendmsg, fd, &raw const m, flags)
     }
 
-    fn ppoll(
-        &self,
-        fds: &mut [PollFd],
-        timeout: Option<u64>,
-        mask: Option<u64>,
-    ) -> Result<usize, Errno> {
+    fn ppoll(&self, fds: &mut [PollFd], timeout: Option<u64>) -> Result<usize, Errno> {
         let ts = timeout.map(timespec);
         let tsp = ts.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
-        let maskp = mask.as_ref().map_or(core::ptr::null(), core::ptr::from_ref);
+        let no_mask = core::ptr::null::<u64>();
         sys!(
             SYS_ppoll,
             fds.as_mut_ptr(),
             fds.len(),
             tsp,
-            maskp,
+            no_mask,
             KERNEL_SIGSET
         )
     }

@@ -110,13 +110,8 @@ pub trait Os: Sync + Send {
         control: &[u8],
         flags: i32,
     ) -> Result<usize, Errno>;
-    /// `timeout` in nanoseconds, `None` for ever; `mask` is the signal mask during the sleep.
-    fn ppoll(
-        &self,
-        fds: &mut [PollFd],
-        timeout: Option<u64>,
-        mask: Option<u64>,
-    ) -> Result<usize, Errno>;
+    /// `timeout` in nanoseconds, `None` for ever.
+    fn ppoll(&self, fds: &mut [PollFd], timeout: Option<u64>) -> Result<usize, Errno>;
     fn epoll_create(&self, flags: i32) -> Result<i32, Errno>;
     fn epoll_ctl(
         &self,

@@ -153,7 +153,7 @@ fn sleepers_and_copies_go_on_in_the_kernel() {
         });
         let poller = t.spawn(|| {
             let mut p = [PollFd::input(c)];
-            (a.lib.poll(&mut p, Some(5_000_000_000), None), p[0].revents)
+            (a.lib.poll(&mut p, Some(5_000_000_000)), p[0].revents)
         });
         thread::sleep(Duration::from_millis(50));
         assert!(a.lib.hand_over(c, Reason::HandedOver));

@@ -111,7 +111,7 @@ unsafe fn wait(
             &mut few[..max as usize]
         };
         let n = result(
-            |lib| masked(mask, left, |left| lib.epoll_wait(epfd, list, left, None)),
+            |lib| masked(mask, left, |left| lib.epoll_wait(epfd, list, left)),
             || {
                 in_kernel = true;
                 kernel(left)

@@ -55,7 +55,7 @@ unsafe fn wait(
 ) -> Option<Result<usize, Errno>> {
     // SAFETY: PollFd has the layout of pollfd; writable by the caller's promise.
     let list = unsafe { core::slice::from_raw_parts_mut(fds.cast::<PollFd>(), n as usize) };
-    masked(mask, timeout, |timeout| lib.poll(list, timeout, None))
+    masked(mask, timeout, |timeout| lib.poll(list, timeout))
 }
 
 #[unsafe(no_mangle)]
@@ -191,7 +191,7 @@ pub unsafe extern "C" fn select(
     result(
         |lib| {
             let start = lib.os.now();
-            let got = lib.select(n, sets(), span, None);
+            let got = lib.select(n, sets(), span);
             if let (Some(_), Some(t), Some(span)) = (&got, limit, span) {
                 // Linux tells how much of the time is left.
                 let left = span.saturating_sub(lib.os.now().saturating_sub(start));
@@ -236,7 +236,7 @@ pub unsafe extern "C" fn pselect(
             let restore = || asked.iter().for_each(|a| sets().put(a));
             let got = masked(mask, span, |span| {
                 restore();
-                lib.select(n, sets(), span, None)
+                lib.select(n, sets(), span)
             });
             if matches!(got, Some(Err(_))) {
                 restore();

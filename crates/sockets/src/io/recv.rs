@@ -257,7 +257,7 @@ impl Sockets {
             if queued >= want || over || until.is_past(self.os.now()) {
                 return Ok(());
             }
-            if let Err(e) = self.os.ppoll(&mut [], Some(NAP), None) {
+            if let Err(e) = self.os.ppoll(&mut [], Some(NAP)) {
                 return if queued > 0 { Ok(()) } else { Err(e) };
             }
             let _: bool = ep.att.poll(64);

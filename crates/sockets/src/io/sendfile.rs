@@ -189,7 +189,7 @@ impl Sockets {
                         events: libc::POLLOUT,
                         revents: 0,
                     }];
-                    let _: usize = self.os.ppoll(&mut p, None, None)?;
+                    let _: usize = self.os.ppoll(&mut p, None)?;
                 }
                 Err(e) => return Err(e),
             }

@@ -134,7 +134,7 @@ impl Sockets {
             return Err(Errno::EAGAIN);
         }
         let nap = Deadline(Some((now + NAP).min(until.0.unwrap_or(u64::MAX))));
-        match ep.att.sleep(On::Socks(&[]), &mut [], nap, None) {
+        match ep.att.sleep(On::Socks(&[]), &mut [], nap) {
             Slept::Woken | Slept::Signal(Ran::None) => Ok(()),
             Slept::Signal(Ran::Restart) if until.0.is_none() => Ok(()),
             Slept::Signal(_) => Err(Errno::EINTR),
@@ -183,7 +183,7 @@ impl Sockets {
         let mut p = [PollFd::input(fd)];
         let ready = &ep.shared().os_ready;
         let _: u32 = ready.fetch_and(!OS_ERROR, Ordering::AcqRel);
-        if self.os.ppoll(&mut p, Some(0), None).is_ok() && p[0].revents & libc::POLLERR != 0 {
+        if self.os.ppoll(&mut p, Some(0)).is_ok() && p[0].revents & libc::POLLERR != 0 {
             let _: u32 = ready.fetch_or(OS_ERROR, Ordering::Release);
         }
     }
@@ -285,7 +285,7 @@ impl Sockets {
                 Err(Error::Busy) if naps < NAPS => {
                     naps += 1;
                     ep.att.stack.count_busy_datagram();
-                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(NAP), None);
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(NAP));
                 }
                 Err(Error::Busy) => return self.send_kernels(ep, fd, from, to, control, flags),
                 Err(Error::WouldBlock) if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() => {

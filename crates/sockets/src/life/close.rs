@@ -103,7 +103,7 @@ impl Sockets {
         }
         let mut nap = SHORTEST_NAP;
         while !is_done() && !deadline.is_past(self.os.now()) && !enter::has_signal() {
-            let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(nap), None);
+            let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(nap));
             let _: bool = ep.att.poll(64);
             nap = nap.saturating_mul(2).min(LONGEST_NAP);
         }

@@ -163,7 +163,7 @@ impl Sockets {
             match r {
                 Err(Error::Already | Error::WouldBlock) if waits < WAITS => {
                     waits += 1;
-                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(WAIT_NS), None);
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(WAIT_NS));
                 }
                 r => return r,
             }
@@ -245,7 +245,7 @@ impl Sockets {
                         events: libc::POLLOUT,
                         revents: 0,
                     }];
-                    if self.os.ppoll(&mut p, None, None).is_err() || crate::enter::has_signal() {
+                    if self.os.ppoll(&mut p, None).is_err() || crate::enter::has_signal() {
                         break;
                     }
                 }

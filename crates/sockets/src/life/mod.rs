@@ -44,7 +44,7 @@ fn resolve(att: &Attachment, to: Ip, src: Option<Ip>, oif: u32) -> Resolve {
     for _ in 0..NAPS {
         match att.cplane.resolve(to, src, oif) {
             Resolve::Unreachable(Unreachable::Busy) => {
-                let _: Result<usize, Errno> = att.os.ppoll(&mut [], Some(NAP), None);
+                let _: Result<usize, Errno> = att.os.ppoll(&mut [], Some(NAP));
             }
             known => return known,
         }

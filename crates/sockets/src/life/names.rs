@@ -89,7 +89,7 @@ impl Sockets {
             match ep.att.locked(|l| l.shutdown(ep.sock.id, bits)) {
                 // On its way to the kernel: a matter of a millisecond.
                 Err(Error::WouldBlock) => {
-                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(100_000), None);
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(100_000));
                 }
                 r => break r.map_err(Errno::from),
             }

@@ -331,12 +331,7 @@ impl Os for FakeOs {
         Err(Errno::ECONNREFUSED)
     }
 
-    fn ppoll(
-        &self,
-        fds: &mut [PollFd],
-        timeout: Option<u64>,
-        _mask: Option<u64>,
-    ) -> Result<usize, Errno> {
+    fn ppoll(&self, fds: &mut [PollFd], timeout: Option<u64>) -> Result<usize, Errno> {
         let start = Instant::now();
         loop {
             let mut n = 0;

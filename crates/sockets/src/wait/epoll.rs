@@ -212,7 +212,6 @@ impl Sockets {
         epfd: i32,
         out: &mut [EpollEvent],
         timeout: Option<u64>,
-        mask: Option<u64>,
     ) -> Option<Result<usize, Errno>> {
         let Fd::Epoll(index) = self.look(epfd) else {
             return None;
@@ -239,7 +238,7 @@ impl Sockets {
             id,
             epfd,
         };
-        Some(w.wait(out, timeout, mask))
+        Some(w.wait(out, timeout))
     }
 
     fn left_kernel(&self, set: &EpollSet) {
@@ -278,12 +277,7 @@ struct Waiting<'a> {
 }
 
 impl Waiting<'_> {
-    fn wait(
-        &self,
-        out: &mut [EpollEvent],
-        timeout: Option<u64>,
-        mask: Option<u64>,
-    ) -> Result<usize, Errno> {
+    fn wait(&self, out: &mut [EpollEvent], timeout: Option<u64>) -> Result<usize, Errno> {
         let lib = self.lib;
         let mut deadline = None;
         let mut signalled = false;
@@ -313,7 +307,7 @@ impl Waiting<'_> {
                 continue;
             }
             lib.os.test_cancel();
-            self.sleep(until, now, mask);
+            self.sleep(until, now);
             if enter::has_signal() {
                 // epoll_wait(2) is never restarted, see signal(7).
                 signalled = lib.os.run_signals() != Ran::None;
@@ -323,7 +317,7 @@ impl Waiting<'_> {
 
     /// Of the threads that sleep on a set one watches the kernel's half: what comes there wakes no crowd. When it is
     /// done it leaves the post to another one.
-    fn sleep(&self, until: Deadline, now: u64, mask: Option<u64>) {
+    fn sleep(&self, until: Deadline, now: u64) {
         let set = self.set;
         let _: u32 = set.asleep.fetch_add(1, Ordering::SeqCst);
         let post = Cell::new(false);
@@ -346,7 +340,6 @@ impl Waiting<'_> {
             On::Set(self.id),
             &mut [PollFd::input(self.epfd)],
             until,
-            mask,
             &watch,
         );
         if post.get() {

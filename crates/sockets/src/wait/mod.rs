@@ -115,8 +115,8 @@ impl Attachment {
             }
             self.pin(me, events);
             let mut kernel = [PollFd::input(self.kept_fd(me, beside))];
-            let on = On::Sock(Want { sock, events });
-            self.rest(on, &mut kernel, deadline, None, &watch);
+            let on = On::Sock(Want { sock: me, events });
+            self.rest(on, &mut kernel, deadline, &watch);
             if kernel.iter().any(|k| k.revents != 0) {
                 return Ok(());
             }

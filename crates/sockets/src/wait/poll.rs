@@ -1,12 +1,15 @@
 //! `poll(2)`: kernel descriptors by the kernel's own, accelerated ones by their readiness, in one sleep.
 
+use core::cell::Cell;
+
 use flyover_core::sock::flag;
 
 use crate::attach::Attachment;
+use crate::enter;
 use crate::errno::Errno;
 use crate::os::{PollFd, Ran};
 use crate::process::{Fd, Sockets};
-use crate::wait::sleep::{On, Slept, Want};
+use crate::wait::sleep::{On, Want};
 use crate::wait::{Deadline, spin};
 
 /// What a member is.
@@ -36,31 +39,30 @@ struct Sorted {
     kernel: Vec<PollFd>,
     /// All epoll sets with accelerated members have mirrors.
     shown: bool,
+    /// How many descriptors had been closed before.
+    closes: u64,
 }
 
 impl Sockets {
     /// `poll(2)` and `ppoll(2)`; `timeout` in nanoseconds, `None` for ever. `None`: no member is accelerated.
-    pub fn poll(
-        &self,
-        fds: &mut [PollFd],
-        timeout: Option<u64>,
-        mask: Option<u64>,
-    ) -> Option<Result<usize, Errno>> {
-        self.poll_for(fds, timeout, mask, |_| true)
+    pub fn poll(&self, fds: &mut [PollFd], timeout: Option<u64>) -> Option<Result<usize, Errno>> {
+        self.poll_for(fds, timeout, &Cell::new(false), |_| true)
     }
 
-    /// As [`poll`](Self::poll), where a member counts only if `counts` says so of what it shows.
+    /// As [`poll`](Self::poll), where a member counts only if `counts` says so of what it shows. `slept`: not all was
+    /// ready at once.
     pub(super) fn poll_for(
         &self,
         fds: &mut [PollFd],
         timeout: Option<u64>,
-        mask: Option<u64>,
+        slept: &Cell<bool>,
         counts: impl Fn(&PollFd) -> bool,
     ) -> Option<Result<usize, Errno>> {
         let mut s = self.sort(fds)?;
         let att = s.att;
         let deadline = Deadline(timeout.map(|t| self.os.now().saturating_add(t)));
         let mut signalled = false;
+        let mut held = None;
         let mut spun = timeout == Some(0);
         loop {
             follow_handovers(&mut s, fds);
@@ -74,13 +76,7 @@ impl Sockets {
             } else {
                 self.settings.spin
             };
-            let any_ours = || {
-                let asked = |w: &Want| w.events | ALWAYS as u32;
-                s.wants
-                    .iter()
-                    .any(|w| att.stack.readiness(w.sock) & asked(w) != 0)
-            };
-            let _: bool = att.spin(budget, deadline, any_ours);
+            let _: bool = att.spin(budget, deadline, || any_ours(&s));
             spun = true;
             let count = fill(fds, &s, &counts);
             if count > 0 {
@@ -111,20 +107,83 @@ impl Sockets {
                 Some(_) => Deadline(Some(deadline.0.unwrap_or(u64::MAX).min(soon))),
                 None => deadline,
             };
-            let slept = att.sleep(On::Socks(&s.wants), &mut s.kernel, until, mask);
+            slept.set(true);
+            if enter::cancel_is_new() {
+                // The thread may end here: nothing may be held.
+                held = None;
+            }
+            self.os.test_cancel();
+            if held.is_none() {
+                held = att.hold_all(s.wants.iter().map(|w| w.sock).collect(), s.closes);
+            }
+            if held.is_some() {
+                att.rest(On::Socks(&s.wants), &mut s.kernel, until, &|_| true);
+            }
+            let woken = held.is_none()
+                || any_ours(&s)
+                || s.kernel.iter().any(|k| k.fd >= 0 && k.revents != 0);
             if muted {
                 s.restore(fds);
             }
-            match slept {
-                Slept::Woken | Slept::Signal(Ran::None) => {}
+            if enter::has_signal() {
+                // Handlers may close descriptors, or jump away.
+                held = None;
                 // poll(2) is never restarted, see signal(7).
-                Slept::Signal(Ran::Restart | Ran::Interrupt) => signalled = true,
+                signalled = matches!(self.os.run_signals(), Ran::Restart | Ran::Interrupt);
             }
+            let over = woken || signalled || deadline.is_past(self.os.now());
+            if over && att.pins.closes() != s.closes {
+                // As the kernel, which looks the numbers up anew when it was woken.
+                held = None;
+                match self.sort(fds) {
+                    Some(now) => s = now,
+                    None => return Some(self.poll_kernels(fds, deadline, signalled, counts)),
+                }
+            }
+        }
+    }
+
+    /// Everything that was accelerated has been closed by other threads: the rest of the wait is the kernel's.
+    fn poll_kernels(
+        &self,
+        fds: &mut [PollFd],
+        deadline: Deadline,
+        mut signalled: bool,
+        counts: impl Fn(&PollFd) -> bool,
+    ) -> Result<usize, Errno> {
+        loop {
+            let left = match (signalled, deadline.left(self.os.now())) {
+                (true, _) => 0,
+                (false, left) => left.unwrap_or(MUTED_NAP).min(MUTED_NAP),
+            };
+            match self.os.ppoll(fds, Some(left)) {
+                Ok(_) => {}
+                Err(Errno::EINTR) => fds.iter_mut().for_each(|p| p.revents = 0),
+                Err(e) => return Err(e),
+            }
+            let ready = fds.iter().filter(|p| p.revents != 0 && counts(p)).count();
+            if ready > 0 {
+                return Ok(ready);
+            }
+            if fds.iter().any(|p| p.revents != 0) {
+                // Shown, but not asked for: a wait on it would end at once.
+                let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(left));
+            }
+            if signalled {
+                return Err(Errno::EINTR);
+            }
+            if deadline.is_past(self.os.now()) {
+                return Ok(0);
+            }
+            self.os.test_cancel();
+            signalled = enter::has_signal()
+                && matches!(self.os.run_signals(), Ran::Restart | Ran::Interrupt);
         }
     }
 
     /// `None`: nothing is accelerated, the kernel can answer.
     fn sort(&self, fds: &[PollFd]) -> Option<Sorted> {
+        let closes = self.attached().map_or(0, |a| a.pins.closes());
         let mut wants: Vec<Want> = Vec::new();
         let mut members: Vec<Member> = Vec::with_capacity(fds.len());
         let mut sets: Vec<u32> = Vec::new();
@@ -144,7 +203,7 @@ impl Sockets {
                 Fd::Tcp(ep) | Fd::Udp(ep) => {
                     att = Some(ep.att);
                     wants.push(Want {
-                        sock: ep.sock.id,
+                        sock: ep.sock,
                         events: u32::from(p.events as u16),
                     });
                     Member::Ours(wants.len() - 1)
@@ -166,6 +225,7 @@ impl Sockets {
             members,
             kernel: Vec::new(),
             shown,
+            closes,
         };
         s.restore(fds);
         Some(s)
@@ -178,7 +238,7 @@ impl Sockets {
                 self.epolls.settle_all(self, *i, s.att);
             }
         }
-        match self.os.ppoll(&mut s.kernel, Some(0), None) {
+        match self.os.ppoll(&mut s.kernel, Some(0)) {
             Ok(_) => Ok(()),
             // The signal is noted, and counts only if nothing is ready.
             Err(Errno::EINTR) => {
@@ -204,6 +264,14 @@ impl Sorted {
     }
 }
 
+/// One of the accelerated members shows what it is watched for.
+fn any_ours(s: &Sorted) -> bool {
+    let asked = |w: &Want| w.events | ALWAYS as u32;
+    s.wants
+        .iter()
+        .any(|w| s.att.stack.readiness(w.sock.id) & asked(w) != 0)
+}
+
 /// Writes what every member shows, and returns how many count.
 fn fill(fds: &mut [PollFd], s: &Sorted, counts: impl Fn(&PollFd) -> bool) -> usize {
     let mut count = 0;
@@ -212,7 +280,7 @@ fn fill(fds: &mut [PollFd], s: &Sorted, counts: impl Fn(&PollFd) -> bool) -> usi
             Member::Kernel | Member::Set(_) => k.revents,
             Member::Failed => k.revents | libc::POLLERR,
             Member::Ours(i) => s.wants.get(*i).map_or(0, |w| {
-                s.att.stack.readiness(w.sock) as i16 & (p.events | ALWAYS)
+                s.att.stack.readiness(w.sock.id) as i16 & (p.events | ALWAYS)
             }),
         };
         count += usize::from(p.revents != 0 && counts(p));
@@ -235,7 +303,7 @@ fn follow_handovers(s: &mut Sorted, fds: &[PollFd]) {
         };
         let moved = wants
             .get(i)
-            .is_some_and(|w| att.stack.sock(w.sock).has(flag::HANDED_OVER));
+            .is_some_and(|w| att.stack.sock(w.sock.id).has(flag::HANDED_OVER));
         if !moved {
             continue;
         }

@@ -1,5 +1,7 @@
 //! `select(2)` as a `poll` over the bits of three sets.
 
+use core::cell::Cell;
+
 use crate::errno::Errno;
 use crate::os::PollFd;
 use crate::process::Sockets;
@@ -66,10 +68,18 @@ impl SelectSets<'_> {
 }
 
 /// The masks of the kernel's `select` (fs/select.c): what counts as readable, writable, exceptional.
-const READ: i16 =
-    libc::POLLRDNORM | libc::POLLRDBAND | libc::POLLIN | libc::POLLHUP | libc::POLLERR;
-const WRITE: i16 = libc::POLLWRBAND | libc::POLLWRNORM | libc::POLLOUT | libc::POLLERR;
-const EXCEPT: i16 = libc::POLLPRI;
+/// A descriptor that was closed meanwhile counts as all of them.
+const READ: i16 = libc::POLLRDNORM
+    | libc::POLLRDBAND
+    | libc::POLLIN
+    | libc::POLLHUP
+    | libc::POLLERR
+    | libc::POLLNVAL;
+const WRITE: i16 =
+    libc::POLLWRBAND | libc::POLLWRNORM | libc::POLLOUT | libc::POLLERR | libc::POLLNVAL;
+const EXCEPT: i16 = libc::POLLPRI | libc::POLLNVAL;
+/// What is shown without being asked for.
+const ALWAYS: i16 = libc::POLLHUP | libc::POLLERR | libc::POLLNVAL;
 
 impl Sockets {
     /// `select(2)` and `pselect(2)`; `None`: no member is accelerated. On success the sets hold what is ready.
@@ -78,7 +88,6 @@ impl Sockets {
         n: i32,
         sets: SelectSets<'_>,
         timeout: Option<u64>,
-        mask: Option<u64>,
     ) -> Option<Result<usize, Errno>> {
         let SelectSets {
             read,
@@ -90,7 +99,7 @@ impl Sockets {
             let mut events = 0;
             for (set, bits) in [(&read, READ), (&write, WRITE), (&except, EXCEPT)] {
                 if has(set.0, fd) {
-                    events |= bits & !(libc::POLLHUP | libc::POLLERR);
+                    events |= bits & !ALWAYS;
                 }
             }
             if events != 0 {
@@ -107,11 +116,12 @@ impl Sockets {
                     .iter()
                     .any(|(set, bits)| p.revents & bits != 0 && has(set.0, p.fd))
         };
-        let r = self.poll_for(&mut fds, timeout, mask, shows)?;
+        let slept = Cell::new(false);
+        let r = self.poll_for(&mut fds, timeout, &slept, shows)?;
         if let Err(e) = r {
             return Some(Err(e));
         }
-        if fds.iter().any(|p| p.revents & libc::POLLNVAL != 0) {
+        if !slept.get() && fds.iter().any(|p| p.revents & libc::POLLNVAL != 0) {
             return Some(Err(Errno::EBADF));
         }
         let mut count = 0;

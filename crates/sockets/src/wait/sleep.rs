@@ -7,8 +7,8 @@
 use core::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flyover_core::SockId;
 use flyover_core::stack::wake::{ItemId, ItemMode, SetId, Wait, WaiterId};
+use flyover_core::{Error, SockRef};
 use flyover_shm::Idx;
 
 use crate::attach::{Attachment, wake_name};
@@ -21,7 +21,7 @@ use crate::wait::Deadline;
 #[derive(Clone, Copy, Debug)]
 pub struct Want {
     /// The socket.
-    pub sock: SockId,
+    pub sock: SockRef,
     /// `POLLIN` ..; errors and hang-ups always count.
     pub events: u32,
 }
@@ -155,18 +155,11 @@ impl Attachment {
         }
     }
 
-    /// Sleeps once. `kernel` descriptors are watched as well, and their `revents` filled in. `mask` is the signal
-    /// mask during the sleep. The caller looks at the sockets afterwards, and loops. A cancelled thread ends here, so
-    /// the caller may hold nothing.
-    pub fn sleep(
-        &self,
-        on: On<'_>,
-        kernel: &mut [PollFd],
-        deadline: Deadline,
-        mask: Option<u64>,
-    ) -> Slept {
+    /// Sleeps once. `kernel` descriptors are watched as well, and their `revents` filled in. The caller looks
+    /// at the sockets afterwards, and loops. A cancelled thread ends here, so the caller may hold nothing.
+    pub fn sleep(&self, on: On<'_>, kernel: &mut [PollFd], deadline: Deadline) -> Slept {
         self.os.test_cancel();
-        self.rest(on, kernel, deadline, mask, &|_| true);
+        self.rest(on, kernel, deadline, &|_| true);
         if enter::has_signal() {
             return Slept::Signal(self.os.run_signals());
         }
@@ -180,12 +173,11 @@ impl Attachment {
         on: On<'_>,
         kernel: &mut [PollFd],
         deadline: Deadline,
-        mask: Option<u64>,
         watch: &dyn Fn(bool) -> bool,
     ) {
         let Ok(mut s) = self.sleeper() else {
             // No descriptors or waiters left: short naps have to do.
-            return self.nap(kernel, deadline, mask);
+            return self.nap(kernel, deadline);
         };
         let wait = self.locked(|l| {
             let (set, list, exclusive) = match &on {
@@ -199,7 +191,11 @@ impl Attachment {
                 ..ItemMode::default()
             };
             for w in list {
-                match l.item_add(s.set, w.sock, w.events, 0, how) {
+                let added = match l.stack().get(w.sock) {
+                    Some(_) => l.item_add(s.set, w.sock.id, w.events, 0, how),
+                    None => Err(Error::Invalid),
+                };
+                match added {
                     Ok(item) => s.items.push(item),
                     Err(e) => {
                         s.items.drain(..).for_each(|i| l.item_del_in(i, s.set));
@@ -213,12 +209,12 @@ impl Attachment {
             Ok(w) => w,
             Err(_) => {
                 self.sleepers.put(s);
-                return self.nap(kernel, deadline, mask);
+                return self.nap(kernel, deadline);
             }
         };
         if let Wait::Sleep { leader } = wait {
             let watched = if watch(leader) { kernel } else { &mut [] };
-            self.doze(&mut s, leader, watched, deadline, mask);
+            self.doze(&mut s, leader, watched, deadline);
         }
         self.locked(|l| {
             if matches!(wait, Wait::Sleep { leader: true }) {
@@ -233,23 +229,16 @@ impl Attachment {
     }
 
     /// A sleep without the means to be woken: a millisecond at most.
-    fn nap(&self, kernel: &mut [PollFd], deadline: Deadline, mask: Option<u64>) {
+    fn nap(&self, kernel: &mut [PollFd], deadline: Deadline) {
         let span = deadline
             .left(self.os.now())
             .map_or(NAP_BLIND, |left| left.min(NAP_BLIND));
-        let _: Result<usize, Errno> = self.os.ppoll(kernel, Some(span), mask);
+        let _: Result<usize, Errno> = self.os.ppoll(kernel, Some(span));
         let _: bool = self.poll(64);
     }
 
     /// The system call itself.
-    fn doze(
-        &self,
-        s: &mut Sleeper,
-        leader: bool,
-        kernel: &mut [PollFd],
-        deadline: Deadline,
-        mask: Option<u64>,
-    ) {
+    fn doze(&self, s: &mut Sleeper, leader: bool, kernel: &mut [PollFd], deadline: Deadline) {
         let now = self.os.now();
         let mut until = deadline.0.unwrap_or(u64::MAX).min(now.saturating_add(NAP));
         if leader {
@@ -269,8 +258,7 @@ impl Attachment {
         let signalled = enter::arm_doorbell(s.bell) || enter::cancel_is_new();
         if !signalled && self.stack.still_asleep(s.waiter) {
             let _: Result<usize, Errno> =
-                self.os
-                    .ppoll(&mut s.fds, Some(until.saturating_sub(now)), mask);
+                self.os.ppoll(&mut s.fds, Some(until.saturating_sub(now)));
         }
         enter::disarm_doorbell();
         for (to, from) in kernel.iter_mut().zip(s.fds.iter().skip(2)) {
