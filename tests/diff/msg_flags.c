@@ -61,6 +61,34 @@ CASE(peek_waitall)
     say_data("recv", recv(fd, buf, 100, 0), buf);
 }
 
+CASE(peek_waitall_in_pieces)
+{
+    int fd = with(5);
+    for (int i = 1; i < 8; i++)
+        peer_ok("after %d send 5", 30 * i);
+    say_data("peek", recv(fd, buf, 40, MSG_PEEK | MSG_WAITALL), buf);
+    say_data("recv", recv(fd, buf, 100, 0), buf);
+}
+
+CASE(peek_waitall_to_the_end)
+{
+    int fd = with(5);
+    peer_ok("after 50 send 5");
+    peer_ok("after 100 shutdown w");
+    say_data("peek", recv(fd, buf, 40, MSG_PEEK | MSG_WAITALL), buf);
+    say_data("recv", recv(fd, buf, 100, 0), buf);
+}
+
+CASE(peek_waitall_in_time)
+{
+    int fd = with(5);
+    struct timeval limit = {.tv_usec = 150000};
+    say_ret("SO_RCVTIMEO", setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit));
+    say_data("peek", recv(fd, buf, 40, MSG_PEEK | MSG_WAITALL), buf);
+    say_data("recv", recv(fd, buf, 100, 0), buf);
+    say_data("peek of nothing", recv(fd, buf, 40, MSG_PEEK | MSG_WAITALL), buf);
+}
+
 CASE(waitall)
 {
     int fd = with(10);

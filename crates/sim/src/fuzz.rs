@@ -270,6 +270,7 @@ impl Fuzzer {
             oneshot: self.rng.chance(20_000),
             exclusive: self.rng.chance(20_000),
             private: false,
+            quiet: false,
         };
         let events = self.rng.word() as u32 & 0x201f;
         match self.rng.below(8) {

@@ -6,7 +6,6 @@ use flyover_core::Error;
 use flyover_core::RecvFlags;
 use flyover_core::ev;
 use flyover_core::stack::deferred::work;
-use flyover_core::{SHUT_RD, TcpState};
 
 use crate::errno::Errno;
 use crate::io::cmsg::{self, CmsgWriter};
@@ -14,6 +13,7 @@ use crate::io::options;
 use crate::os::Received;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
+use crate::wait::sleep::has_moved_on;
 
 impl Sockets {
     /// `read` and `readv`: nothing is asked for, nothing is looked at (Linux's `sock_read_iter`).
@@ -238,11 +238,8 @@ impl Sockets {
         Ok(())
     }
 
-    /// Waits until `want` bytes are queued, or no more will come, or the time is over. Readiness says nothing here,
-    /// because what is queued stays: a nap at a time.
+    /// Waits until `want` bytes are queued, or no more will come, or the time is over.
     fn wait_for_all(&self, ep: &Ep, want: usize, flags: i32) -> Result<(), Errno> {
-        /// ns.
-        const NAP: u64 = 1_000_000;
         if flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking() {
             return Ok(());
         }
@@ -250,17 +247,20 @@ impl Sockets {
         let span = s.rcvtimeo.load(Ordering::Relaxed);
         let until = Deadline::after_or_never(self.os.now(), span);
         loop {
-            let queued = s.rq_available() as usize;
-            let over = s.shut.load(Ordering::Relaxed) & SHUT_RD != 0
-                || s.tcp_state() == TcpState::Closed
-                || s.tcp_state() == TcpState::Listen;
-            if queued >= want || over || until.is_past(self.os.now()) {
+            let queued = s.rq_available();
+            if queued as usize >= want || has_moved_on(s, queued) {
                 return Ok(());
             }
-            if let Err(e) = self.os.ppoll(&mut [], Some(NAP)) {
-                return if queued > 0 { Ok(()) } else { Err(e) };
+            let waited = ep
+                .att
+                .block_for_more(ep.sock.id, queued, until, self.settings.spin);
+            if let Err(e) = waited {
+                let over = queued > 0 || e == Errno::EAGAIN;
+                return if over { Ok(()) } else { Err(e) };
             }
-            let _: bool = ep.att.poll(64);
+            if ep.att.stack.get(ep.sock).is_none() {
+                return Ok(());
+            }
         }
     }
 

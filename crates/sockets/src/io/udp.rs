@@ -18,11 +18,10 @@ use crate::errno::Errno;
 use crate::io::cmsg::{self, CmsgWriter};
 use crate::io::options;
 use crate::life::way;
-use crate::os::{PollFd, Ran, Received};
+use crate::os::{PollFd, Received};
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
-use crate::wait::sleep::{On, Slept};
 
 /// Turns between the two sources: one in so many receives looks at the kernel's first.
 const TURN: u32 = 4;
@@ -104,7 +103,9 @@ impl Sockets {
             let until =
                 *deadline.get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
             if s.os_ready.load(Ordering::Acquire) & OS_ERROR != 0 {
-                if let Err(e) = self.nap_beside_errors(ep, until) {
+                // Messages about errors wait (`IP_RECVERR`), and the program reads data: POLLERR says nothing.
+                let spin = self.settings.spin;
+                if let Err(e) = ep.att.block_for_more(ep.sock.id, 0, until, spin) {
                     return Some(Err(e));
                 }
                 continue;
@@ -123,21 +124,6 @@ impl Sockets {
                 // Woken by the kernel's half, perhaps before the keeper could say so.
                 let _: u32 = s.os_ready.fetch_or(OS_DATA, Ordering::Release);
             }
-        }
-    }
-
-    /// Messages about errors wait (`IP_RECVERR`), and the program reads data: `POLLERR` would end every wait at once, so
-    /// this one is a nap, after which the caller looks again.
-    fn nap_beside_errors(&self, ep: &Ep, until: Deadline) -> Result<(), Errno> {
-        let now = self.os.now();
-        if until.is_past(now) {
-            return Err(Errno::EAGAIN);
-        }
-        let nap = Deadline(Some((now + NAP).min(until.0.unwrap_or(u64::MAX))));
-        match ep.att.sleep(On::Socks(&[]), &mut [], nap) {
-            Slept::Woken | Slept::Signal(Ran::None) => Ok(()),
-            Slept::Signal(Ran::Restart) if until.0.is_none() => Ok(()),
-            Slept::Signal(_) => Err(Errno::EINTR),
         }
     }
 

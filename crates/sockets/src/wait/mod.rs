@@ -64,7 +64,43 @@ impl Attachment {
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
-        self.block(sock, events, beside, deadline, spin, deadline.0.is_none())
+        let restarts = deadline.0.is_none();
+        self.block(
+            self.want(sock, events),
+            None,
+            beside,
+            deadline,
+            spin,
+            restarts,
+        )
+    }
+
+    fn want(&self, sock: SockId, events: u32) -> Want {
+        Want {
+            sock: self.stack.sock_ref(sock),
+            events,
+        }
+    }
+
+    fn is_ready(&self, want: Want) -> bool {
+        self.stack.readiness(want.sock.id) & (want.events | ev::ERR | ev::HUP) != 0
+    }
+
+    /// Blocks until `sock`, on which `known` bytes or datagrams are queued, has others, or will get no more. What is
+    /// ready already does not count.
+    ///
+    /// # Errors
+    /// As [`Attachment::block_on`].
+    pub fn block_for_more(
+        &self,
+        sock: SockId,
+        known: u32,
+        deadline: Deadline,
+        spin: spin::Budget,
+    ) -> Result<(), Errno> {
+        let restarts = deadline.0.is_none();
+        let want = self.want(sock, ev::IN | ev::RDHUP);
+        self.block(want, Some(known), -1, deadline, spin, restarts)
     }
 
     /// As [`Attachment::block_on`], for a call that has moved bytes already: any handler ends it.
@@ -78,24 +114,27 @@ impl Attachment {
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
-        self.block(sock, events, -1, deadline, spin, false)
+        self.block(self.want(sock, events), None, -1, deadline, spin, false)
     }
 
     fn block(
         &self,
-        sock: SockId,
-        events: u32,
+        want: Want,
+        known: Option<u32>,
         beside: i32,
         deadline: Deadline,
         spin: spin::Budget,
         restarts: bool,
     ) -> Result<(), Errno> {
-        let wanted = events | ev::ERR | ev::HUP;
-        let ready = || self.stack.readiness(sock) & wanted != 0;
+        let on = known.map_or(On::Sock(want), |n| On::More(want, n));
+        let ready = || match known {
+            None => self.is_ready(want),
+            Some(n) => sleep::has_moved_on(self.stack.sock(want.sock.id), n),
+        };
+        let me = want.sock;
         if self.spin(spin, deadline, ready) {
             return Ok(());
         }
-        let me = self.stack.sock_ref(sock);
         // Of many threads on one socket those that lead watch the kernel's half; for the others the keeper does.
         let watch = |leader: bool| leader || beside < 0;
         loop {
@@ -113,9 +152,8 @@ impl Attachment {
             if self.stack.get(me).is_none() {
                 return Err(Errno::EBADF);
             }
-            self.pin(me, events);
+            self.pin(me, want.events);
             let mut kernel = [PollFd::input(self.kept_fd(me, beside))];
-            let on = On::Sock(Want { sock: me, events });
             self.rest(on, &mut kernel, deadline, &watch);
             if kernel.iter().any(|k| k.revents != 0) {
                 return Ok(());

@@ -175,6 +175,7 @@ pub(super) fn mode(events: u32) -> ItemMode {
         oneshot: events & libc::EPOLLONESHOT as u32 != 0,
         exclusive: events & libc::EPOLLEXCLUSIVE as u32 != 0,
         private: false,
+        quiet: false,
     }
 }
 

@@ -7,8 +7,9 @@
 use core::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use flyover_core::sock::{Kind, OS_DATA};
 use flyover_core::stack::wake::{ItemId, ItemMode, SetId, Wait, WaiterId};
-use flyover_core::{Error, SockRef};
+use flyover_core::{Error, SHUT_RD, Sock, SockRef, TcpState};
 use flyover_shm::Idx;
 
 use crate::attach::{Attachment, wake_name};
@@ -33,6 +34,9 @@ pub enum On<'a> {
     Socks(&'a [Want]),
     /// One socket, by a thread that takes what comes: one event wakes one such thread.
     Sock(Want),
+    /// One socket of which so many bytes or datagrams are known to be queued: what is ready already says nothing, see
+    /// [`has_moved_on`].
+    More(Want, u32),
     /// A standing set.
     Set(SetId),
 }
@@ -89,6 +93,15 @@ impl Sleepers {
     fn bells(&self) -> MutexGuard<'_, Vec<i32>> {
         self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// True when a socket on which `known` bytes or datagrams were queued has others now, or will get no more.
+pub(crate) fn has_moved_on(s: &Sock, known: u32) -> bool {
+    s.rq_available() != known
+        || s.shut.load(Ordering::Acquire) & SHUT_RD != 0
+        || s.err.load(Ordering::Acquire) != 0
+        || s.os_ready.load(Ordering::Acquire) & OS_DATA != 0
+        || (s.kind() == Kind::Tcp && matches!(s.tcp_state(), TcpState::Closed | TcpState::Listen))
 }
 
 /// Longest sleep of one system call, ns: a lost wake costs no more than this.
@@ -180,14 +193,16 @@ impl Attachment {
             return self.nap(kernel, deadline);
         };
         let wait = self.locked(|l| {
-            let (set, list, exclusive) = match &on {
-                On::Set(set) => (*set, [].as_slice(), false),
-                On::Socks(list) => (s.set, *list, false),
-                On::Sock(one) => (s.set, core::slice::from_ref(one), true),
+            let (set, list, exclusive, known) = match &on {
+                On::Set(set) => (*set, [].as_slice(), false, None),
+                On::Socks(list) => (s.set, *list, false, None),
+                On::Sock(one) => (s.set, core::slice::from_ref(one), true, None),
+                On::More(one, n) => (s.set, core::slice::from_ref(one), true, Some(*n)),
             };
             let how = ItemMode {
                 private: true,
                 exclusive,
+                quiet: known.is_some(),
                 ..ItemMode::default()
             };
             for w in list {
@@ -202,6 +217,14 @@ impl Attachment {
                         return Err(e);
                     }
                 }
+            }
+            // Nothing is queued without the lock.
+            let moved_on = |n| {
+                list.iter()
+                    .any(|w| has_moved_on(l.stack().sock(w.sock.id), n))
+            };
+            if known.is_some_and(moved_on) {
+                return Ok(Wait::Ready);
             }
             Ok(l.wait_begin(set, s.waiter))
         });

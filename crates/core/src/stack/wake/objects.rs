@@ -140,6 +140,8 @@ pub struct ItemMode {
     pub exclusive: bool,
     /// A sleeping thread's own set, for one call.
     pub private: bool,
+    /// What is ready already is no event.
+    pub quiet: bool,
 }
 
 impl ItemMode {

@@ -108,7 +108,9 @@ impl Locked<'_, '_, '_> {
         }
         owner.members.set(id.into());
         owner.count.set(owner.count.get().wrapping_add(1));
-        self.requeue_if_ready(id);
+        if !mode.quiet {
+            self.requeue_if_ready(id);
+        }
         Ok(id)
     }
 

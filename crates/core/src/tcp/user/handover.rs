@@ -242,6 +242,7 @@ impl Locked<'_, '_, '_> {
                 oneshot: mode & imode::ONESHOT != 0,
                 exclusive: mode & imode::EXCLUSIVE != 0,
                 private: mode & imode::PRIVATE != 0,
+                quiet: false,
             },
             armed: mode & imode::DISARMED == 0,
         })
