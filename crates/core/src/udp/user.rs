@@ -7,6 +7,7 @@ use crate::sock::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, BufId};
 use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
 use crate::tcp::rx::count;
 use crate::time::Instant;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -163,7 +164,12 @@ impl Locked<'_, '_, '_> {
             ip_id: 0,
             payload_len: len as u32,
         };
-        self.send_datagram(s, &spec, way.nic, data, len)
+        let sent = self.send_datagram(s, &spec, way.nic, data, len);
+        if sent.is_ok() {
+            // As `sock_wfree`: what has left is room anew, an edge for those who asked for one.
+            self.raise(id, ev::SPACE);
+        }
+        sent
     }
 
     fn send_datagram(
