@@ -1,18 +1,11 @@
 //! `close(2)` and its relatives. A close that certainly is the last one ends the connection at once; for all others
 //! the keeper waits for the kernel's word that the socket is gone.
 
-use flyover_core::TcpState;
-use flyover_core::sock::flag;
-
-use crate::enter;
 use crate::entry::Entry;
 use crate::errno::Errno;
+use crate::life::linger::linger_span;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
-
-/// How long a lingering close sleeps before it looks for the first time, and at most, ns.
-const SHORTEST_NAP: u64 = 50_000;
-const LONGEST_NAP: u64 = 1_000_000;
 
 impl Sockets {
     /// `close(2)`. For kernel descriptors the table forgets the number, and libc closes.
@@ -30,9 +23,13 @@ impl Sockets {
             // A vfork child: the table is the parent's.
             return Answer::Kernel;
         }
+        let doubt = self.doubtful_linger(fd);
         self.release(fd);
         let r = self.os.close(fd);
         self.table.end_close(fd);
+        if let Some(doubt) = doubt {
+            self.linger_if_last(&doubt);
+        }
         Answer::from(r)
     }
 
@@ -72,40 +69,12 @@ impl Sockets {
             return;
         }
         self.epolls.forget_closed(self, fd, ep, copied);
-        let s = ep.shared();
         // What arrived but was not looked at yet decides between FIN and RST, and may let queued data go.
         let _: bool = tcp && ep.att.poll(64);
-        let linger = tcp && s.has(flag::LINGER) && s.linger.get() != 0;
-        if linger {
-            // The socket must outlive the call: close it, then wait until the FIN is acknowledged.
-            let span = u64::from(s.linger.get()).saturating_mul(1_000_000_000);
-            ep.att.locked(|l| l.close(ep.sock.id));
-            self.linger(ep, Deadline::after(self.os.now(), span));
-            return;
-        }
+        let span = tcp.then(|| linger_span(ep)).flatten();
         ep.att.locked(|l| l.close(ep.sock.id));
-    }
-
-    /// Waits until the peer has everything and our FIN, the deadline has come, or a handler is to run (Linux's
-    /// `sk_stream_wait_close`). The closed socket hangs up all the time, so there is no event to sleep for. No
-    /// cancellation point: the descriptor has to go first.
-    fn linger(&self, ep: &Ep, deadline: Deadline) {
-        let is_done = || {
-            let state = ep.shared().tcp_state();
-            ep.att.stack.get(ep.sock).is_none()
-                || !matches!(
-                    state,
-                    TcpState::FinWait1 | TcpState::Closing | TcpState::LastAck
-                )
-        };
-        if ep.att.spin(self.settings.spin, deadline, is_done) {
-            return;
-        }
-        let mut nap = SHORTEST_NAP;
-        while !is_done() && !deadline.is_past(self.os.now()) && !enter::has_signal() {
-            let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(nap));
-            let _: bool = ep.att.poll(64);
-            nap = nap.saturating_mul(2).min(LONGEST_NAP);
+        if let Some(span) = span {
+            self.linger(ep, Deadline::after(self.os.now(), span));
         }
     }
 

@@ -8,6 +8,7 @@ pub mod connect;
 pub mod dup;
 pub mod handover;
 pub mod inherit;
+mod linger;
 pub mod listen;
 pub mod names;
 pub mod withdraw;
