@@ -44,11 +44,20 @@ pub struct NetNs {
 
 impl NetNs {
     /// The namespace of a process. The caller checks afterwards that the process is still the one that it means.
+    /// A main thread that has ended while others go on is in none any more (pthread_exit(3)): then theirs counts.
     ///
     /// # Errors
     /// As open(2): the process is gone.
     pub fn of_process(pid: u32) -> io::Result<Self> {
-        Self::open(&format!("/proc/{pid}/ns/net"))
+        let main = Self::open(&format!("/proc/{pid}/ns/net"));
+        main.or_else(|e| Self::of_other_thread(pid).ok_or(e))
+    }
+
+    fn of_other_thread(pid: u32) -> Option<Self> {
+        let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+        threads
+            .flatten()
+            .find_map(|thread| Self::open(thread.path().join("ns/net").to_str()?).ok())
     }
 
     /// The namespace of the calling thread.
