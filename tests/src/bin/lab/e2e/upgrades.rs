@@ -212,7 +212,8 @@ fn gunicorn(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
-/// HUP, once (a second one that comes too early is lost): the master executes itself and finds its listeners among the inherited descriptors.
+/// HUP, once (a second one that comes too early is lost): the master executes itself and finds its listeners among the
+/// inherited descriptors.
 fn uwsgi(lab: &Lab) -> Result<()> {
     let mut server = lab
         .cmd(Host::Server, "uwsgi-core")
