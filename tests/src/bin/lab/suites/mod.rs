@@ -12,12 +12,16 @@ mod python;
 mod sources;
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use flyover_e2e::lab::{Host, Lab, Setup, Side};
 use flyover_e2e::runner::{self, Case};
 use flyover_e2e::{cleanup, wiring};
+
+/// Tests that passed plain, and so had to pass under Flyover.
+static COMPARED: AtomicUsize = AtomicUsize::new(0);
 
 /// How each test of a run ended.
 type Results = BTreeMap<String, String>;
@@ -50,6 +54,8 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let summary = runner::run(&cases, &setup, &args.filters)?;
     cleanup::everything();
+    let tests = COMPARED.load(Ordering::Relaxed);
+    println!("{tests} tests pass plain");
     println!("{} passed, {} failed", summary.passed, summary.failed);
     if summary.failed > 0 || summary.passed == 0 {
         bail!("suites differ");
@@ -106,7 +112,12 @@ fn compare(
 ) -> Result<()> {
     let passed = |results: &Results, name: &str| results.get(name).is_some_and(|how| how == "ok");
     let names = plain.keys().filter(|name| passed(plain, name));
-    let worse: Vec<&String> = names.filter(|name| !passed(flyover, name)).collect();
+    let names: Vec<&String> = names.collect();
+    let _: usize = COMPARED.fetch_add(names.len(), Ordering::Relaxed);
+    let worse: Vec<&String> = names
+        .into_iter()
+        .filter(|name| !passed(flyover, name))
+        .collect();
     ensure!(
         plain.values().any(|how| how == "ok"),
         "no test passes plain"
