@@ -67,14 +67,6 @@ static const struct event {
 
 enum { EVENTS = sizeof events / sizeof *events };
 
-/* Cells that are known to differ, and not yet repaired. */
-static int not_yet(const struct event *e)
-{
-    return e->run == daemon_3 || e->run == double_fork || e->run == dup_exec || e->run == exec_keep || e->run == exec_empty
-        || e->run == exec_opt_out || e->run == fork_exec || e->run == in_flight || e->run == kill_parent
-        || e->run == rights || e->run == spawned;
-}
-
 /* Why a cell cannot be, or has nothing to compare; NULL for all others. */
 static const char *impossible(enum kind kind, const struct event *e, enum state state)
 {
@@ -94,8 +86,6 @@ static const char *impossible(enum kind kind, const struct event *e, enum state 
         return "connections that wait in the stack cannot move into a kernel listener's queue";
     if (udp && state == MID && (left_for_good || e->run == stdin_exec))
         return "datagrams that wait in the stack cannot move: dropped, counted, where the next program needs the kernel";
-    if (kind == EPOLL && not_yet(e))
-        return "known to differ: the set does not find its accelerated members again";
     if (!(e->states & 1 << state))
         return "much like another event: idle and mid will do";
     return NULL;

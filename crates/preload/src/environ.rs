@@ -3,7 +3,12 @@
 
 use core::ffi::{CStr, c_char};
 use std::ffi::CString;
+use std::io::Write as _;
 use std::sync::OnceLock;
+
+use flyover_sockets::Sockets;
+
+use crate::fast;
 
 unsafe extern "C" {
     static mut environ: *const *const c_char;
@@ -15,6 +20,11 @@ const PRELOAD: &[u8] = b"LD_PRELOAD=";
 const CHILD_VAR: &CStr = c"_FLYOVER_CHILD=1";
 /// The name of [`CHILD_VAR`].
 pub const CHILD: &CStr = c"_FLYOVER_CHILD";
+
+/// The number of the file with the epoll sets that a new program inherits.
+const SETS: &[u8] = b"_FLYOVER_SETS=";
+/// The name in [`SETS`].
+pub const SETS_NAME: &CStr = c"_FLYOVER_SETS";
 
 /// What to put into new environments.
 struct Saved {
@@ -170,6 +180,11 @@ pub unsafe fn with_kept<R>(
     };
     let mut vars: [*const c_char; MAX_VARS] = [core::ptr::null(); MAX_VARS];
     let mut merged = [0u8; MAX_PRELOAD];
+    let mut number = [0u8; SETS.len() + 12];
+    let sets = saved
+        .inherit
+        .then(|| fast::inside(Sockets::bequeath).flatten())
+        .flatten();
     let mut n = 0;
     let mut fits = true;
     let mut has_preload = false;
@@ -184,6 +199,9 @@ pub unsafe fn with_kept<R>(
     // SAFETY: passed on from our caller.
     unsafe {
         each_of(env, |var| {
+            if var.to_bytes().starts_with(SETS) {
+                return;
+            }
             let Some(list) = var.to_bytes().strip_prefix(PRELOAD) else {
                 return push(var.as_ptr());
             };
@@ -207,7 +225,39 @@ pub unsafe fn with_kept<R>(
             }
         }
     }
-    if fits { exec(vars.as_ptr()) } else { exec(env) }
+    if let Some(file) = sets {
+        push(name_file(file, &mut number));
+    }
+    let done = if fits { exec(vars.as_ptr()) } else { exec(env) };
+    if let Some(file) = sets {
+        // It failed, or a child has the file by now.
+        // SAFETY: a descriptor of the library's own.
+        let _ = unsafe { libc::syscall(libc::SYS_close, file) };
+    }
+    done
+}
+
+/// `_FLYOVER_SETS=N`, a C string.
+fn name_file(file: i32, into: &mut [u8; SETS.len() + 12]) -> *const c_char {
+    let mut rest = &mut into[..SETS.len() + 11];
+    let _ = rest.write_all(SETS);
+    let _ = write!(rest, "{file}");
+    into.as_ptr().cast()
+}
+
+/// The file with the epoll sets that this program inherited; the variable goes.
+pub fn take_sets() -> Option<i32> {
+    let mut file = None;
+    each(|name, value| {
+        if name == SETS_NAME.to_bytes() {
+            file = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+        }
+    });
+    if file.is_some() {
+        // SAFETY: a C string, and no other thread exists yet.
+        let _ = unsafe { libc::unsetenv(SETS_NAME.as_ptr()) };
+    }
+    file
 }
 
 fn contains(list: &[u8], library: &[u8]) -> bool {

@@ -104,6 +104,9 @@ extern "C" fn start() {
     let _ = LIB.get_or_init(|| Sockets::new(&OS, connector, fast::table(), settings));
     // SAFETY: the three functions have the type that pthread_atfork(3) asks for and stay loaded.
     let _ = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
+    if let Some((file, lib)) = environ::take_sets().zip(lib()) {
+        lib.inherit(file);
+    }
     if let (Some(errand), Some(lib)) = (errand, lib()) {
         errand.run(lib);
     }

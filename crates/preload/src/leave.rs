@@ -117,6 +117,8 @@ pub fn before_passing(lib: &'static Sockets, through: c_int, fd: c_int) {
         return;
     }
     let _: Option<()> = fast::inside(|lib| {
+        // Nothing tells a receiver which of the stack's sets it is, not even one that has the library.
+        lib.leave_set(fd);
         if lib.is_accelerated(fd) && !receiver_has_us(lib, through) {
             let _: bool = lib.let_go(fd);
         }

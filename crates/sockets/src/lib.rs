@@ -11,7 +11,8 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `process` | [`Sockets`]: everything of one process; look-up and probing of descriptors; fork |
+//! | `process` | [`Sockets`]: everything of one process; look-up and probing of descriptors |
+//! | `generations` | attaching to the stack; fork |
 //! | `entry`, `fdtable` | one descriptor in one word; the table |
 //! | `attach` | the stack: lock, V-NICs, daemon, keeper, wishes |
 //! | `policy` | what is accelerated, and the reason if not |
@@ -30,6 +31,7 @@ pub mod enter;
 pub mod entry;
 pub mod errno;
 pub mod fdtable;
+mod generations;
 pub mod io;
 pub mod life;
 pub mod os;

@@ -156,4 +156,4 @@ pub fn copy_high(os: &dyn Os, fd: i32) -> Option<i32> {
 
 /// Where the library's own descriptors go: above what programs use or put into an `fd_set`-sized loop, but not so high
 /// that the kernel's table of the process, which every `fork` copies, becomes large.
-const HIGH_BASES: [usize; 2] = [700, 200];
+pub(crate) const HIGH_BASES: [usize; 2] = [700, 200];

@@ -1,9 +1,9 @@
 //! What the library is in one process: the fd table, the attached stack, and what a fork changes. Nothing happens
 //! before the first socket that could be accelerated: no daemon, no stack, no memory.
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 
 use flyover_core::SockRef;
 use flyover_core::sock::{Kind as SockKind, Sock, flag};
@@ -12,6 +12,7 @@ use crate::attach::{Attachment, Connector};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
 use crate::fdtable::{FdTable, SHARED};
+use crate::generations::{GENERATIONS, Generation};
 use crate::os::Os;
 use crate::policy::{Reason, Wanted, wanted};
 use crate::wait::epoll::EpollTable;
@@ -85,19 +86,6 @@ pub enum Fd {
     Epoll(u32),
 }
 
-/// How many times a process line may fork and still use stacks: each child that touches a socket takes one.
-const GENERATIONS: usize = 256;
-/// How long an absent daemon is not asked again, ns.
-const RETRY_NS: u64 = 5_000_000_000;
-
-/// One generation of forks.
-#[derive(Default)]
-struct Generation {
-    attachment: OnceLock<&'static Attachment>,
-    attaching: Mutex<()>,
-    retry_at: AtomicU64,
-}
-
 /// How this process wants to be served.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
@@ -119,20 +107,22 @@ pub struct Sockets {
     pub epolls: EpollTable,
     /// As configured.
     pub settings: Settings,
-    connector: &'static dyn Connector,
-    generations: Box<[Generation]>,
-    current: AtomicU32,
-    fork_generation: AtomicU32,
+    pub(crate) connector: &'static dyn Connector,
+    pub(crate) generations: Box<[Generation]>,
+    pub(crate) current: AtomicU32,
+    pub(crate) fork_generation: AtomicU32,
     /// Kernel sockets with several descriptors in this process, by cookie, and how many.
     pub(crate) copies: Mutex<HashMap<u64, u32>>,
-    pid: AtomicI32,
+    pub(crate) pid: AtomicI32,
     /// Set once a stack was ever attached, in this process or an ancestor that forked it.
-    ever_attached: AtomicBool,
+    pub(crate) ever_attached: AtomicBool,
     kernel_path: [AtomicU32; Reason::ALL.len()],
     /// Options of untouched sockets, by family and kind.
     pub(crate) defaults: [OnceLock<Vec<Option<crate::io::sockopt::Value>>>; 4],
     /// What listeners hand down to their connections.
     pub(crate) legacies: crate::life::inherit::Legacies,
+    /// Epoll sets inherited through `exec`.
+    pub(crate) heirlooms: crate::wait::heirs::Heirlooms,
 }
 
 impl core::fmt::Debug for Sockets {
@@ -166,95 +156,8 @@ impl Sockets {
             kernel_path: [const { AtomicU32::new(0) }; Reason::ALL.len()],
             defaults: [const { OnceLock::new() }; 4],
             legacies: crate::life::inherit::Legacies::default(),
+            heirlooms: crate::wait::heirs::Heirlooms::default(),
         }
-    }
-
-    /// The stack, if one is attached.
-    #[inline]
-    pub fn attached(&self) -> Option<&'static Attachment> {
-        self.generations
-            .get(self.current.load(Ordering::Acquire) as usize)?
-            .attachment
-            .get()
-            .copied()
-    }
-
-    /// True when this process or its ancestors ever had a stack: an exec'd program must look for its sockets.
-    pub fn ever_attached(&self) -> bool {
-        self.ever_attached.load(Ordering::Relaxed)
-    }
-
-    /// The stack, attached now if it was not.
-    pub fn attach(&self) -> Result<&'static Attachment, Reason> {
-        if !self.settings.accelerate {
-            return Err(Reason::Disabled);
-        }
-        let index = self.current.load(Ordering::Acquire) as usize;
-        let generation = self.generations.get(index).ok_or(Reason::NoDaemon)?;
-        if let Some(a) = generation.attachment.get() {
-            return Ok(a);
-        }
-        let _one = generation
-            .attaching
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(a) = generation.attachment.get() {
-            return Ok(a);
-        }
-        let now = self.os.now();
-        if now < generation.retry_at.load(Ordering::Relaxed) {
-            return Err(Reason::NoDaemon);
-        }
-        let Ok(parts) = self.connector.attach() else {
-            generation
-                .retry_at
-                .store(now.saturating_add(RETRY_NS), Ordering::Relaxed);
-            return Err(Reason::NoDaemon);
-        };
-        for fd in parts.own_fds.iter().chain(&parts.nic_fds) {
-            let _: bool = self.table.store(*fd, Entry::Ours);
-        }
-        let Ok(attachment) = Attachment::new(self.os, parts, self.table) else {
-            return Err(Reason::NoDaemon);
-        };
-        let _: bool = self.table.store(attachment.wake_tx, Entry::Ours);
-        self.ever_attached.store(true, Ordering::Relaxed);
-        // Leaked on purpose: threads use it without a reference count until the process ends.
-        Ok(generation
-            .attachment
-            .get_or_init(|| Box::leak(Box::new(attachment))))
-    }
-
-    /// Counts forks; a descriptor made in an earlier generation may have other holders.
-    pub fn fork_generation(&self) -> u32 {
-        self.fork_generation.load(Ordering::Acquire)
-    }
-
-    /// Another process may hold copies of our descriptors from now on (`fork`, `vfork`, `posix_spawn`, ..).
-    pub fn note_fork(&self) {
-        let _: u32 = self.fork_generation.fetch_add(1, Ordering::AcqRel);
-    }
-
-    /// Runs before `fork`: no private table may be half changed when the child gets its copy.
-    pub fn before_fork(&self) {
-        self.epolls.before_fork(self.os);
-    }
-
-    /// Runs in the parent after `fork`.
-    pub fn after_fork_in_parent(&self) {
-        self.epolls.after_fork();
-        self.note_fork();
-    }
-
-    /// Runs in the child after `fork`: private state starts anew, the shared memory stays in use. The stack lock is
-    /// left alone: if it is held, then by a live thread of the parent.
-    pub fn after_fork_in_child(&self) {
-        crate::enter::reset();
-        self.epolls.after_fork();
-        self.epolls.forget_threads();
-        self.note_fork();
-        let _: u32 = self.current.fetch_add(1, Ordering::AcqRel);
-        self.pid.store(self.os.getpid(), Ordering::Release);
     }
 
     /// Wakes every thread of this process that sleeps in the library.
@@ -388,7 +291,12 @@ impl Sockets {
         let domain = match self.int_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) {
             Ok(d) => d,
             Err(Errno::EBADF) => return Fd::Kernel,
-            Err(_) => return self.settle(fd, Entry::Kernel(0)),
+            Err(_) => {
+                return match self.heirloom(fd) {
+                    Some(index) => Fd::Epoll(index),
+                    None => self.settle(fd, Entry::Kernel(0)),
+                };
+            }
         };
         let kind = self
             .int_option(fd, libc::SOL_SOCKET, libc::SO_TYPE)

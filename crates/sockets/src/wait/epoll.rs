@@ -13,6 +13,7 @@ use crate::enter;
 use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
 use crate::os::{EpollEvent, PollFd, Ran};
+use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
 use crate::wait::members::leave;
@@ -61,6 +62,11 @@ impl Sockets {
         if event.is_none() && op != libc::EPOLL_CTL_DEL {
             return Answer::Error(Errno::EFAULT);
         }
+        let left = set.left.load(Ordering::Acquire);
+        if left && epfd != fd {
+            // Others have the set, and the kernel's half only.
+            let _: bool = self.give_to_kernel(fd, Reason::HandedOver);
+        }
         let target = if epfd == fd {
             Fd::Kernel
         } else {
@@ -69,7 +75,8 @@ impl Sockets {
         self.epolls.gate.lock(self.os);
         set.epfd.store(epfd, Ordering::Release);
         let answer = match target {
-            Fd::Tcp(ep) | Fd::Udp(ep) => self.ctl_ours(set, op, fd, &ep, event),
+            Fd::Tcp(ep) | Fd::Udp(ep) if !left => self.ctl_ours(set, op, fd, &ep, event),
+            Fd::Tcp(_) | Fd::Udp(_) => self.ctl_kernel(set, epfd, op, fd, event),
             Fd::Fresh(f) => self.ctl_fresh(set, epfd, op, fd, f, event),
             Fd::Kernel => self.ctl_kernel(set, epfd, op, fd, event),
             Fd::Epoll(inner) => {
@@ -226,10 +233,14 @@ impl Sockets {
             }
             self.left_kernel(set);
         }
-        let id = set.id()?;
+        // First this: a child of `fork` may have to make the stack's set anew.
         let att = match self.attach() {
             Ok(a) => a,
             Err(_) => return Some(Err(Errno::EIO)),
+        };
+        let Some(id) = set.id() else {
+            // All accelerated members went before this child could hold them.
+            return self.epoll_wait(epfd, out, timeout);
         };
         let w = Waiting {
             lib: self,

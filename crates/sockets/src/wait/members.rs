@@ -136,6 +136,7 @@ impl EpollTable {
             return Ok(id);
         }
         let id = att.locked(|l| l.set_alloc())?;
+        set.life.store(att.stack.set_life(id), Ordering::Release);
         set.set.store(id.raw() + 1, Ordering::SeqCst);
         if set.in_kernel.load(Ordering::SeqCst) != 0 {
             self.kick(sockets, set);

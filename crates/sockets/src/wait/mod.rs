@@ -1,6 +1,7 @@
 //! Waiting: first spin, then sleep. Here the wait for one socket; `poll`, `select` and `epoll` build on [`sleep`].
 
 pub mod epoll;
+pub mod heirs;
 mod members;
 mod moved;
 mod nested;

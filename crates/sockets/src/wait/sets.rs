@@ -1,7 +1,7 @@
 //! The epoll sets of a process: which descriptors are members of which set. How members move between the kernel's set
 //! and the stack's is in `members`, sets in sets in `nested`.
 
-use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -58,6 +58,10 @@ pub(super) type Members = HashMap<i32, Member, BuildHasherDefault<FdHasher>>;
 pub(super) struct EpollSet {
     /// The stack's ready set: 1 + index, 0 while there is none.
     pub(super) set: AtomicU32,
+    /// Which life of that.
+    pub(super) life: AtomicU32,
+    /// Everything in it is to be with the kernel: it was passed to a process that we know nothing of.
+    pub(super) left: AtomicBool,
     /// A descriptor number of the kernel's set: the one that was last used.
     pub(super) epfd: AtomicI32,
     /// Descriptor numbers of this process that mean the set.
@@ -80,6 +84,11 @@ pub(super) struct EpollSet {
 }
 
 impl EpollSet {
+    /// The life of the stack's set that is meant.
+    pub(super) fn life(&self) -> u32 {
+        self.life.load(Ordering::Acquire)
+    }
+
     pub(super) fn members(&self) -> MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -89,6 +98,12 @@ impl EpollSet {
             .load(Ordering::Acquire)
             .checked_sub(1)
             .map(Idx::new)
+    }
+
+    fn let_go(&self, sockets: &Sockets) {
+        if let Some((id, att)) = self.id().zip(sockets.attached()) {
+            att.locked(|l| l.set_let_go(id, self.life()));
+        }
     }
 
     pub(super) fn kernel_joined(&self) {
@@ -103,7 +118,7 @@ impl EpollSet {
     }
 
     /// A new life under the number `epfd`.
-    fn start(&self, epfd: i32) {
+    pub(super) fn start(&self, epfd: i32) {
         self.set.store(0, Ordering::Release);
         self.epfd.store(epfd, Ordering::Release);
         self.refs.store(1, Ordering::Release);
@@ -117,6 +132,7 @@ impl EpollSet {
             n.store(0, Ordering::Release);
         }
         self.looked.store(0, Ordering::Relaxed);
+        self.left.store(false, Ordering::Release);
     }
 }
 
@@ -264,15 +280,20 @@ impl EpollTable {
     /// The epoll descriptor `fd` is being closed.
     pub(crate) fn close(&self, sockets: &Sockets, index: u32, fd: i32) {
         let Some(set) = self.at(index) else { return };
-        if set.refs.fetch_sub(1, Ordering::AcqRel) != 1 || !sockets.is_sole_holder(fd) {
+        if set.refs.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;
         }
         self.gate.lock(sockets.os);
         set.members().clear();
-        self.unlink(sockets, index, set);
-        if let Some((id, att)) = set.id().zip(sockets.attached()) {
-            att.locked(|l| l.set_free(id));
+        if !sockets.is_sole_holder(fd) {
+            // The kernel's set lives on with others; what is ours in it belongs to them.
+            set.let_go(sockets);
+            set.set.store(0, Ordering::Release);
+            self.gate.unlock();
+            return;
         }
+        self.unlink(sockets, index, set);
+        set.let_go(sockets);
         self.take_kick_away(sockets, set);
         set.start(-1);
         self.free

@@ -145,7 +145,7 @@ impl Locked<'_, '_, '_> {
         }
     }
 
-    /// A process is gone: its waiters and sets are freed, receive locks that it held are opened. Its sockets follow
+    /// A process is gone: its waiters are freed, and the sets that nobody else holds; receive locks that it held are opened. Its sockets follow
     /// when the kernel reports the end of the sockets behind them.
     pub fn owner_gone(&mut self, owner: u16) {
         let st = self.st;
@@ -158,9 +158,7 @@ impl Locked<'_, '_, '_> {
         }
         for i in 0..st.state.set_slots.touched(st.sets) {
             let id = Idx::new(i);
-            if st.sets.at(id).hdr.tag.load(Relaxed) == tag {
-                self.set_free(id);
-            }
+            self.set_loses(id, owner);
         }
         for r in st.each_sock() {
             let s = st.sock(r.id);

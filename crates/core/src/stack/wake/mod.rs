@@ -8,8 +8,10 @@
 //! |---|---|
 //! | `objects.rs` | the three objects as they lie in the stack's memory |
 //! | `sets.rs` | sets, memberships, ready lists |
+//! | `holders.rs` | the processes that hold a set |
 //! | `waiters.rs` | threads that sleep, and which of them watch the V-NICs |
 
+mod holders;
 mod objects;
 mod sets;
 mod waiters;

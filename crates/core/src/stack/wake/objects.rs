@@ -23,8 +23,14 @@ shm_struct! {
         /// The waiter that stands for the set where it is a member itself: its wake socket is readable while something
         /// may be ready.
         pub mirror: SharedCell<OptIdx<Waiter>>,
+        /// Counts the lives of the slot.
+        pub life: SharedCell<u32>,
+        /// Holders besides the one that the tag names.
+        pub others: SharedCell<u32>,
         /// Padding, always 0.
         pub pad: SharedCell<u32>,
+        /// Those, one bit for each owner slot; all 0 while `others` is.
+        pub holders: [SharedCell<u64>; HOLDER_WORDS],
     }
 }
 
@@ -97,6 +103,9 @@ impl SlotObject for Waiter {
         &self.hdr
     }
 }
+
+/// Words of [`Set::holders`]: a bit for every owner slot that there can be.
+pub const HOLDER_WORDS: usize = 64;
 
 /// Values of [`Waiter::state`].
 pub mod wstate {

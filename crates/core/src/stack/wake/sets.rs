@@ -41,6 +41,7 @@ impl Locked<'_, '_, '_> {
         set.members.set(OptIdx::NONE);
         set.count.set(0);
         set.mirror.set(OptIdx::NONE);
+        set.life.set(set.life.get().wrapping_add(1));
         Ok(id)
     }
 
@@ -66,6 +67,7 @@ impl Locked<'_, '_, '_> {
                 break;
             }
         }
+        self.forget_holders(set);
         let _: bool = st.state.set_slots.free(st.sets, set);
     }
 
