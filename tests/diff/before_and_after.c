@@ -102,3 +102,21 @@ CASE(bind_after_a_refusal_named)
     say_ret("bind", bind(fd, &a.sa, a.len));
     say("the port is kept: %d", port_of(fd) == port);
 }
+
+/* What was bound between a refusal and its dissolution stays bound. */
+CASE(bind_between_refusal_and_dissolution)
+{
+    struct sockaddr none = {.sa_family = AF_UNSPEC};
+    int fd = tcp_socket();
+    nonblocking(fd);
+    struct addr to = peer_addr(9), a = my_addr(0);
+    say_ret("connect", connect(fd, &to.sa, to.len));
+    say("events %s", events_name(wait_events(fd, POLLOUT)));
+    say_ret("bind", bind(fd, &a.sa, a.len));
+    say_name(fd);
+    say_ret("dissolve", connect(fd, &none, sizeof none));
+    say_name(fd);
+    say_ret("bind again", bind(fd, &a.sa, a.len));
+    say_ret("connect", connect(fd, &to.sa, to.len));
+    say("events %s", events_name(wait_events(fd, POLLOUT)));
+}

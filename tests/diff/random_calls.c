@@ -170,6 +170,8 @@ static void do_accept(struct slot *s)
         struct slot *n = free_slot();
         *n = (struct slot){.kind = TCP, .fd = fd, .peer = handles - 1, .accepted = 1};
         say("  in %d", (int)(n - slots));
+        /* Its listener may have been shut down before it listened: then a FIN is on its way. */
+        settle(n);
     } else
         say_fd("  accept", accept(listener, NULL, NULL));
 }

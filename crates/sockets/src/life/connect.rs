@@ -282,10 +282,12 @@ impl Sockets {
     pub(crate) fn back_to_fresh(&self, fd: i32, ep: &Ep, error: i32) -> Fresh {
         let in_epoll = self.epolls.endpoint_is_leaving(self, fd, ep);
         let auto = ep.shared().has(flag::AUTO_PORT);
+        // What `bind` gave it after the end of the connection is the program's.
+        let rebound = ep.shared().has(flag::REBOUND);
         let fresh = Fresh {
             in_epoll,
             // Also a port that `bind` left to the kernel; one that the program named stays, the kernel knows.
-            unbound: self.give_port_back(fd) && auto,
+            unbound: !rebound && self.give_port_back(fd) && auto,
             error: u8::try_from(error).unwrap_or(0),
             shut: 0,
             ..fresh_of(ep)
