@@ -1,5 +1,6 @@
 //! What the demonstration and the benchmarks measure: a server, a load, the numbers.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -238,6 +239,29 @@ pub fn connections(lab: &Lab, threads: u32, seconds: f64) -> Result<Measured> {
 pub fn pipe_read(lab: &Lab) -> Result<f64> {
     let output = lab.workload(Host::Server, "call").run(LIMIT)?;
     number(&json(&output)?, "ns_per_read")
+}
+
+/// Microseconds of one fork, one exec, one `posix_spawn`, and one close of a file and of a fresh socket, by a program
+/// without a connection on the server host (`process_cost.c`): the least of what was seen in `seconds`.
+pub fn process_costs(lab: &Lab, seconds: f64) -> Result<Vec<f64>> {
+    let program = lab.directory().join("process_cost");
+    let built = Command::new("cc")
+        .args(["-O1", "-o"])
+        .arg(&program)
+        .arg(crate::runner::scripts().join("process_cost.c"))
+        .status()
+        .context("running cc")?;
+    ensure!(built.success(), "cc process_cost.c: {built}");
+    let each = (seconds * 300.0).max(100.0) as u32;
+    let output = lab
+        .cmd(Host::Server, program)
+        .arg(each.to_string())
+        .run(LIMIT)?;
+    let cost = |line: &str| -> Result<f64> {
+        let (_, ns) = line.split_once(' ').context("a line without a number")?;
+        Ok(ns.parse::<f64>()? / 1e3)
+    };
+    output.stdout.lines().map(cost).collect()
 }
 
 /// Milliseconds that `/bin/true` takes on the server host, as the median of `times`.

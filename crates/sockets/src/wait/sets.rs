@@ -17,8 +17,11 @@ use crate::wait::nested::Links;
 
 /// Epoll sets come in pieces of this many.
 const CHUNK: usize = 64;
-/// Pieces: a set for every descriptor that a process may have under the usual hard limit.
-const CHUNKS: usize = (1 << 20) / CHUNK;
+/// Pieces come in shelves of this many. Nothing is made before it is needed: every `fork` and every new program would
+/// pay for it.
+const SHELF: usize = 128;
+/// Shelves: a set for every descriptor that a process may have under the usual hard limit.
+const SHELVES: usize = (1 << 20) / CHUNK / SHELF;
 /// Bits of the events that say how, not what, to watch.
 pub(super) const FLAGS: u32 =
     (libc::EPOLLET | libc::EPOLLONESHOT | libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP) as u32;
@@ -161,9 +164,11 @@ impl Gate {
     }
 }
 
+type Chunk = OnceLock<Box<[EpollSet]>>;
+
 /// All epoll sets of the process.
 pub struct EpollTable {
-    chunks: Box<[OnceLock<Box<[EpollSet]>>]>,
+    shelves: [OnceLock<Box<[Chunk]>>; SHELVES],
     used: AtomicU32,
     free: Mutex<Vec<u32>>,
     word: OnceLock<u64>,
@@ -199,7 +204,7 @@ impl EpollTable {
     /// No sets.
     pub fn new() -> Self {
         Self {
-            chunks: (0..CHUNKS).map(|_| OnceLock::new()).collect(),
+            shelves: [const { OnceLock::new() }; SHELVES],
             used: AtomicU32::new(0),
             free: Mutex::new(Vec::new()),
             word: OnceLock::new(),
@@ -219,7 +224,8 @@ impl EpollTable {
 
     pub(super) fn at(&self, index: u32) -> Option<&EpollSet> {
         let i = index as usize;
-        self.chunks.get(i / CHUNK)?.get()?.get(i % CHUNK)
+        let shelf = self.shelves.get(i / CHUNK / SHELF)?.get()?;
+        shelf.get(i / CHUNK % SHELF)?.get()?.get(i % CHUNK)
     }
 
     pub(super) fn each(&self) -> impl Iterator<Item = &EpollSet> {
@@ -235,9 +241,12 @@ impl EpollTable {
             .pop();
         let index = recycled.unwrap_or_else(|| self.used.load(Ordering::Acquire));
         let i = index as usize;
-        let chunk = self
-            .chunks
-            .get(i / CHUNK)?
+        let shelf = self
+            .shelves
+            .get(i / CHUNK / SHELF)?
+            .get_or_init(|| (0..SHELF).map(|_| OnceLock::new()).collect());
+        let chunk = shelf
+            .get(i / CHUNK % SHELF)?
             .get_or_init(|| (0..CHUNK).map(|_| EpollSet::default()).collect());
         chunk.get(i % CHUNK)?.start(epfd);
         if recycled.is_none() {

@@ -152,6 +152,11 @@ pub const ROWS: &[Row] = &[
     lower("redis GET -c 50, CPU of a request", "us"),
     lower("pipe read, 1 B", "ns"),
     lower("start and end of `true`", "ms"),
+    lower("fork, least", "us"),
+    lower("fork and exec, least", "us"),
+    lower("posix_spawn, least", "us"),
+    lower("close of a file, least", "us"),
+    lower("close of a fresh socket, least", "us"),
     lower("1000 idle connections, CPU of one core", "%"),
 ];
 
@@ -375,6 +380,23 @@ pub const GROUPS: &[Group] = &[
                 "start and end of `true`",
                 workloads::run_true(lab, 20)?,
             )])
+        },
+    },
+    Group {
+        name: "processes",
+        columns: &[Kernel, Server],
+        options: &[],
+        floor: None,
+        run: |lab, seconds| {
+            let costs = workloads::process_costs(lab, seconds)?;
+            let names = [
+                "fork, least",
+                "fork and exec, least",
+                "posix_spawn, least",
+                "close of a file, least",
+                "close of a fresh socket, least",
+            ];
+            Ok(names.into_iter().zip(costs).collect())
         },
     },
     Group {

@@ -152,6 +152,10 @@ impl Results {
         let redis = "redis GET -c 50";
         let (pipe, start) = ("pipe read, 1 B", "start and end of `true`");
         let idle = "1000 idle connections, CPU of one core";
+        let slower = |row| {
+            let times = over(median(row, Server), median(row, Kernel));
+            Some((times? - 1.0) * 100.0)
+        };
         use Better::{Higher, Lower};
         use Column::{Both, Client, Kernel, RawPacket, RawXdp, Server, Xdp};
         [
@@ -225,6 +229,24 @@ impl Results {
                 "flyover run true, ms added",
                 minus(median(start, Server), median(start, Kernel)),
                 15.0,
+                Lower,
+            ),
+            (
+                "fork without accelerated sockets, % slower",
+                slower("fork, least"),
+                5.0,
+                Lower,
+            ),
+            (
+                "exec without accelerated sockets, % slower",
+                slower("fork and exec, least"),
+                5.0,
+                Lower,
+            ),
+            (
+                "close without accelerated sockets, % slower",
+                slower("close of a file, least"),
+                5.0,
                 Lower,
             ),
             (
