@@ -176,7 +176,6 @@ next! {
     fn pthread_testcancel() -> Nothing = nothing();
     fn pthread_cancel(thread: *mut c_void) -> c_int = libc::ENOSYS;
     fn pthread_setcanceltype(kind: c_int, old: *mut c_int) -> c_int = libc::ENOSYS;
-    fn _exit(status: c_int) -> Nothing = nothing();
 }
 
 /// Address of the next library's `vfork`, for the tail jump of our own.

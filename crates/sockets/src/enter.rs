@@ -77,6 +77,7 @@ pub fn outside<R>(f: impl FnOnce() -> R) -> R {
 }
 
 /// A handler left by `siglongjmp`, or a fork: the bracket starts anew.
+#[inline]
 pub fn reset() {
     DEPTH.with(|d| d.set(0));
     PENDING.with(|p| p.set(false));

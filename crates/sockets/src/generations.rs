@@ -95,16 +95,19 @@ impl Sockets {
     }
 
     /// Another process may hold copies of our descriptors from now on (`fork`, `vfork`, `posix_spawn`, ..).
+    #[inline(always)]
     pub fn note_fork(&self) {
         let _: u32 = self.fork_generation.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Runs before `fork`: no private table may be half changed when the child gets its copy.
+    #[inline(always)]
     pub fn before_fork(&self) {
         self.epolls.before_fork(self.os);
     }
 
     /// Runs in the parent after `fork`.
+    #[inline(always)]
     pub fn after_fork_in_parent(&self) {
         self.epolls.after_fork();
         self.note_fork();
@@ -112,12 +115,13 @@ impl Sockets {
 
     /// Runs in the child after `fork`: private state starts anew, the shared memory stays in use. The stack lock is
     /// left alone: if it is held, then by a live thread of the parent.
-    pub fn after_fork_in_child(&self) {
+    #[inline(always)]
+    pub fn after_fork_in_child(&self, pid: i32) {
         crate::enter::reset();
         self.epolls.after_fork();
         self.epolls.forget_threads();
         self.note_fork();
         let _: u32 = self.current.fetch_add(1, Ordering::AcqRel);
-        self.pid.store(self.os.getpid(), Ordering::Release);
+        self.pid.store(pid, Ordering::Release);
     }
 }

@@ -205,9 +205,6 @@ impl Sockets {
         self.table.set_made(fd, self.fork_generation());
     }
 
-    /// The process ends. Nothing has to be done: sockets close by their cookies, and the daemon sees us go.
-    pub fn at_exit(&self) {}
-
     /// Counts a socket that is with the kernel for this reason.
     pub(crate) fn count_kernel_path(&self, reason: Reason) {
         if let Some(n) = self.kernel_path.get(usize::from(reason.code())) {

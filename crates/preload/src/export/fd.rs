@@ -7,7 +7,7 @@ use flyover_sockets::process::Answer;
 use flyover_sockets::{Errno, Sockets};
 
 use super::answer;
-use crate::{args, errno, fast, init, leave, next};
+use crate::{args, errno, fast, leave, next};
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn close(fd: c_int) -> c_int {
@@ -198,16 +198,5 @@ pub unsafe extern "C" fn sockatmark(fd: c_int) -> c_int {
     match unsafe { ioctl(fd, SIOCATMARK, &raw mut at as usize) } {
         -1 => -1,
         _ => at,
-    }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn _exit(status: c_int) -> ! {
-    if let Some(lib) = init::lib() {
-        lib.at_exit();
-    }
-    loop {
-        // SAFETY: ends the process, all threads of it.
-        unsafe { crate::sys::raw(libc::SYS_exit_group, [status as usize, 0, 0, 0, 0, 0]) };
     }
 }

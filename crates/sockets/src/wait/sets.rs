@@ -144,6 +144,7 @@ impl EpollSet {
 pub(super) struct Gate(AtomicU32);
 
 impl Gate {
+    #[inline]
     pub(super) fn lock(&self, os: &dyn Os) {
         let mut spins = 0u32;
         while self
@@ -159,6 +160,7 @@ impl Gate {
         }
     }
 
+    #[inline]
     pub(super) fn unlock(&self) {
         self.0.store(0, Ordering::Release);
     }
@@ -261,17 +263,23 @@ impl EpollTable {
     }
 
     /// `fork` begins: no change of membership may be under way.
+    #[inline(always)]
     pub fn before_fork(&self, os: &dyn Os) {
         self.gate.lock(os);
     }
 
     /// `fork` is over, in the parent or in the child.
+    #[inline(always)]
     pub fn after_fork(&self) {
         self.gate.unlock();
     }
 
     /// The child has none of the threads that wait.
+    #[inline(always)]
     pub fn forget_threads(&self) {
+        if self.used.load(Ordering::Acquire) == 0 {
+            return;
+        }
         for set in self.each() {
             for n in [&set.in_kernel, &set.asleep, &set.watchers] {
                 n.store(0, Ordering::Release);
