@@ -4,7 +4,7 @@
 //! Whoever raises an event tells the mirror, be it in another process. Before the kernel's word on an outer set is
 //! taken, the mirrors inside are settled: what was read meanwhile is not ready any more.
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flyover_core::stack::wake::WaiterId;
@@ -12,7 +12,6 @@ use flyover_shm::Idx;
 
 use crate::attach::Attachment;
 use crate::entry::Entry;
-use crate::errno::Errno;
 use crate::process::Sockets;
 use crate::wait::sets::{EpollSet, EpollTable};
 
@@ -31,10 +30,6 @@ pub(super) struct Links {
     /// The mirror: 1 + waiter, 0 for none, and its wake socket.
     mirror: AtomicU32,
     socket: AtomicI32,
-    /// The mirror is armed for the next event, but its socket still tells of earlier ones.
-    told: AtomicBool,
-    /// Messages in the socket, one for each time that the mirror was told.
-    messages: AtomicU32,
 }
 
 fn list(l: &Mutex<Vec<u32>>) -> MutexGuard<'_, Vec<u32>> {
@@ -85,8 +80,6 @@ impl EpollTable {
         outer.into_iter().for_each(|o| self.part(o, index));
         let mirror = set.links.mirror();
         set.links.mirror.store(0, Ordering::Release);
-        set.links.told.store(false, Ordering::Release);
-        set.links.messages.store(0, Ordering::Release);
         let fd = set.links.socket.swap(0, Ordering::AcqRel) - 1;
         if let Some((w, att)) = mirror.zip(sockets.attached()) {
             att.locked(|l| {
@@ -177,36 +170,24 @@ impl EpollTable {
         let Some((mirror, id)) = set.links.mirror().zip(set.id()) else {
             return;
         };
-        let told = &set.links.told;
-        let asleep = att.stack.still_asleep(mirror);
-        if asleep && !told.load(Ordering::Acquire) {
+        if att.stack.still_asleep(mirror) && !att.stack.set_mirror_told(id) {
             return;
         }
-        let messages = &set.links.messages;
-        if !asleep {
-            let _: u32 = messages.fetch_add(1, Ordering::AcqRel);
-        }
-        let some = att.locked(|l| l.set_settle(id));
-        told.store(some, Ordering::Release);
+        let found = att.locked(|l| l.set_settle(id));
         let fd = set.links.socket.load(Ordering::Acquire) - 1;
         let mut byte = [0u8; 8];
-        if some {
-            // One stays, so that the set shows as readable. More would fill the socket, and then the next event would
-            // not be heard: the kernel queues ten.
-            if messages.load(Ordering::Acquire) > 1 && sockets.os.read(fd, &mut byte).is_ok() {
-                let _: u32 = messages.fetch_sub(1, Ordering::AcqRel);
-            }
-            return;
+        let mut left = found.messages;
+        while left > 0 && sockets.os.read(fd, &mut byte).is_ok() {
+            left -= 1;
         }
-        messages.store(0, Ordering::Release);
-        // Bounded: nobody sends again before the mirror is armed.
-        for _ in 0..64 {
-            let got: Result<usize, Errno> = sockets.os.read(fd, &mut byte);
-            if got.is_err() {
-                break;
-            }
+        if left > 0 || !found.some {
+            att.locked(|l| {
+                l.mirror_late(id, left);
+                if !found.some {
+                    l.mirror_arm(id);
+                }
+            });
         }
-        att.locked(|l| l.mirror_arm(id));
     }
 
     /// [`settle`](Self::settle) for the set at `index` and all inside.

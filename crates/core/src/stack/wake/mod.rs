@@ -19,6 +19,7 @@ mod waiters;
 pub use objects::{
     Item, ItemId, ItemMode, Ready, Set, SetId, Wait, Waiter, WaiterId, imode, wstate,
 };
+pub use sets::Settled;
 
 use super::locked::Locked;
 use crate::effects::Effect;
@@ -144,9 +145,7 @@ impl Locked<'_, '_, '_> {
     pub(super) fn wake_one(&mut self, set: SetId) -> bool {
         let st = self.st;
         let owner = st.sets.at(set);
-        if let Some(m) = owner.mirror.get().opt() {
-            self.wake_waiter(m);
-        }
+        self.tell_mirror(set);
         let Some(w) = owner.waiters.get().opt() else {
             return false;
         };
@@ -154,15 +153,29 @@ impl Locked<'_, '_, '_> {
         owner.waiters.set(waiter.next.get());
         waiter.next.set(OptIdx::NONE);
         waiter.set.set(OptIdx::NONE);
-        self.wake_waiter(w);
+        let _: bool = self.wake_waiter(w);
         true
     }
 
-    pub(super) fn wake_waiter(&mut self, w: WaiterId) {
-        let st = self.st;
-        if st.waiters.at(w).state.swap(wstate::WOKEN, Release) == wstate::ASLEEP {
-            let _: u64 = st.state.stats.wakes.fetch_add(1, Relaxed);
-            self.env.fx.push(Effect::Wake(w));
+    /// The set's mirror hears that something may be ready, unless it was told already.
+    pub(super) fn tell_mirror(&mut self, set: SetId) {
+        let owner = self.st.sets.at(set);
+        if let Some(m) = owner.mirror.get().opt()
+            && self.wake_waiter(m)
+        {
+            let told = owner.told.load(Relaxed);
+            owner.told.store(told.saturating_add(1), Release);
         }
+    }
+
+    /// False when it was awake, or woken, already.
+    pub(super) fn wake_waiter(&mut self, w: WaiterId) -> bool {
+        let st = self.st;
+        if st.waiters.at(w).state.swap(wstate::WOKEN, Release) != wstate::ASLEEP {
+            return false;
+        }
+        let _: u64 = st.state.stats.wakes.fetch_add(1, Relaxed);
+        self.env.fx.push(Effect::Wake(w));
+        true
     }
 }

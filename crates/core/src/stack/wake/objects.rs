@@ -25,10 +25,10 @@ shm_struct! {
         pub mirror: SharedCell<OptIdx<Waiter>>,
         /// Counts the lives of the slot.
         pub life: SharedCell<u32>,
+        /// Messages that the mirror was sent and nobody has read yet; may be read without the lock.
+        pub told: Shared32,
         /// Holders besides the one that the tag names.
         pub others: SharedCell<u32>,
-        /// Padding, always 0.
-        pub pad: SharedCell<u32>,
         /// Those, one bit for each owner slot; all 0 while `others` is.
         pub holders: [SharedCell<u64>; HOLDER_WORDS],
     }

@@ -9,10 +9,24 @@ use crate::stack::locked::Locked;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use flyover_shm::OptIdx;
 
+/// What [`Locked::set_settle`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// Something is ready.
+    pub some: bool,
+    /// Messages of the mirror to be read now.
+    pub messages: u32,
+}
+
 impl Stack<'_> {
     /// True when the set's ready list is not empty; needs no lock.
     pub fn set_has_ready(self, set: SetId) -> bool {
         self.set_ready_len(set) != 0
+    }
+
+    /// True when the set's mirror has messages that nobody has read; needs no lock.
+    pub fn set_mirror_told(self, set: SetId) -> bool {
+        self.sets.at(set).told.load(Acquire) != 0
     }
 
     /// Members on the set's ready list; needs no lock.
@@ -41,6 +55,7 @@ impl Locked<'_, '_, '_> {
         set.members.set(OptIdx::NONE);
         set.count.set(0);
         set.mirror.set(OptIdx::NONE);
+        set.told.store(0, Release);
         set.life.set(set.life.get().wrapping_add(1));
         Ok(id)
     }
@@ -129,13 +144,16 @@ impl Locked<'_, '_, '_> {
     /// Has `w` told about everything that becomes ready in the set, however many sleep on it (or nobody any more).
     pub fn set_mirror(&mut self, set: SetId, w: Option<WaiterId>) {
         let mirror = w.map_or(OptIdx::NONE, Into::into);
-        self.st.sets.at(set).mirror.set(mirror);
+        let owner = self.st.sets.at(set);
+        owner.mirror.set(mirror);
+        owner.told.store(0, Release);
     }
 
-    /// Throws out of the ready list what is not ready any more, as the kernel's poll of an epoll set does. True: some
-    /// is left, and the mirror hears of the next event. False: the mirror's wake socket is to be emptied, and then
-    /// [`mirror_arm`](Self::mirror_arm) called.
-    pub fn set_settle(&mut self, set: SetId) -> bool {
+    /// Throws out of the ready list what is not ready any more, as the kernel's poll of an epoll set does. When some
+    /// is left the mirror hears of the next event, and all but one of its messages are to be read: they would fill the
+    /// wake socket. When nothing is left all are to be read, and then [`mirror_arm`](Self::mirror_arm) called. What
+    /// cannot be read yet is on its way: [`mirror_late`](Self::mirror_late).
+    pub fn set_settle(&mut self, set: SetId) -> Settled {
         let st = self.st;
         let owner = st.sets.at(set);
         let mut todo = owner.ready_len.load(Relaxed).min(st.limits().items);
@@ -156,7 +174,20 @@ impl Locked<'_, '_, '_> {
         if some && let Some(m) = owner.mirror.get().opt() {
             st.waiters.at(m).state.store(wstate::ASLEEP, Release);
         }
-        some
+        let told = owner.told.load(Relaxed);
+        let stay = told.min(u32::from(some));
+        owner.told.store(stay, Release);
+        Settled {
+            some,
+            messages: told - stay,
+        }
+    }
+
+    /// So many of the mirror's messages have not arrived yet: whoever sends them lets go of the lock first.
+    pub fn mirror_late(&mut self, set: SetId, messages: u32) {
+        let owner = self.st.sets.at(set);
+        let told = owner.told.load(Relaxed);
+        owner.told.store(told.saturating_add(messages), Release);
     }
 
     /// The mirror's wake socket is empty: the mirror is told of the next event, or of what came meanwhile.
@@ -166,7 +197,7 @@ impl Locked<'_, '_, '_> {
         if let Some(m) = owner.mirror.get().opt() {
             st.waiters.at(m).state.store(wstate::ASLEEP, Release);
             if owner.ready_len.load(Relaxed) != 0 {
-                self.wake_waiter(m);
+                self.tell_mirror(set);
             }
         }
     }

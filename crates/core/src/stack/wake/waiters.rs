@@ -109,7 +109,7 @@ impl Locked<'_, '_, '_> {
                 st.state.followers.set(next.fnext.get());
                 next.following.set(0);
                 let _: u64 = st.state.stats.promotions.fetch_add(1, Relaxed);
-                self.wake_waiter(f);
+                let _: bool = self.wake_waiter(f);
             }
         }
     }
