@@ -16,8 +16,26 @@ use crate::daemon;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(default)]
 pub(crate) struct Stacks {
+    /// The daemon itself.
+    pub(crate) daemon: DaemonInfo,
     /// Stacks that this user may see.
     pub(crate) stacks: Vec<StackInfo>,
+}
+
+/// The daemon, and what clients did not get since its start.
+#[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
+#[serde(default)]
+pub(crate) struct DaemonInfo {
+    /// Process number.
+    pub(crate) pid: u32,
+    /// Connections of clients.
+    pub(crate) connections: u64,
+    /// Requests that were refused.
+    pub(crate) refused: u64,
+    /// Connections that were ended because the client does not keep to the protocol.
+    pub(crate) broken: u64,
+    /// Connections that were not accepted because there were too many.
+    pub(crate) turned_away: u64,
 }
 
 /// One stack.

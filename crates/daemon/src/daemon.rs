@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -28,6 +29,8 @@ pub struct Daemon {
     pub nets: Nets,
     /// When it started.
     pub started: Instant,
+    /// What clients did not get.
+    pub denials: Denials,
     sessions: Mutex<HashMap<u32, usize>>,
     /// Readable once the daemon is to end.
     stop: OwnedFd,
@@ -45,6 +48,7 @@ impl Daemon {
             interfaces,
             stacks: Registry::default(),
             started: Instant::now(),
+            denials: Denials::default(),
             sessions: Mutex::default(),
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         }))
@@ -91,6 +95,17 @@ impl Daemon {
             .values()
             .sum()
     }
+}
+
+/// What clients did not get since the start; `flyover ps --json` shows it.
+#[derive(Debug, Default)]
+pub struct Denials {
+    /// Requests that were answered with a no.
+    pub refused: AtomicU64,
+    /// Connections that were ended because the client does not keep to the protocol.
+    pub broken: AtomicU64,
+    /// Connections that were not accepted because there are too many.
+    pub turned_away: AtomicU64,
 }
 
 /// A counted connection.

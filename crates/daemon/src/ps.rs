@@ -1,5 +1,7 @@
 //! What there is, as JSON, for `flyover ps` and `flyover ss`. Users see their own stacks, root sees all.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use flyover_proto::{FilterSpec, NicDesc};
 use serde::Serialize;
 
@@ -20,6 +22,11 @@ struct DaemonRow {
     version: &'static str,
     uptime_seconds: u64,
     connections: usize,
+    /// Since the start: requests that were refused, connections that were ended because the client does not keep to
+    /// the protocol, connections that were not accepted because there were too many.
+    refused: u64,
+    broken: u64,
+    turned_away: u64,
 }
 
 #[derive(Serialize)]
@@ -84,6 +91,9 @@ pub fn json(daemon: &Daemon, peer: &Peer) -> String {
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: daemon.started.elapsed().as_secs(),
             connections: daemon.session_count(),
+            refused: daemon.denials.refused.load(Relaxed),
+            broken: daemon.denials.broken.load(Relaxed),
+            turned_away: daemon.denials.turned_away.load(Relaxed),
         },
         stacks: daemon
             .stacks

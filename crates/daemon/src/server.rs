@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -105,6 +106,7 @@ fn start(daemon: &Arc<Daemon>, sock: OwnedFd) {
         Err(e) => return tracing::debug!("a client that is gone: {e}"),
     };
     let Some(ticket) = daemon.admit(peer.uid) else {
+        let _: u64 = daemon.denials.turned_away.fetch_add(1, Relaxed);
         return tracing::warn!(uid = peer.uid, pid = peer.pid, "too many connections");
     };
     let session = Session::new(daemon.clone(), sock, peer, ticket);

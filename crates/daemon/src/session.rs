@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use flyover_core::LAYOUT_HASH;
@@ -77,7 +78,7 @@ impl Session {
             let hello = (!self.greeted).then(|| HELLO.saturating_sub(start.elapsed()));
             match self.wait(true, hello) {
                 Ok(true) => {}
-                Ok(false) => break End::Gone,
+                Ok(false) => break self.broken("no hello in time"),
                 Err(end) => break end,
             }
             if let Err(end) = self.turn() {
@@ -132,17 +133,15 @@ impl Session {
             Err(Errno::TIMEDOUT) => return Ok(()),
             Ok(Packet::Closed) | Err(_) => return Err(End::Gone),
         };
-        let (seq, request) = Request::decode(&self.buf[..len]).map_err(|e| {
-            tracing::debug!(pid = self.peer.pid, "a message that cannot be read: {e}");
-            End::Gone
-        })?;
+        let (seq, request) = Request::decode(&self.buf[..len])
+            .map_err(|e| self.broken(&format!("a message that cannot be read: {e}")))?;
         if !self.greeted && !matches!(request, Request::Hello { .. }) {
-            tracing::debug!(pid = self.peer.pid, "no hello");
-            return Err(End::Gone);
+            return Err(self.broken("no hello"));
         }
         match self.answer(seq, request, fds) {
             Ok(()) => Ok(()),
             Err(Answer::Refused(refusal)) => {
+                let _: u64 = self.daemon.denials.refused.fetch_add(1, Relaxed);
                 tracing::debug!(
                     pid = self.peer.pid,
                     uid = self.peer.uid,
@@ -152,6 +151,13 @@ impl Session {
             }
             Err(Answer::End(end)) => Err(end),
         }
+    }
+
+    /// The client does not keep to the protocol.
+    fn broken(&self, what: &str) -> End {
+        let _: u64 = self.daemon.denials.broken.fetch_add(1, Relaxed);
+        tracing::debug!(pid = self.peer.pid, "{what}");
+        End::Gone
     }
 
     fn answer(&mut self, seq: u32, request: Request, mut fds: FdBag) -> Result<(), Answer> {

@@ -1,10 +1,12 @@
 //! The cases.
 
 mod attach;
+mod damage;
 mod filters;
 mod keeper;
 mod lies;
 mod life;
+mod raw;
 
 /// A case: its name and what it does.
 pub type Case = (&'static str, fn());
@@ -38,6 +40,12 @@ cases! {
         nonsense_ends_only_its_own_session,
         floods_stall_nobody,
         clients_that_vanish,
+    }
+    damage {
+        messages_are_cut_at_every_byte,
+        messages_are_changed_at_every_byte,
+        descriptors_of_every_wrong_kind,
+        keepers_are_lied_to,
     }
     keeper {
         an_endpoint_ends_with_its_kernel_socket,

@@ -1,98 +1,17 @@
 //! Clients that do not behave.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use flyover_core::LAYOUT_HASH;
 use flyover_proto::{
-    Client, ClientError, Deadline, MAX_MESSAGE, Packet, Reply, Request, StackName, VERSION,
-    VnicPref, recv, send,
+    Client, ClientError, Deadline, MAX_MESSAGE, Reply, Request, StackName, VERSION, VnicPref, send,
 };
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, sockopt,
-};
 
+use super::raw::{Raw, descriptors, works};
 use crate::world::{Daemon, Space, eventually, wish};
-
-/// A connection without the client's manners.
-struct Raw(OwnedFd);
-
-impl Raw {
-    fn new(daemon: &Daemon) -> Self {
-        let flags = SocketFlags::CLOEXEC;
-        let sock = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        connect(&sock, &SocketAddrUnix::new(&daemon.path).unwrap()).unwrap();
-        sockopt::set_socket_send_buffer_size(&sock, 1 << 20).unwrap();
-        Self(sock)
-    }
-
-    fn greeted(daemon: &Daemon) -> Self {
-        let raw = Self::new(daemon);
-        raw.say(&Request::Hello {
-            version: VERSION,
-            layout_hash: LAYOUT_HASH,
-        });
-        assert!(matches!(raw.hear(), Some(Reply::Welcome { .. })));
-        raw
-    }
-
-    fn say(&self, request: &Request) {
-        let mut buf = vec![0; MAX_MESSAGE];
-        let len = request.encode(1, &mut buf).unwrap();
-        self.bytes(&buf[..len]);
-    }
-
-    fn bytes(&self, bytes: &[u8]) {
-        let _ = send(
-            self.0.as_fd(),
-            bytes,
-            &[],
-            Deadline::after(Duration::from_secs(1)),
-        );
-    }
-
-    fn hear(&self) -> Option<Reply> {
-        let mut buf = vec![0; MAX_MESSAGE];
-        match recv(
-            self.0.as_fd(),
-            &mut buf,
-            Deadline::after(Duration::from_secs(8)),
-        )
-        .ok()?
-        {
-            Packet::Message(len, _) => Some(Reply::decode(&buf[..len]).unwrap().1),
-            Packet::Closed => None,
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        let mut buf = vec![0; MAX_MESSAGE];
-        loop {
-            match recv(
-                self.0.as_fd(),
-                &mut buf,
-                Deadline::after(Duration::from_secs(8)),
-            ) {
-                Ok(Packet::Message(..)) => {}
-                Ok(Packet::Closed) => return true,
-                Err(e) => return e == rustix::io::Errno::PIPE,
-            }
-        }
-    }
-}
-
-fn works(daemon: &Daemon) {
-    let start = Instant::now();
-    let (_c, _, fds) = daemon.attach(StackName::Default);
-    assert_eq!(fds.nics.len(), 2);
-    assert!(
-        start.elapsed() < Duration::from_secs(2),
-        "took {:?}",
-        start.elapsed()
-    );
-}
 
 pub fn nonsense_ends_only_its_own_session() {
     let _space = Space::new();
@@ -129,11 +48,7 @@ pub fn nonsense_ends_only_its_own_session() {
     raw.say(&Request::StackFd { stack_id: 12345 });
     assert!(matches!(raw.hear(), Some(Reply::Refused { .. })));
     // Descriptors that nobody asked for are closed, not kept.
-    let count = || {
-        std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id()))
-            .unwrap()
-            .count()
-    };
+    let count = || descriptors(daemon.child.id());
     let before = count();
     let memfd = memfd_create("gift", MemfdFlags::CLOEXEC).unwrap();
     for _ in 0..50 {
@@ -216,9 +131,7 @@ pub fn clients_that_vanish() {
     eventually("the end of all stacks", || {
         daemon.ps()["stacks"].as_array()?.is_empty().then_some(())
     });
-    let daemon_fds = std::fs::read_dir(format!("/proc/{}/fd", daemon.child.id()))
-        .unwrap()
-        .count();
+    let daemon_fds = descriptors(daemon.child.id());
     assert!(daemon_fds < 40, "{daemon_fds} descriptors are left");
     // A client that is silent is not asked to leave; one that said no hello is.
     let silent = Client::connect(daemon.path.as_os_str().as_encoded_bytes(), LAYOUT_HASH).unwrap();
