@@ -51,6 +51,7 @@ const NEEDED_BY_TESTS: &[(&str, &str)] = &[
     ("javac", "default-jdk-headless"),
     ("go", "golang-go"),
     ("/usr/bin/gunicorn", "gunicorn"),
+    ("systemd-socket-activate", "systemd"),
     ("uwsgi-core", "uwsgi-core"),
     (
         "/usr/lib/uwsgi/plugins/python3_plugin.so",

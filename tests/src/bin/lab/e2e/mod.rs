@@ -3,6 +3,7 @@
 //! `e2e [--plain] [FILTER…]` runs the cases whose name contains a filter. A name is
 //! `program.what.side`; the side says which host runs under Flyover.
 
+mod absent;
 mod bulk;
 mod clients;
 mod cost;
@@ -11,6 +12,7 @@ mod databases;
 mod dnsmasq;
 mod files;
 mod handover;
+mod inherited;
 mod iperf;
 mod life;
 mod memcached;
@@ -104,6 +106,7 @@ fn cases() -> Vec<Case> {
     cplane::cases(&mut cases);
     routed::cases(&mut cases);
     life::cases(&mut cases);
+    absent::cases(&mut cases);
     prefork::cases(&mut cases);
     handover::cases(&mut cases);
     files::cases(&mut cases);
@@ -112,6 +115,7 @@ fn cases() -> Vec<Case> {
     runtimes::cases(&mut cases);
     time::cases(&mut cases);
     upgrades::cases(&mut cases);
+    inherited::cases(&mut cases);
     crate::suites::quick(&mut cases);
     super::storm::cases(&mut cases);
     cost::cases(&mut cases);
