@@ -13,6 +13,8 @@ use crate::keeper::sockets::watch;
 
 /// Messages taken from one channel before the others have their turn.
 const TURN: usize = 64;
+/// Turns that a process which is gone still gets: its channel ends, and so do they, unless it has sent very much.
+const LAST_TURNS: usize = 16;
 /// ICMP errors that wait for the stack lock.
 const MAX_ICMP: usize = 128;
 
@@ -95,6 +97,13 @@ impl Duty {
     }
 
     pub(super) fn owner_gone(&mut self, owner: u16) {
+        // Its last words: a listener may live on in a program that it executed, or with its children.
+        for _ in 0..LAST_TURNS {
+            if !self.channels.contains_key(&owner) {
+                break;
+            }
+            let _poked: bool = self.channel(owner);
+        }
         self.attached.remove(&owner);
         self.channels.remove(&owner);
         self.dead.insert(owner);
