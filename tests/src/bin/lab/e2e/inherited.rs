@@ -51,7 +51,8 @@ fn inetd(lab: &Lab) -> Result<()> {
 }
 
 fn load(lab: &Lab, port: u16, connections: u32) -> Result<()> {
-    let words = format!("load {SERVER}:{port} --connections {connections} --seconds 1 --max 50000");
+    let words =
+        format!("load {SERVER}:{port} --connections {connections} --seconds 0.5 --max 50000");
     lab.workload(Host::Client, "echo").args(&words).run(LIMIT)?;
     Ok(())
 }
