@@ -119,8 +119,12 @@ static void do_connect(struct slot *s)
         s->peer = handles - 1;
         return;
     }
-    if (ret == 0 || errno != EINPROGRESS)
+    if (ret == 0 || errno != EINPROGRESS) {
+        /* It told that the connection before had failed: the socket is as if it had never been made. */
+        if (ret < 0 && errno != EISCONN && errno != EALREADY && errno != EINVAL)
+            s->peer = NOBODY;
         return;
+    }
     for (int i = 0; i < 4000 && !strcmp(tcp_state(s->fd), "SYN_SENT"); i++)
         usleep(500);
     say("  events %s", events_name(wait_events(s->fd, POLLOUT)));
