@@ -218,7 +218,7 @@ fn ssh_options(lab: &Lab) -> String {
     )
 }
 
-/// A command, its standard streams, and a file there and back.
+/// A command with its standard streams, a shell, and a file there and back.
 fn ssh_session(lab: &Lab) -> Result<()> {
     let (path, sum) = file(lab, BYTES)?;
     let options = ssh_options(lab);
@@ -229,6 +229,19 @@ fn ssh_session(lab: &Lab) -> Result<()> {
         .run(LIMIT)?
         .stdout;
     ensure!(printed.starts_with(&sum), "sha256sum printed {printed:?}");
+    // A login shell on a terminal.
+    let typed = lab.directory().join("typed");
+    fs::write(&typed, "tty; echo shell-$((6*7))\nexit\n")?;
+    let printed = lab
+        .cmd(Host::Client, "ssh")
+        .args(&format!("{options} -tt -p 2222 root@{SERVER}"))
+        .input(&typed)
+        .run(LIMIT)?
+        .stdout;
+    ensure!(
+        printed.contains("/dev/pts/") && printed.contains("shell-42"),
+        "the shell printed {printed:?}"
+    );
     let (there, back) = (lab.directory().join("there"), lab.directory().join("back"));
     let remote = format!("root@{SERVER}:{}", there.display());
     let scp = |from: String, to: String| {
