@@ -42,6 +42,13 @@ impl ShmBytes<'_> {
         }
     }
 
+    /// Private memory in the role of a window.
+    pub fn private(bytes: &mut [u8]) -> ShmBytes<'_> {
+        let len = bytes.len();
+        // SAFETY: the memory stays borrowed, exclusively, for as long as the window lives.
+        unsafe { ShmBytes::from_raw(NonNull::from(bytes).cast(), len) }
+    }
+
     /// Length in bytes.
     #[inline]
     pub const fn len(&self) -> usize {

@@ -1,7 +1,5 @@
 //! Opaque copies between frames and the stack's windows.
 
-use core::ptr::NonNull;
-
 use flyover_shm::ShmBytes;
 
 #[cfg(feature = "linux")]
@@ -15,9 +13,7 @@ pub(crate) fn head_of(frame: ShmBytes<'_>, head: &mut [u8; HEAD_LEN]) -> u32 {
 
 /// Private memory in the role of a window.
 pub(crate) fn private(bytes: &mut [u8]) -> ShmBytes<'_> {
-    let len = bytes.len();
-    // SAFETY: the memory stays borrowed, exclusively, for as long as the window lives.
-    unsafe { ShmBytes::from_raw(NonNull::from(bytes).cast(), len) }
+    ShmBytes::private(bytes)
 }
 
 /// Copies `from` into the windows, in order, until either ends; returns how many bytes.

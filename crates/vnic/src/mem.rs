@@ -241,6 +241,8 @@ impl Vnic for MemNic {
             head_len: n as u32,
             csum: frame.csum,
             gso_size: frame.gso_size,
+            // As the packet socket's super-frames.
+            by_call: frame.gso_size != 0,
         })
     }
 

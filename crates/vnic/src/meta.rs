@@ -56,6 +56,9 @@ pub struct RxMeta {
     pub csum: Csum,
     /// Payload bytes per merged segment, or 0 when the frame is a single packet.
     pub gso_size: u16,
+    /// A system call brings the payload: a window that is not mapped (any more) costs the frame and does not end the
+    /// process, so the windows may be a program's own memory.
+    pub by_call: bool,
 }
 
 /// What the device says about a received frame's L4 checksum.

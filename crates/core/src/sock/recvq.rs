@@ -30,6 +30,13 @@ pub(crate) fn publish(s: &Sock, n: u32) {
         .store(s.rq_in.load(Relaxed).wrapping_add(n), Release);
 }
 
+/// `n` of the published bytes went to the reader without a stay in the queue. The caller holds the stack lock and the
+/// receive lock, and nothing was queued before.
+pub(crate) fn note_taken(s: &Sock, n: u32) {
+    s.rq_out
+        .store(s.rq_out.load(Relaxed).wrapping_add(n), Release);
+}
+
 /// Room left in the last buffer: its id and free bytes. None when the queue has no buffer.
 pub(crate) fn tail_room(st: Stack<'_>, s: &Sock) -> Option<(BufId, u32)> {
     let tail = s.rq_tail.get().opt()?;

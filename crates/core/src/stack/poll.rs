@@ -3,8 +3,9 @@
 use super::locked::Locked;
 use crate::ip;
 use crate::sock::{Kind, SockId};
+use core::cell::Cell;
 use core::sync::atomic::Ordering::{Relaxed, Release};
-use flyover_shm::OptIdx;
+use flyover_shm::{OptIdx, ShmBytes};
 use flyover_vnic::{HEAD_LEN, RxMeta};
 use flyover_wire::frame::Headers;
 
@@ -19,6 +20,78 @@ pub(crate) struct RxPkt<'p> {
     pub hdr: Headers,
     /// The copy.
     pub head: &'p [u8; HEAD_LEN],
+    /// A reader who waits for data of his connection.
+    pub direct: Option<&'p Direct<'p>>,
+}
+
+/// The memory of a program that reads from an empty receive queue: what a V-NIC delivers by system call goes there
+/// without a stay in the stack's buffers. Whoever makes one holds the socket's receive lock.
+#[derive(Debug)]
+pub(crate) struct Direct<'p> {
+    id: SockId,
+    windows: &'p [ShmBytes<'p>],
+    size: u32,
+    done: Cell<u32>,
+}
+
+/// Windows of a [`Direct`], at most.
+pub(crate) const DIRECT_WINDOWS: usize = 4;
+
+impl<'p> Direct<'p> {
+    /// Over `windows`, at most [`DIRECT_WINDOWS`], for the reader of `id`.
+    pub(crate) fn new(id: SockId, windows: &'p [ShmBytes<'p>]) -> Self {
+        let size = windows.iter().map(ShmBytes::len).sum::<usize>();
+        Self {
+            id,
+            windows,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+            done: Cell::new(0),
+        }
+    }
+
+    /// True when it is for this socket.
+    pub(crate) fn is_for(&self, id: SockId) -> bool {
+        self.id == id
+    }
+
+    /// Bytes placed.
+    pub(crate) fn done(&self) -> u32 {
+        self.done.get()
+    }
+
+    /// The windows of the next `n` bytes, as far as there is room; returns how many windows and bytes.
+    pub(crate) fn next(&self, n: u32, out: &mut [ShmBytes<'p>]) -> (usize, u32) {
+        let mut skip = self.done.get() as usize;
+        let mut left = n as usize;
+        let mut used = 0;
+        for w in self.windows {
+            if skip >= w.len() {
+                skip -= w.len();
+                continue;
+            }
+            let Some(slot) = out.get_mut(used).filter(|_| left > 0) else {
+                break;
+            };
+            *slot = w.sub(skip, left);
+            left -= slot.len();
+            skip = 0;
+            used += 1;
+        }
+        (used, n - left as u32)
+    }
+
+    /// So many more are filled.
+    pub(crate) fn add(&self, n: u32) {
+        self.done.set(self.done.get().saturating_add(n));
+    }
+
+    /// True when the reader has something and a frame would have to go to the queue: it stays with the V-NIC until he comes
+    /// again. `queued`: bytes in his receive queue.
+    fn leaves(&self, meta: &RxMeta, queued: u32) -> bool {
+        let done = self.done.get();
+        let room = self.size.saturating_sub(done);
+        meta.by_call && (queued > 0 || (done > 0 && room < meta.frame_len))
+    }
 }
 
 /// Timers fired in one poll, at most.
@@ -27,6 +100,11 @@ const TIMER_BUDGET: u32 = 256;
 impl Locked<'_, '_, '_> {
     /// Handles up to `budget` frames of each V-NIC, then timers, then transmission. Returns the frames handled.
     pub fn poll(&mut self, budget: u32) -> u32 {
+        self.poll_for(budget, None)
+    }
+
+    /// The same for a reader who waits: it ends when he is served.
+    pub(crate) fn poll_for(&mut self, budget: u32, direct: Option<&Direct<'_>>) -> u32 {
         let st = self.st;
         st.state.attended.store(self.env.now.0, Release);
         st.state
@@ -37,7 +115,7 @@ impl Locked<'_, '_, '_> {
         let mut total = 0;
         for k in 0..count {
             // Another V-NIC comes first each time, so that none starves.
-            total += self.poll_nic((first + k) % count, budget);
+            total += self.poll_nic((first + k) % count, budget, direct);
         }
         if count > 1 {
             st.state.rotor.set(((first + 1) % count) as u32);
@@ -50,7 +128,7 @@ impl Locked<'_, '_, '_> {
         total
     }
 
-    fn poll_nic(&mut self, i: usize, budget: u32) -> u32 {
+    fn poll_nic(&mut self, i: usize, budget: u32, direct: Option<&Direct<'_>>) -> u32 {
         let mut n = 0;
         let mut head = [0u8; HEAD_LEN];
         while n < budget && !self.env.fx.nearly_full() {
@@ -60,8 +138,12 @@ impl Locked<'_, '_, '_> {
             let Some(meta) = nic.rx_next(&mut head) else {
                 break;
             };
+            let queued = |d: &Direct<'_>| self.st.sock(d.id).rq_available();
+            if direct.is_some_and(|d| d.leaves(&meta, queued(d))) {
+                break;
+            }
             n += 1;
-            self.rx_frame(i, meta, &head);
+            self.rx_frame(i, meta, &head, direct);
             crate::stretch::place();
             if let Some(nic) = self.env.nics.nic(i) {
                 nic.rx_done();
@@ -70,7 +152,13 @@ impl Locked<'_, '_, '_> {
         n
     }
 
-    fn rx_frame(&mut self, nic: usize, meta: RxMeta, head: &[u8; HEAD_LEN]) {
+    fn rx_frame(
+        &mut self,
+        nic: usize,
+        meta: RxMeta,
+        head: &[u8; HEAD_LEN],
+        direct: Option<&Direct<'_>>,
+    ) {
         let stats = &self.st.state.stats;
         stats
             .rx_frames
@@ -89,6 +177,7 @@ impl Locked<'_, '_, '_> {
                     meta,
                     hdr,
                     head,
+                    direct,
                 },
             ),
             Err(_) => {

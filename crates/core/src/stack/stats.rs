@@ -53,6 +53,8 @@ counters! {
     udp_out_busy,
     /// TCP segments received.
     tcp_in,
+    /// TCP super-frames placed in the memory of a reader who waited for them.
+    tcp_direct,
     /// TCP segments sent (super-frames count once).
     tcp_out,
     /// TCP segments dropped: listener's backlog full.

@@ -1,11 +1,13 @@
 //! Receiving. Queued data is copied out without the stack lock and without a system call.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
 use flyover_core::Error;
 use flyover_core::RecvFlags;
 use flyover_core::ev;
 use flyover_core::stack::deferred::work;
+use flyover_core::stack::locked::Locked;
 
 use crate::errno::Errno;
 use crate::io::cmsg::{self, CmsgWriter};
@@ -143,6 +145,7 @@ impl Sockets {
         let mut done = 0;
         let mut polled = false;
         let mut deadline = None;
+        let direct = want >= DIRECT_FROM && !how.peek && !all && !discards;
         let short = self.await_low_water(ep, want, flags, &mut deadline);
         loop {
             if discards {
@@ -175,20 +178,38 @@ impl Sockets {
                         if done > 0 {
                             return Ok(done);
                         }
-                        if polled || !ep.att.poll(64) {
+                        if polled {
                             return Err(Errno::EAGAIN);
                         }
                         polled = true;
-                        continue;
+                        let into = if direct { &mut *into } else { &mut [] };
+                        match ep.att.try_locked(|l| l.tcp_poll_into(id, into, 64)) {
+                            None => return Err(Errno::EAGAIN),
+                            Some(0) => continue,
+                            Some(n) => return Ok(with_queued(ep, into, n)),
+                        }
                     }
                     let span = ep.shared().rcvtimeo.load(Ordering::Relaxed);
                     let until = *deadline
                         .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
                     let (bits, spin) = (ev::IN | ev::RDHUP, self.settings.spin);
+                    let got = Cell::new(0);
                     let waited = match done {
+                        0 if direct => {
+                            let poll = &mut |l: &mut Locked<'_, '_, 'static>| {
+                                if got.get() == 0 {
+                                    got.set(l.tcp_poll_into(id, into, 64));
+                                }
+                            };
+                            let come = &|| got.get() > 0;
+                            ep.att.block_polling(id, until, spin, poll, come)
+                        }
                         0 => ep.att.block_on(id, bits, -1, until, spin),
                         _ => ep.att.block_on_rest(id, bits, until, spin),
                     };
+                    if got.get() > 0 {
+                        return Ok(with_queued(ep, into, got.get()));
+                    }
                     if let Err(e) = waited {
                         return if done > 0 { Ok(done) } else { Err(e) };
                     }
@@ -278,6 +299,30 @@ impl Sockets {
             None => Ok(0),
         }
     }
+}
+
+/// From this size of a read on, what comes by super-frame is placed in the program's memory at once: a poll for a smaller
+/// one costs more than it saves. Bytes.
+const DIRECT_FROM: usize = 16 << 10;
+
+/// `n` bytes were placed at once; what is queued behind them follows. Returns the bytes in all.
+fn with_queued(ep: &Ep, into: &mut [&mut [u8]], n: usize) -> usize {
+    let mut n = n;
+    if ep.shared().rq_available() > 0 {
+        let how = RecvFlags::default();
+        let more = with_rest(into, n, |rest| {
+            ep.att.stack.tcp_recv(ep.sock.id, rest, how, ep.att.me)
+        });
+        // An error shows in the next call.
+        if let Ok(r) = more {
+            n += r.n;
+            if r.want_update {
+                ep.att.work(ep.sock.id, work::WINDOW);
+            }
+        }
+    }
+    move_peek(ep, n, false);
+    n
 }
 
 /// `SO_PEEK_OFF`: a peek moves the offset on, a read moves it back.

@@ -50,6 +50,22 @@ impl Deadline {
     }
 }
 
+/// One wait of [`Attachment::block`].
+struct Block<'a, 'p> {
+    want: Want,
+    /// Only what comes beyond so many bytes or datagrams counts.
+    known: Option<u32>,
+    /// A kernel descriptor whose input counts as well; -1: none.
+    beside: i32,
+    deadline: Deadline,
+    spin: spin::Budget,
+    /// Handlers with `SA_RESTART` do not end it.
+    restarts: bool,
+    poll: &'a mut spin::PollFn<'p>,
+    /// `poll` has brought what is waited for.
+    got: &'a dyn Fn() -> bool,
+}
+
 impl Attachment {
     /// Blocks until one of `events`, an error or a hang-up shows on `sock`, or input on the kernel descriptor
     /// `beside` (-1: none).
@@ -65,15 +81,16 @@ impl Attachment {
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
-        let restarts = deadline.0.is_none();
-        self.block(
-            self.want(sock, events),
-            None,
+        self.block(Block {
+            want: self.want(sock, events),
+            known: None,
             beside,
             deadline,
             spin,
-            restarts,
-        )
+            restarts: deadline.0.is_none(),
+            poll: &mut spin::just_poll,
+            got: &|| false,
+        })
     }
 
     fn want(&self, sock: SockId, events: u32) -> Want {
@@ -99,9 +116,40 @@ impl Attachment {
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
-        let restarts = deadline.0.is_none();
-        let want = self.want(sock, ev::IN | ev::RDHUP);
-        self.block(want, Some(known), -1, deadline, spin, restarts)
+        self.block(Block {
+            want: self.want(sock, ev::IN | ev::RDHUP),
+            known: Some(known),
+            beside: -1,
+            deadline,
+            spin,
+            restarts: deadline.0.is_none(),
+            poll: &mut spin::just_poll,
+            got: &|| false,
+        })
+    }
+
+    /// Blocks until something can be received, with a poll of the caller's own, which may bring it: `got` says so.
+    ///
+    /// # Errors
+    /// As [`Attachment::block_on`].
+    pub(crate) fn block_polling(
+        &self,
+        sock: SockId,
+        deadline: Deadline,
+        spin: spin::Budget,
+        poll: &mut spin::PollFn<'_>,
+        got: &dyn Fn() -> bool,
+    ) -> Result<(), Errno> {
+        self.block(Block {
+            want: self.want(sock, ev::IN | ev::RDHUP),
+            known: None,
+            beside: -1,
+            deadline,
+            spin,
+            restarts: deadline.0.is_none(),
+            poll,
+            got,
+        })
     }
 
     /// As [`Attachment::block_on`], for a call that has moved bytes already: any handler ends it.
@@ -115,29 +163,36 @@ impl Attachment {
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
-        self.block(self.want(sock, events), None, -1, deadline, spin, false)
+        self.block(Block {
+            want: self.want(sock, events),
+            known: None,
+            beside: -1,
+            deadline,
+            spin,
+            restarts: false,
+            poll: &mut spin::just_poll,
+            got: &|| false,
+        })
     }
 
-    fn block(
-        &self,
-        want: Want,
-        known: Option<u32>,
-        beside: i32,
-        deadline: Deadline,
-        spin: spin::Budget,
-        restarts: bool,
-    ) -> Result<(), Errno> {
-        let on = known.map_or(On::Sock(want), |n| On::More(want, n));
-        let ready = || match known {
-            None => self.is_ready(want),
-            Some(n) => sleep::has_moved_on(self.stack.sock(want.sock.id), n),
-        };
+    fn block(&self, b: Block<'_, '_>) -> Result<(), Errno> {
+        let Block {
+            want,
+            deadline,
+            got,
+            ..
+        } = b;
         let me = want.sock;
-        if self.spin(spin, deadline, ready) {
+        let on = b.known.map_or(On::Sock(want), |n| On::More(want, n));
+        let ready = || match b.known {
+            None => got() || self.is_ready(want),
+            Some(n) => sleep::has_moved_on(self.stack.sock(me.id), n),
+        };
+        if self.spin_with(b.spin, deadline, b.poll, ready) {
             return Ok(());
         }
         // Of many threads on one socket those that lead watch the kernel's half; for the others the keeper does.
-        let watch = |leader: bool| leader || beside < 0;
+        let watch = |leader: bool| leader || b.beside < 0;
         loop {
             if ready() {
                 return Ok(());
@@ -154,9 +209,10 @@ impl Attachment {
                 return Err(Errno::EBADF);
             }
             self.pin(me, want.events);
-            let mut kernel = [PollFd::input(self.kept_fd(me, beside))];
-            self.rest(on, &mut kernel, deadline, &watch);
-            if kernel.iter().any(|k| k.revents != 0) {
+            let mut kernel = [PollFd::input(self.kept_fd(me, b.beside))];
+            self.rest_with(on, &mut kernel, deadline, &watch, b.poll);
+            // What was placed in the caller's memory is his before any handler runs, which might jump away.
+            if got() || kernel.iter().any(|k| k.revents != 0) {
                 return Ok(());
             }
             if !enter::has_signal() {
@@ -170,7 +226,7 @@ impl Attachment {
             }
             match ran {
                 _ if ready() => return Ok(()),
-                Ran::Restart if restarts => {}
+                Ran::Restart if b.restarts => {}
                 Ran::None => {}
                 Ran::Restart | Ran::Interrupt => return Err(Errno::EINTR),
             }

@@ -17,6 +17,7 @@ use crate::enter;
 use crate::errno::Errno;
 use crate::os::{PollFd, Ran, move_high};
 use crate::wait::Deadline;
+use crate::wait::spin::{PollFn, just_poll};
 
 /// A socket and the poll bits that it is watched for.
 #[derive(Clone, Copy, Debug)]
@@ -188,6 +189,18 @@ impl Attachment {
         deadline: Deadline,
         watch: &dyn Fn(bool) -> bool,
     ) {
+        self.rest_with(on, kernel, deadline, watch, &mut just_poll);
+    }
+
+    /// The same; a leader looks at the V-NICs with `poll` when it wakes.
+    pub(super) fn rest_with(
+        &self,
+        on: On<'_>,
+        kernel: &mut [PollFd],
+        deadline: Deadline,
+        watch: &dyn Fn(bool) -> bool,
+        poll: &mut PollFn<'_>,
+    ) {
         let Ok(mut s) = self.sleeper() else {
             // No descriptors or waiters left: short naps have to do.
             return self.nap(kernel, deadline);
@@ -243,7 +256,7 @@ impl Attachment {
             if matches!(wait, Wait::Sleep { leader: true }) {
                 // What we raise ourselves must not wake us.
                 l.wait_awake(s.waiter);
-                let _: u32 = l.poll(64);
+                poll(l);
             }
             l.wait_end(s.waiter);
             s.items.drain(..).for_each(|i| l.item_del_in(i, s.set));

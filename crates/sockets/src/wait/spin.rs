@@ -2,9 +2,19 @@
 
 use core::cell::Cell;
 
+use flyover_core::stack::locked::Locked;
+
 use crate::attach::Attachment;
 use crate::enter;
 use crate::wait::Deadline;
+
+/// What is done with the stack lock whenever a waiting thread looks at the V-NICs.
+pub type PollFn<'a> = dyn FnMut(&mut Locked<'_, '_, 'static>) + 'a;
+
+/// Handles what came.
+pub(super) fn just_poll(l: &mut Locked<'_, '_, 'static>) {
+    let _: u32 = l.poll(64);
+}
 
 /// How long to spin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +47,17 @@ const CLOCK_ROUNDS: u32 = 8;
 impl Attachment {
     /// Polls the stack until `ready`, the budget is used up, the deadline passed or a signal waits. True: ready.
     pub fn spin(&self, budget: Budget, deadline: Deadline, ready: impl Fn() -> bool) -> bool {
+        self.spin_with(budget, deadline, &mut just_poll, ready)
+    }
+
+    /// The same with a poll of the caller's own.
+    pub(super) fn spin_with(
+        &self,
+        budget: Budget,
+        deadline: Deadline,
+        poll: &mut PollFn<'_>,
+        ready: impl Fn() -> bool,
+    ) -> bool {
         let span = match budget {
             Budget::Fixed(ns) => ns,
             Budget::Adaptive => {
@@ -48,7 +69,7 @@ impl Attachment {
         let start = self.os.now();
         let mut rounds = 0u32;
         loop {
-            let _: bool = self.poll(64);
+            let _: Option<()> = self.try_locked(|l| poll(l));
             if ready() {
                 SCORE.with(|s| s.set((s.get() + 1).min(SCORE_MAX)));
                 return true;

@@ -146,16 +146,17 @@ impl<'m> PacketNic<'m> {
     fn start(&mut self, at: u32, slot: Slot, head: &mut [u8; HEAD_LEN]) -> RxMeta {
         let vnet = vnet::decode(&self.ring.vnet(&slot));
         let head_len = head_of(self.ring.frame(&slot), head);
+        let body = if slot.in_slot < slot.frame_len {
+            Body::Queue
+        } else {
+            Body::Slot
+        };
         let meta = RxMeta {
             frame_len: slot.frame_len as u32,
             head_len,
             csum: vnet.csum,
             gso_size: vnet.gso_size,
-        };
-        let body = if slot.in_slot < slot.frame_len {
-            Body::Queue
-        } else {
-            Body::Slot
+            by_call: body == Body::Queue,
         };
         self.current = Some(Current {
             at,

@@ -313,6 +313,7 @@ impl Vnic for XdpNic<'_> {
             head_len,
             csum: Csum::Unknown,
             gso_size: 0,
+            by_call: false,
         })
     }
 

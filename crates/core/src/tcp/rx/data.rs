@@ -3,20 +3,21 @@
 use super::{Seg, Step, count};
 use crate::sock::{SHUT_RD, Sock, SockId, recvq};
 use crate::stack::Stack;
-use crate::stack::buf::{BUF_SIZE, BufId};
+use crate::stack::buf::{BUF_SIZE, Batch, BufId};
 use crate::stack::locked::Locked;
-use crate::stack::poll::RxPkt;
+use crate::stack::poll::{DIRECT_WINDOWS, Direct, RxPkt};
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
+use crate::tcp::user::oob;
 use crate::tcp::{reasm, sack, timers, tx};
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
 use flyover_wire::{Seq, TcpFlags};
 
-/// Windows for one payload: 64 KiB in 4 KiB buffers, a started tail buffer, and one spare.
-const WINDOWS: usize = 18;
+/// Windows for one payload: a waiting reader's, 64 KiB in 4 KiB buffers, a started tail buffer, and one spare.
+const WINDOWS: usize = DIRECT_WINDOWS + 18;
 
 pub(super) fn step(
     l: &mut Locked<'_, '_, '_>,
@@ -89,17 +90,21 @@ fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
     true
 }
 
-/// The common case: straight to the end of the receive queue.
+/// The common case: straight to a waiting reader, or to the end of the receive queue.
 fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
     let st = l.st;
     let s = st.sock(id);
     let mut windows = [ShmBytes::EMPTY; WINDOWS];
     let mut fresh: [Option<BufId>; WINDOWS] = [None; WINDOWS];
-    let mut n = 0usize;
-    let mut left = seg.len;
-    let tail = recvq::tail_room(st, s).filter(|(_, room)| *room > 0);
+    let direct = reader(p, s, id);
+    let (mut n, straight) = direct.map_or((0, 0), |d| d.next(seg.len, &mut windows));
+    let mut left = seg.len - straight;
+    let tail = recvq::tail_room(st, s).filter(|(_, room)| *room > 0 && left > 0);
+    let mut appended = 0;
+    let mut batch = Batch::new();
     if let Some((id, room)) = tail {
         let take = room.min(left);
+        appended = take;
         set(
             &mut windows,
             n,
@@ -110,7 +115,7 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         left -= take;
     }
     while left > 0 {
-        let Some(b) = st.alloc_buf() else {
+        let Some(b) = batch.next(st, left as usize) else {
             free(st, &fresh);
             count!(l, rx_drop_no_buffer);
             s.tcb.tflags.set(s.tcb.tflags.get() | tflag::ACK_NOW);
@@ -119,6 +124,7 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         let take = left.min(BUF_SIZE as u32);
         if n >= WINDOWS {
             st.free_buf(b);
+            batch.free(st);
             break;
         }
         st.buf(b).len.set(take);
@@ -135,14 +141,19 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         count!(l, rx_drop_fetch);
         return Step::Done;
     }
-    if let Some((id, room)) = tail {
+    if let Some((id, _)) = tail {
         let b = st.buf(id);
-        b.len.set(b.len.get() + room.min(seg.len));
+        b.len.set(b.len.get() + appended);
     }
     for b in fresh.iter().flatten() {
         recvq::append(st, s, *b);
     }
     recvq::publish(s, want);
+    if let Some(d) = direct {
+        count!(l, tcp_direct);
+        d.add(straight);
+        recvq::note_taken(s, straight);
+    }
     let t = &s.tcb;
     t.rcv_nxt.set(seg.seq.add(want).0);
     s.bytes_in.store(
@@ -151,6 +162,14 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     );
     arrived(l, p, id, seg, want);
     Step::Next
+}
+
+/// The reader of this connection, if what arrives may go to his memory: nothing is queued before it, and no urgent byte
+/// cuts the stream there.
+fn reader<'p>(p: &RxPkt<'p>, s: &Sock, id: SockId) -> Option<&'p Direct<'p>> {
+    let d = p.direct.filter(|d| d.is_for(id))?;
+    let checked = p.meta.csum != flyover_vnic::Csum::Unknown;
+    (p.meta.by_call && checked && s.rq_available() == 0 && !oob::is_pending(s)).then_some(d)
 }
 
 /// Ahead of a hole, or while holes exist.
@@ -281,7 +300,7 @@ fn fetch(
 /// New data can be read.
 fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>, n: u32) {
     let s = l.st.sock(id);
-    crate::tcp::user::oob::note_arrival(l, id);
+    oob::note_arrival(l, id);
     let unit = if p.meta.gso_size != 0 {
         u32::from(p.meta.gso_size)
     } else {

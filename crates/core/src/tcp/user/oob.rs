@@ -84,6 +84,11 @@ pub(super) fn stop_at(s: &Sock) -> Option<u32> {
     (f & tflag::OOB_HERE != 0).then(|| s.tcb.urg_mark.get())
 }
 
+/// True while a read has to stop at an urgent mark.
+pub(crate) fn is_pending(s: &Sock) -> bool {
+    stop_at(s).is_some()
+}
+
 /// Bytes that a read can bring: an urgent byte that it begins with is not one of them.
 pub(super) fn readable(s: &Sock) -> u32 {
     let queued = s.rq_available();

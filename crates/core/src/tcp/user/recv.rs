@@ -5,12 +5,14 @@ use crate::error::Error;
 use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
+use crate::stack::poll::{DIRECT_WINDOWS, Direct};
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use crate::tcp::tx;
 use crate::tcp::user::handover::is_frozen;
 use crate::time::{Instant, US};
 use core::sync::atomic::Ordering::Relaxed;
+use flyover_shm::ShmBytes;
 use flyover_wire::Seq;
 
 /// What the flags of `recv` ask for.
@@ -92,6 +94,30 @@ impl Stack<'_> {
             return recvq::discard(self, s, flags.discard);
         }
         recvq::read(self, s, bufs, flags.peek, flags.skip)
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// [`Locked::poll`] for a thread that waits for data of a connection: what comes for it by system call is placed in
+    /// `bufs` at once. Returns the bytes placed; other data is in the queue as ever.
+    pub fn tcp_poll_into(&mut self, id: SockId, bufs: &mut [&mut [u8]], budget: u32) -> usize {
+        let s = self.st.sock(id);
+        if bufs.len() > DIRECT_WINDOWS || s.rq_available() != 0 || !recvq::lock(s, self.env.me) {
+            let _: u32 = self.poll(budget);
+            return 0;
+        }
+        let mut windows = [ShmBytes::EMPTY; DIRECT_WINDOWS];
+        for (w, b) in windows.iter_mut().zip(bufs.iter_mut()) {
+            *w = ShmBytes::private(b);
+        }
+        let direct = Direct::new(id, &windows);
+        let _: u32 = self.poll_for(budget, Some(&direct));
+        recvq::unlock(s);
+        let done = direct.done() as usize;
+        if done > 0 {
+            after_read(self, id);
+        }
+        done
     }
 }
 

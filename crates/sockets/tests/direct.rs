@@ -1,0 +1,136 @@
+//! Super-frames that are placed in the memory of a waiting reader: the same bytes in the same order, whatever the sizes
+//! and kinds of the reads.
+
+mod hosts;
+
+use std::sync::atomic::Ordering;
+use std::thread;
+
+use flyover_sockets::os::Os;
+use flyover_sockets::process::Answer;
+use hosts::{Host, pair};
+
+/// A connection: (client's descriptor on `a`, server's on `b`).
+fn connect(a: &Host, b: &Host, port: u16) -> (i32, i32) {
+    let listener = b.socket(libc::AF_INET, libc::SOCK_STREAM);
+    b.os.bind(listener, &b.at(port)).expect("bind");
+    assert_eq!(b.lib.listen(listener, 16), Answer::Value(0));
+    let client = a.socket(libc::AF_INET, libc::SOCK_STREAM);
+    let to = b.at(port);
+    thread::scope(|s| {
+        let server = s.spawn(|| b.lib.accept(listener, 0).expect("ours").expect("accepted"));
+        assert_eq!(a.lib.connect(client, &to), Answer::Value(0));
+        (client, server.join().expect("thread").fd)
+    })
+}
+
+fn byte(at: usize) -> u8 {
+    // A prime period: no size of a read hides a shift.
+    (at % 251) as u8
+}
+
+fn send_all(h: &Host, fd: i32, total: usize, sizes: &[usize]) {
+    let mut sent = 0;
+    for size in sizes.iter().cycle() {
+        if sent == total {
+            return;
+        }
+        let part: Vec<u8> = (sent..total.min(sent + size)).map(byte).collect();
+        match h.lib.send(fd, &[&part], 0) {
+            Answer::Value(n) => sent += n,
+            other => panic!("{other:?} after {sent} bytes"),
+        }
+    }
+}
+
+/// Reads with buffers of these sizes in turn, each call into the pieces of one entry, and compares.
+fn read_all(h: &Host, fd: i32, total: usize, calls: &[&[usize]], flags: i32) {
+    let mut got = 0;
+    for pieces in calls.iter().cycle() {
+        if got == total {
+            return;
+        }
+        let mut memory: Vec<Vec<u8>> = pieces.iter().map(|n| vec![0xff; *n]).collect();
+        let mut into: Vec<&mut [u8]> = memory.iter_mut().map(Vec::as_mut_slice).collect();
+        match h.lib.recv(fd, &mut into, flags) {
+            Answer::Value(0) => panic!("the end after {got} of {total} bytes"),
+            Answer::Value(n) => {
+                let seen: Vec<u8> = memory.concat();
+                let wrong = (0..n).find(|i| seen[*i] != byte(got + i));
+                assert_eq!(wrong, None, "byte after {got}");
+                assert!(
+                    seen[n..].iter().all(|b| *b == 0xff),
+                    "nothing behind the end"
+                );
+                got += n;
+            }
+            Answer::Error(flyover_sockets::Errno::EAGAIN) if flags != 0 => thread::yield_now(),
+            other => panic!("{other:?} after {got} bytes"),
+        }
+    }
+}
+
+fn direct(h: &Host) -> u64 {
+    h.stack().stats().tcp_direct.load(Ordering::Relaxed)
+}
+
+fn transfer(port: u16, writes: &[usize], reads: &[&[usize]], flags: i32) -> u64 {
+    const TOTAL: usize = 3_000_001;
+    let (a, b) = pair();
+    let (c, s) = connect(&a, &b, port);
+    thread::scope(|t| {
+        t.spawn(|| send_all(&a, c, TOTAL, writes));
+        read_all(&b, s, TOTAL, reads, flags);
+    });
+    direct(&b)
+}
+
+#[test]
+fn large_reads_get_super_frames_at_once() {
+    assert!(transfer(80, &[65_536], &[&[131_072]], 0) > 0);
+}
+
+#[test]
+fn a_super_frame_that_does_not_fit_is_continued_in_the_queue() {
+    assert!(transfer(81, &[65_536, 1, 40_000], &[&[20_000], &[16_384]], 0) > 0);
+}
+
+#[test]
+fn vectors_are_filled_in_order() {
+    let calls: &[&[usize]] = &[&[1, 30_000, 7], &[16_384, 16_384, 3, 100_000]];
+    assert!(transfer(82, &[65_536, 100], calls, 0) > 0);
+}
+
+#[test]
+fn small_reads_and_long_vectors_go_through_the_queue() {
+    assert_eq!(transfer(83, &[65_536], &[&[1_000], &[16_383]], 0), 0);
+    assert_eq!(transfer(84, &[65_536], &[&[9_000, 1, 1, 1, 9_000]], 0), 0);
+}
+
+#[test]
+fn polls_of_a_non_blocking_reader_are_direct_too() {
+    assert!(
+        transfer(
+            85,
+            &[65_536, 3, 1_448],
+            &[&[131_072], &[17_000]],
+            libc::MSG_DONTWAIT
+        ) > 0
+    );
+}
+
+#[test]
+fn a_peek_leaves_everything_where_it_is() {
+    let (a, b) = pair();
+    let (c, s) = connect(&a, &b, 86);
+    thread::scope(|t| {
+        t.spawn(|| send_all(&a, c, 60_000, &[60_000]));
+        let mut seen = vec![0; 65_536];
+        match b.lib.recv(s, &mut [&mut seen], libc::MSG_PEEK) {
+            Answer::Value(n) => assert!(n > 0 && (0..n).all(|i| seen[i] == byte(i))),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(direct(&b), 0);
+        read_all(&b, s, 60_000, &[&[65_536]], 0);
+    });
+}
