@@ -1,5 +1,6 @@
 //! The environment: reading our variables, and keeping them when the program starts another one with an environment
-//! of its own. The part that runs before `exec` allocates nothing: it may run in a `vfork` child.
+//! of its own. The part that runs before `exec` may run in a `vfork` child, and allocates nothing unless the new program
+//! inherits epoll sets.
 
 use core::ffi::{CStr, c_char};
 use std::ffi::CString;

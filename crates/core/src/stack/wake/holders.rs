@@ -6,11 +6,38 @@ use super::objects::{HOLDER_WORDS, SetId};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use core::sync::atomic::Ordering::{Relaxed, Release};
+use flyover_shm::Idx;
 
 impl Stack<'_> {
     /// Which life of the slot this is; of a set that the caller holds.
     pub fn set_life(self, set: SetId) -> u32 {
         self.sets.at(set).life.get()
+    }
+
+    /// Calls `f` with every owner slot that something belongs to which [`Locked::owner_gone`] would free; with some of
+    /// them several times.
+    pub fn each_owner(self, mut f: impl FnMut(u16)) {
+        let mut tagged = |tag: u32| {
+            let owner = tag.checked_sub(1).and_then(|t| u16::try_from(t).ok());
+            owner.into_iter().for_each(&mut f);
+        };
+        for i in 0..self.state.waiter_slots.touched(self.waiters) {
+            tagged(self.waiters.at(Idx::new(i)).hdr.tag.load(Relaxed));
+        }
+        for r in self.each_sock() {
+            tagged(self.sock(r.id).rlock.load(Relaxed));
+        }
+        for i in 0..self.state.set_slots.touched(self.sets) {
+            let set = self.sets.at(Idx::new(i));
+            tagged(set.hdr.tag.load(Relaxed));
+            if set.others.get() == 0 {
+                continue;
+            }
+            for (word, bits) in set.holders.iter().map(|w| w.get()).enumerate() {
+                let held = (0..64).filter(|b| bits & (1 << b) != 0);
+                held.for_each(|b| tagged(word as u32 * 64 + b + 1));
+            }
+        }
     }
 }
 

@@ -157,10 +157,15 @@ impl Duty {
             .opts()
             .max_owners
             .min(u32::from(u16::MAX)) as u16;
-        for owner in (1..max).filter(|o| !self.attached.contains(o)) {
-            self.pending.gone.insert(owner);
-            self.dead.insert(owner);
-        }
+        self.dead
+            .extend((1..max).filter(|o| !self.attached.contains(o)));
+        // There are thousands of slots, and each burial looks at every socket: only those that left something.
+        let (gone, dead) = (&mut self.pending.gone, &self.dead);
+        self.served.stack().each_owner(|owner| {
+            if dead.contains(&owner) {
+                gone.insert(owner);
+            }
+        });
     }
 
     /// Serves until the daemon says that it is enough, or until the daemon is gone and nothing is left to do.
