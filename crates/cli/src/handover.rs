@@ -1,8 +1,8 @@
-//! `flyover handover`: gives the sockets of running programs to the kernel, in mid-connection. The work is done by the
-//! library in a program of its own (`crates/preload/src/errand.rs`), which gets the sockets and the stack's memory from
+//! `flyover handover` gives the sockets of running programs to the kernel, in mid-connection, and `flyover takeover`
+//! takes them over again. The work is done by the library in a program of its own (`crates/preload/src/errand.rs`), which gets the sockets and the stack's memory from
 //! here: taking sockets out of other processes needs no cooperation of theirs, only permission (`pidfd_getfd(2)`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
@@ -48,14 +48,56 @@ impl Target {
     }
 }
 
+/// Which way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// To the kernel.
+    Out,
+    /// Into the stack.
+    In,
+}
+
 /// What became of one socket.
 #[derive(Serialize)]
 struct Row {
     pid: u32,
     fd: i32,
-    /// `moved`, `listener` (new connections are the kernel's), `kernel` (it was the kernel's already), `stays`,
-    /// `unreachable` (the stack did not let the helper in).
+    /// To the kernel: `moved`, `listener` (new connections are the kernel's), `kernel` (it was the kernel's already),
+    /// `stays`. Back: `taken`, `resumed` (a listener, a datagram socket), `here` (it was the stack's already), `stays`.
+    /// `unreachable`: the stack did not let the helper in.
     result: String,
+    /// Why it stays.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+    /// How long the connection stood still, microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pause_us: Option<f64>,
+}
+
+impl Row {
+    /// From a line of the helper: a word, and a number of nanoseconds or a reason.
+    fn of(taken: &Taken, line: Option<&str>) -> Self {
+        let line = line.unwrap_or("unreachable");
+        let (result, rest) = match line.split_once(": ") {
+            Some((result, why)) => (result, Some(why)),
+            None => (line, None),
+        };
+        let (result, ns) = match result.split_once(' ') {
+            Some((result, ns)) => (result, ns.parse::<f64>().ok()),
+            None => (result, None),
+        };
+        Self {
+            pid: taken.pid,
+            fd: taken.fd,
+            result: result.to_owned(),
+            why: rest.map(str::to_owned),
+            pause_us: ns.map(|ns| ns / 1e3),
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.result == "stays" || self.result == "unreachable"
+    }
 }
 
 /// A socket out of a process.
@@ -65,9 +107,9 @@ struct Taken {
     socket: OwnedFd,
 }
 
-/// Runs `flyover handover`.
-pub(crate) fn main(args: &[OsString]) -> Outcome {
-    let (targets, form) = parse(args)?;
+/// Runs `flyover handover` or `flyover takeover`.
+pub(crate) fn main(way: Way, args: &[OsString]) -> Outcome {
+    let (targets, form) = parse(way, args)?;
     if form == Form::HelpShown {
         return Ok(ExitCode::SUCCESS);
     }
@@ -83,24 +125,21 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     }
     let mut rows = Vec::new();
     for stack in &list {
-        rows.extend(one_stack(&mut client, stack, &targets)?);
+        rows.extend(one_stack(&mut client, way, stack, &targets)?);
     }
     if form == Form::Json {
         show_json(&rows)?;
     } else {
         show(&text(&rows));
     }
-    let failed = rows
-        .iter()
-        .any(|r| r.result == "stays" || r.result == "unreachable");
-    Ok(if failed {
+    Ok(if rows.iter().any(Row::failed) {
         ExitCode::FAILURE
     } else {
         ExitCode::SUCCESS
     })
 }
 
-fn parse(args: &[OsString]) -> Result<(Vec<Target>, Form), Failure> {
+fn parse(way: Way, args: &[OsString]) -> Result<(Vec<Target>, Form), Failure> {
     let mut targets = Vec::new();
     let mut form = Form::Text;
     for arg in args {
@@ -108,7 +147,10 @@ fn parse(args: &[OsString]) -> Result<(Vec<Target>, Form), Failure> {
             Some("--json") => form = Form::Json,
             Some("--all") => targets.push(Target::All),
             Some("--help" | "-h") => {
-                show(help::HANDOVER);
+                show(match way {
+                    Way::Out => help::HANDOVER,
+                    Way::In => help::TAKEOVER,
+                });
                 return Ok((targets, Form::HelpShown));
             }
             Some(text) => targets.push(target(text).ok_or_else(|| {
@@ -135,17 +177,23 @@ fn target(text: &str) -> Option<Target> {
 
 fn text(rows: &[Row]) -> String {
     let mut out = String::new();
-    for r in rows.iter().filter(|r| r.result != "kernel") {
-        let _: std::fmt::Result = writeln!(out, "{}:{} {}", r.pid, r.fd, r.result);
+    let dull = |r: &&Row| r.result != "kernel" && r.result != "here" || r.why.is_some();
+    for r in rows.iter().filter(dull) {
+        let why = r.why.as_ref().map_or(String::new(), |w| format!(": {w}"));
+        let pause = r
+            .pause_us
+            .map_or(String::new(), |us| format!(" ({us:.0} us)"));
+        let _: std::fmt::Result = writeln!(out, "{}:{} {}{why}{pause}", r.pid, r.fd, r.result);
     }
     if out.is_empty() {
-        out.push_str("no accelerated sockets\n");
+        out.push_str("nothing to do\n");
     }
     out
 }
 
 fn one_stack(
     client: &mut Client,
+    way: Way,
     stack: &StackInfo,
     targets: &[Target],
 ) -> anyhow::Result<Vec<Row>> {
@@ -160,22 +208,79 @@ fn one_stack(
             take(p.pid, wanted, &mut seen, &mut taken)?;
         }
     }
-    let Some(first) = taken.first() else {
+    let all = targets.contains(&Target::All);
+    let inside = taken
+        .first()
+        .map(|t| t.pid)
+        .or(stack.keeper_pid.filter(|_| all));
+    let Some(inside) = inside else {
         return Ok(Vec::new());
     };
+    let mut rows = Vec::new();
+    if way == Way::In {
+        rows = leave_out_shared(stack, &mut taken);
+    }
     // The helper attaches, and wakes sleepers, in the network namespace of the stack.
-    let net = std::fs::File::open(format!("/proc/{}/ns/net", first.pid))
+    let net = std::fs::File::open(format!("/proc/{inside}/ns/net"))
         .context("opening the network namespace of the process")?;
     move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
         .context("entering the network namespace of the process")?;
     let (memory, ..) = client
         .stack_fd(stack.id)
         .with_context(|| format!("asking for the memory of stack {}", stack.id))?;
-    let mut rows = Vec::new();
+    if all {
+        // New sockets from here on.
+        move_them(&memory, way, true, &[])?;
+    }
     for batch in taken.chunks(BATCH) {
-        rows.extend(send_out(&memory, batch)?);
+        rows.extend(move_them(&memory, way, false, batch)?);
     }
     Ok(rows)
+}
+
+/// Sockets that a program without the library holds as well stay where that one can use them.
+fn leave_out_shared(stack: &StackInfo, taken: &mut Vec<Taken>) -> Vec<Row> {
+    let mut ours: HashSet<u32> = stack.processes.iter().map(|p| p.pid).collect();
+    ours.extend(stack.keeper_pid);
+    ours.insert(std::process::id());
+    let wanted: HashSet<u64> = taken.iter().filter_map(Taken::inode).collect();
+    let foreign = held_by_others(&ours, &wanted);
+    let mut rows = Vec::new();
+    taken.retain(|t| {
+        let holder = t.inode().and_then(|inode| foreign.get(&inode));
+        if let Some(pid) = holder {
+            let line = format!("stays: process {pid} holds it, too, without Flyover");
+            rows.push(Row::of(t, Some(&line)));
+        }
+        holder.is_none()
+    });
+    rows
+}
+
+/// Which of these sockets processes other than `ours` hold, and one of those processes.
+fn held_by_others(ours: &HashSet<u32>, wanted: &HashSet<u64>) -> HashMap<u64, u32> {
+    let mut found = HashMap::new();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|e| e.file_name().to_str()?.parse::<u32>().ok());
+    for pid in pids.filter(|pid| !ours.contains(pid)) {
+        let list = std::fs::read_dir(format!("/proc/{pid}/fd"));
+        for entry in list.into_iter().flatten().flatten() {
+            let inode = std::fs::read_link(entry.path()).ok().and_then(|l| {
+                let text = l.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
+                text.parse::<u64>().ok()
+            });
+            if let Some(inode) = inode.filter(|i| wanted.contains(i)) {
+                found.insert(inode, pid);
+            }
+        }
+    }
+    found
+}
+
+impl Taken {
+    fn inode(&self) -> Option<u64> {
+        rustix::fs::fstat(&self.socket).ok().map(|s| s.st_ino)
+    }
 }
 
 /// Takes the TCP and UDP sockets of a process, each only once however many hold it.
@@ -219,11 +324,23 @@ fn take(
     Ok(())
 }
 
-/// Runs the helper with these sockets.
-fn send_out(memory: &OwnedFd, batch: &[Taken]) -> anyhow::Result<Vec<Row>> {
+/// Runs the helper with these sockets; `switch`: it also says what becomes of new ones.
+fn move_them(
+    memory: &OwnedFd,
+    way: Way,
+    switch: bool,
+    batch: &[Taken],
+) -> anyhow::Result<Vec<Row>> {
     let options: ProcessOpts = vars::from_env()?;
     let library = places::library().ok_or_else(|| anyhow!("libflyover.so is not installed"))?;
-    let mut order = memory.as_raw_fd().to_string();
+    let mut order = match way {
+        Way::Out => "out".to_owned(),
+        Way::In => "in".to_owned(),
+    };
+    if switch {
+        order.push('+');
+    }
+    let _: std::fmt::Result = write!(order, ",{}", memory.as_raw_fd());
     for t in batch {
         let _: std::fmt::Result = write!(order, ",{}", t.socket.as_raw_fd());
     }
@@ -243,14 +360,7 @@ fn send_out(memory: &OwnedFd, batch: &[Taken]) -> anyhow::Result<Vec<Row>> {
         .context("running the helper")?;
     let said = String::from_utf8_lossy(&output.stdout);
     let mut results = said.lines();
-    Ok(batch
-        .iter()
-        .map(|t| Row {
-            pid: t.pid,
-            fd: t.fd,
-            result: results.next().unwrap_or("unreachable").to_owned(),
-        })
-        .collect())
+    Ok(batch.iter().map(|t| Row::of(t, results.next())).collect())
 }
 
 #[cfg(test)]
@@ -270,12 +380,16 @@ mod tests {
 
     #[test]
     fn what_was_the_kernels_before_is_not_worth_a_line() {
-        let row = |fd, result: &str| Row {
-            pid: 5,
-            fd,
-            result: result.to_owned(),
+        let row = |fd, line: &str| {
+            let socket = std::fs::File::open("/dev/null").unwrap().into();
+            Row::of(&Taken { pid: 5, fd, socket }, Some(line))
         };
-        assert_eq!(text(&[row(3, "kernel"), row(4, "moved")]), "5:4 moved\n");
-        assert_eq!(text(&[row(3, "kernel")]), "no accelerated sockets\n");
+        assert_eq!(
+            text(&[row(3, "kernel"), row(4, "moved 812345")]),
+            "5:4 moved (812 us)\n"
+        );
+        assert_eq!(text(&[row(3, "stays: option X")]), "5:3 stays: option X\n");
+        assert!(row(3, "stays: option X").failed() && !row(3, "taken 5").failed());
+        assert_eq!(text(&[row(3, "kernel"), row(4, "here")]), "nothing to do\n");
     }
 }

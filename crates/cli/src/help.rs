@@ -18,6 +18,7 @@ Runs programs on TCP/IP stacks in user space, and looks at them.
   flyover ss [-tula] [--json]                   sockets, in the layout of ss(8)
   flyover stackdump [STACK] [--json]            everything in a stack's memory
   flyover handover PID[:FD]...|--all [--json]   give sockets to the kernel
+  flyover takeover PID[:FD]...|--all [--json]   take them over again
   flyover daemon start|stop|status              flyoverd
   flyover options [--markdown]                  every option and its variable
 
@@ -56,11 +57,30 @@ flyover handover PID[:FD]...|--all [--json]
 
 Gives accelerated sockets of running programs to the kernel, in mid-connection: the programs and
 their peers notice nothing. Of a listener, the connections that begin from now on are the
-kernel's; those that it has already are accepted from the stack as before. New sockets of the
-programs are accelerated again: stop flyoverd to prevent it.
+kernel's; those that it has already are accepted from the stack as before.
 
-Says for each socket what became of it: moved, listener, stays (it is being connected or closed,
-or urgent data is on its way), unreachable.
+With --all Flyover is switched off: sockets that are made later stay with the kernel, too, in
+all stacks that there are now, until `flyover takeover --all`. With PID, new sockets of the
+process are accelerated as ever.
+
+Says for each socket what became of it: moved and how long it stood still, listener, stays (it is
+being connected or closed, or urgent data is on its way), unreachable.
+
+Exit status: 0 when none was left behind, 1 otherwise. Sockets of other users need root.
+";
+
+/// `flyover takeover --help`.
+pub(crate) const TAKEOVER: &str = "\
+flyover takeover PID[:FD]...|--all [--json]
+
+Takes sockets of running programs over from the kernel, in mid-connection: those that `flyover
+handover` gave to it, those that were made while Flyover was switched off, and connections that
+the program inherited. Listeners and datagram sockets get their packets from the V-NICs again.
+With --all Flyover is switched on for new sockets.
+
+Says for each socket what became of it: taken and how long it stood still, resumed, here (it was
+accelerated), stays and why (an option or a call that only the kernel serves, a route without
+V-NIC, a program without Flyover that holds it, too), unreachable.
 
 Exit status: 0 when none was left behind, 1 otherwise. Sockets of other users need root.
 ";

@@ -10,7 +10,7 @@
 //! ps.rs         flyover ps
 //! ss/           flyover ss
 //! stackdump.rs  flyover stackdump
-//! handover.rs   flyover handover
+//! handover.rs   flyover handover, takeover
 //! places.rs     where the other parts of Flyover are
 //! ```
 //!
@@ -53,7 +53,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Some("ps") => ps::main(&rest),
         Some("ss") => ss::main(&rest),
         Some("stackdump") => stackdump::main(&rest),
-        Some("handover") => handover::main(&rest),
+        Some("handover") => handover::main(handover::Way::Out, &rest),
+        Some("takeover") => handover::main(handover::Way::In, &rest),
         Some("daemon") => daemon::main(&rest),
         Some("options") => help::options(&rest),
         Some("help" | "--help" | "-h") => {

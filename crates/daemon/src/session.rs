@@ -1,7 +1,7 @@
 //! One client: a thread that reads its requests and answers them. Whatever the client does wrong concerns this thread
 //! only; it cannot stall others, since every wait here ends with the client, the daemon, or a time-out.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -230,6 +230,31 @@ impl Session {
                     handover::perform(&member.net, stack, most, &image, sock.as_fd(), fds.pop())
                         .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no handover: {e}"))?;
                 Ok(self.reply(seq, &Reply::FilterAdded { id }, &[])?)
+            }
+            Request::Takeover { flow, pass } => {
+                let sock = fds
+                    .pop()
+                    .ok_or_else(|| Refusal::bad("no socket to take over"))?;
+                let member = self.member()?;
+                let claim = handover::takeover::Wanted {
+                    stack: member.stack.id,
+                    most: self.daemon.opts.stack_filters as usize,
+                    flow,
+                    pass,
+                };
+                let taken = handover::takeover::perform(&member.net, &claim, sock.as_fd())
+                    .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no takeover: {e}"))?;
+                let reply = Reply::TakenOver {
+                    image: taken.image,
+                    id: taken.filter,
+                };
+                let file: Vec<_> = taken.data.iter().map(AsFd::as_fd).collect();
+                if let Err(end) = self.reply(seq, &reply, &file) {
+                    // Nobody waits for it any more: the kernel gets it back.
+                    handover::takeover::undo(&member.net, &claim, taken, sock.as_fd());
+                    return Err(end.into());
+                }
+                Ok(())
             }
             Request::Resolve { ifindex, ip } => {
                 if let Some(member) = &self.member {

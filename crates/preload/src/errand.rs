@@ -1,7 +1,8 @@
-//! `flyover handover` works through a program of its own: it is given the sockets of others (`pidfd_getfd(2)`) and the
-//! memory of their stack, attaches to that stack as any process does, hands the sockets over to the kernel, says what
-//! became of each, and ends before its `main`. The owners of the sockets find the mark at their next call.
+//! `flyover handover` and `flyover takeover` work through a program of its own: it is given the sockets of others
+//! (`pidfd_getfd(2)`) and the memory of their stack, attaches to that stack as any process does, moves the sockets, says
+//! what became of each, and ends before its `main`. The owners of the sockets notice at their next call.
 
+use flyover_sockets::life::takeover::TakeOver;
 use flyover_sockets::os::Os as _;
 use flyover_sockets::policy::Reason;
 use flyover_sockets::process::Fd;
@@ -10,44 +11,67 @@ use flyover_sockets::{Sockets, enter};
 use crate::os_linux::Linux;
 use crate::{environ, link};
 
-/// The order, in the environment: the descriptor of the stack's memory, then those of the sockets, by commas.
+/// The order, in the environment: what to do, the descriptor of the stack's memory, then those of the sockets, by
+/// commas. What to do: `out` or `in`, and with a `+` all sockets that are made later as well.
 const VAR: &[u8] = b"_FLYOVER_HANDOVER";
 
 /// What this process is for, if it is for that.
 #[derive(Debug)]
 pub struct Errand {
+    out: bool,
+    switch: bool,
     sockets: Vec<i32>,
 }
 
 /// Looks for the order; the stack is then the one whose memory came with it.
 pub fn take() -> Option<Errand> {
-    let mut list: Option<Vec<i32>> = None;
+    let mut order = None;
     environ::each(|name, value| {
         if name == VAR {
-            let text = core::str::from_utf8(value).unwrap_or_default();
-            list = Some(text.split(',').filter_map(|n| n.parse().ok()).collect());
+            order = Errand::read(core::str::from_utf8(value).unwrap_or_default());
         }
     });
-    let list = list?;
-    let (memory, sockets) = list.split_first()?;
-    link::use_memory(*memory);
-    Some(Errand {
-        sockets: sockets.to_vec(),
-    })
+    let (errand, memory) = order?;
+    link::use_memory(memory);
+    Some(errand)
 }
 
 impl Errand {
+    fn read(text: &str) -> Option<(Self, i32)> {
+        let mut words = text.split(',');
+        let (out, switch) = match words.next()? {
+            "out" => (true, false),
+            "out+" => (true, true),
+            "in" => (false, false),
+            "in+" => (false, true),
+            _ => return None,
+        };
+        let memory = words.next()?.parse().ok()?;
+        let sockets = words.filter_map(|n| n.parse().ok()).collect();
+        let errand = Self {
+            out,
+            switch,
+            sockets,
+        };
+        Some((errand, memory))
+    }
+
     /// Does it: one line of output for each socket, in their order. Ends the process.
     pub fn run(self, lib: &'static Sockets) -> ! {
         let inside = enter::enter();
         let attached = lib.attach().is_ok();
+        if self.switch {
+            // First: nothing that is made meanwhile is left out.
+            lib.switch(self.out);
+        }
         for fd in self.sockets {
-            let said: &[u8] = if attached {
-                one(lib, fd)
-            } else {
-                b"unreachable\n"
+            let mut said = match (attached, self.out) {
+                (false, _) => "unreachable".to_owned(),
+                (true, true) => hand_over(lib, fd),
+                (true, false) => take_over(lib, fd),
             };
-            let _ = Linux.write(1, said);
+            said.push('\n');
+            let _ = Linux.write(1, said.as_bytes());
         }
         drop(inside);
         // SAFETY: ends the process.
@@ -56,17 +80,31 @@ impl Errand {
     }
 }
 
-fn one(lib: &Sockets, fd: i32) -> &'static [u8] {
+fn hand_over(lib: &Sockets, fd: i32) -> String {
+    if lib.is_unknown_to_stack(fd) {
+        return "kernel".to_owned();
+    }
     lib.on_unknown(fd);
     match lib.look(fd) {
-        Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => b"kernel\n",
+        Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => "kernel".to_owned(),
         Fd::Tcp(ep) | Fd::Udp(ep) => {
             let listens = ep.shared().tcp_state() == flyover_core::TcpState::Listen;
+            let begun = Linux.now();
             match lib.needs_kernel(fd, &ep, Reason::Ordered) {
-                Ok(()) if listens => b"listener\n",
-                Ok(()) => b"moved\n",
-                Err(_) => b"stays\n",
+                Ok(()) if listens => "listener".to_owned(),
+                Ok(()) => format!("moved {}", Linux.now().saturating_sub(begun)),
+                Err(_) => "stays".to_owned(),
             }
         }
+    }
+}
+
+fn take_over(lib: &Sockets, fd: i32) -> String {
+    match lib.take_over(fd) {
+        TakeOver::Taken(ns) => format!("taken {ns}"),
+        TakeOver::Resumed => "resumed".to_owned(),
+        TakeOver::Here => "here".to_owned(),
+        TakeOver::Kernels(why) => format!("kernel: {why}"),
+        TakeOver::Stays(why) => format!("stays: {}", why.replace('\n', " ")),
     }
 }

@@ -10,6 +10,12 @@ pub fn set(e: c_int) {
     unsafe { *libc::__errno_location() = e };
 }
 
+/// The thread's `errno`.
+pub fn get() -> c_int {
+    // SAFETY: as above.
+    unsafe { *libc::__errno_location() }
+}
+
 /// `-1` with `errno` set, or the value.
 pub fn to_c(r: Result<usize, Errno>) -> isize {
     match r {

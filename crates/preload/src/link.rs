@@ -1,6 +1,6 @@
 //! The ways out of the process: `flyoverd`, the keeper, and the mappings that come with attaching.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -12,7 +12,9 @@ use flyover_proto::{
     MAX_NARROW, NicDesc, NicFds, StackName, TcpImage, Text, VnicPref,
 };
 use flyover_shm::host::Map;
-use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, NicMaker, Parts};
+use flyover_sockets::attach::{
+    Connector, Daemon, DaemonError, Flow, Keeper, NicMaker, Parts, TakenOver,
+};
 use flyover_vnic::{NicState, PacketGeometry, PacketNic, Vnic, XdpGeometry, XdpNic};
 use flyover_wire::{Endpoint, Ip};
 
@@ -285,6 +287,51 @@ impl Daemon for DaemonLink {
                     _ => DaemonError::Absent,
                 }
             })
+    }
+
+    fn takeover(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        pass: u32,
+        fd: i32,
+    ) -> Result<TakenOver, String> {
+        let flow = Connection { local, remote };
+        let (image, filter, data) =
+            self.0
+                .takeover(flow, pass, borrowed(fd))
+                .map_err(|e| match e {
+                    ClientError::Refused(_, text) => text,
+                    e => e.to_string(),
+                })?;
+        Ok(TakenOver {
+            image: Handover {
+                local: image.local,
+                remote: image.remote,
+                ifindex: image.ifindex,
+                snd_una: image.snd_una,
+                unacked: image.unacked,
+                queued: image.queued,
+                rcv_nxt: image.rcv_nxt,
+                unread: image.unread,
+                snd_wnd: image.snd_wnd,
+                snd_wl1: image.snd_wl1,
+                max_wnd: image.max_wnd,
+                rcv_wnd: image.rcv_wnd,
+                mss: image.mss,
+                scales: image
+                    .peer_scale
+                    .zip(image.own_scale)
+                    .map(|(peer, own)| (peer.into(), own.into())),
+                sack: image.sack,
+                timestamp: image.timestamp,
+                fin_in: image.fin_in,
+                fin_out: image.fin_out,
+                fin_acked: image.fin_acked,
+            },
+            filter,
+            data: data.map(IntoRawFd::into_raw_fd),
+        })
     }
 
     fn narrow(&mut self, id: u32, to: &[(Endpoint, Endpoint)]) {

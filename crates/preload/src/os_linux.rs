@@ -330,6 +330,25 @@ impl Os for Linux {
         ))
     }
 
+    fn epoll_is_armed(&self, epfd: i32, fd: i32) -> bool {
+        // Nowhere else does the kernel say it.
+        let Ok(info) = std::fs::read_to_string(format!("/proc/self/fdinfo/{epfd}")) else {
+            return true;
+        };
+        let line = info.lines().find_map(|l| {
+            let mut words = l.strip_prefix("tfd:")?.split_whitespace();
+            (words.next()?.parse() == Ok(fd)).then_some(words)
+        });
+        let events = line.and_then(|mut words| {
+            let _events = words.next()?;
+            u32::from_str_radix(words.next()?, 16).ok()
+        });
+        // What is left of a one-shot member that has fired is how it is watched (`EP_PRIVATE_BITS` of fs/eventpoll.c).
+        let how =
+            (libc::EPOLLET | libc::EPOLLONESHOT | libc::EPOLLEXCLUSIVE | libc::EPOLLWAKEUP) as u32;
+        events.is_none_or(|e| e & !how != 0)
+    }
+
     fn eventfd(&self) -> Result<i32, Errno> {
         fd(sys!(
             SYS_eventfd2,

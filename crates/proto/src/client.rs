@@ -220,6 +220,23 @@ impl Client {
         }
     }
 
+    /// Takes a connection over from the kernel; `sock` is its socket, `pass` the exception that keeps it there (0: none).
+    /// Returns the connection, its filter, and a file with its bytes.
+    ///
+    /// # Errors
+    /// Any [`ClientError`]; after [`ClientError::Refused`] the kernel has it as before.
+    pub fn takeover(
+        &mut self,
+        flow: Connection,
+        pass: u32,
+        sock: BorrowedFd<'_>,
+    ) -> Result<(TcpImage, u32, Option<OwnedFd>), ClientError> {
+        match self.ask(&Request::Takeover { flow, pass }, &[sock])? {
+            (Reply::TakenOver { image, id }, mut fds) => Ok((image, id, fds.pop())),
+            _ => Err(self.broken("no connection")),
+        }
+    }
+
     /// Steers flows no longer.
     ///
     /// # Errors

@@ -251,6 +251,14 @@ messages! {
             /// The connection.
             image: TcpImage,
         }
+        /// Take a connection over that the kernel has. Carries the descriptor of its socket. The sender must be ready
+        /// for its segments, and drop them, before it asks. Answered by `TakenOver`.
+        12 Takeover {
+            /// The connection.
+            flow: Connection,
+            /// The exception that keeps the flow with the kernel, from an earlier handover; 0 is none.
+            pass: u32,
+        }
     }
 }
 
@@ -304,5 +312,13 @@ messages! {
         }
         /// A sign of life while a long request is worked on; the answer follows.
         8 Working {}
+        /// To `Takeover`: the kernel has the connection no longer. With a descriptor of a file with its bytes when
+        /// there are any: those not read, then those from SND.UNA on.
+        9 TakenOver {
+            /// The connection.
+            image: TcpImage,
+            /// The filter that steers it to the stack.
+            id: u32,
+        }
     }
 }

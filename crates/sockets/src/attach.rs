@@ -44,6 +44,17 @@ pub struct Flow {
     pub dual: bool,
 }
 
+/// A connection that the kernel gave up.
+#[derive(Clone, Copy, Debug)]
+pub struct TakenOver {
+    /// The connection.
+    pub image: Handover,
+    /// The filter that steers it to the stack.
+    pub filter: u32,
+    /// A file with its bytes, those not read before those from SND.UNA on; the receiver closes it.
+    pub data: Option<i32>,
+}
+
 /// The connection to `flyoverd`.
 pub trait Daemon: Send {
     /// Steers a flow to the stack; `proof` is the kernel socket that holds the port. Returns the filter's number.
@@ -66,6 +77,21 @@ pub trait Daemon: Send {
         fd: i32,
         data: Option<i32>,
     ) -> Result<u32, DaemonError>;
+    /// Has the kernel give up a connection, whose mark is frozen; `fd` is its socket, `pass` the exception that keeps it
+    /// with the kernel (0: none).
+    ///
+    /// # Errors
+    /// What the daemon says; the kernel has it as before then.
+    fn takeover(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        pass: u32,
+        fd: i32,
+    ) -> Result<TakenOver, String> {
+        let _: (Endpoint, Endpoint, u32, i32) = (local, remote, pass, fd);
+        Err("the daemon cannot do that".to_owned())
+    }
     /// Has the kernel resolve a neighbour.
     fn resolve(&mut self, ifindex: u32, ip: Ip);
     /// Waits until what was asked for before has been done.

@@ -122,6 +122,11 @@ pub trait Os: Sync + Send {
     ) -> Result<(), Errno>;
     /// Never waits.
     fn epoll_collect(&self, epfd: i32, into: &mut [EpollEvent]) -> Result<usize, Errno>;
+    /// False when `fd` is a one-shot member of the set that has fired and was not armed again.
+    fn epoll_is_armed(&self, epfd: i32, fd: i32) -> bool {
+        let _: (i32, i32) = (epfd, fd);
+        true
+    }
     fn eventfd(&self) -> Result<i32, Errno>;
     /// `memfd_create(2)`, close-on-exec.
     fn memfd(&self) -> Result<i32, Errno>;

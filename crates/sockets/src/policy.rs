@@ -40,11 +40,13 @@ pub enum Reason {
     HandedOver = 16,
     /// Handed over to the kernel: an administrator wanted it.
     Ordered = 17,
+    /// A connection that was the kernel's when this program first saw it.
+    Adopted = 18,
 }
 
 impl Reason {
     /// All reasons in order of their codes.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::NotInet,
         Self::NoDaemon,
         Self::Loopback,
@@ -63,7 +65,13 @@ impl Reason {
         Self::Disabled,
         Self::HandedOver,
         Self::Ordered,
+        Self::Adopted,
     ];
+
+    /// True when nothing but circumstance keeps the socket with the kernel: it may be taken over.
+    pub const fn may_return(self) -> bool {
+        matches!(self, Self::Ordered | Self::Adopted | Self::KernelAccept)
+    }
 
     /// The code kept in the fd table.
     pub const fn code(self) -> u8 {
@@ -99,6 +107,7 @@ impl Reason {
             Self::Disabled => "disabled",
             Self::HandedOver => "handed-over",
             Self::Ordered => "ordered",
+            Self::Adopted => "adopted",
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
 use crate::fdtable::{FdTable, SHARED};
 use crate::generations::{GENERATIONS, Generation};
+use crate::life::takeover::is_away;
 use crate::os::Os;
 use crate::policy::{Reason, Wanted, wanted};
 use crate::wait::epoll::EpollTable;
@@ -262,6 +263,9 @@ impl Sockets {
                 Fd::Udp(ep)
             };
         }
+        if h.is_life(sock.generation) && shared.kind() == kind && is_away(shared) {
+            return Fd::Kernel;
+        }
         // Closed behind our back (inside libc, or by another process): the number may mean something else now.
         let _: bool = self.table.replace(fd, entry, Entry::Unknown);
         self.probe(fd)
@@ -321,7 +325,8 @@ impl Sockets {
             || self.int_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1)
             || dgram && self.kernel_local(fd).map_or(true, |l| l.port != 0);
         if used {
-            return self.settle(fd, Entry::Kernel(0));
+            let mark = (!dgram).then(|| self.make_mark(fd, v6, Reason::Adopted, None));
+            return self.settle(fd, mark.flatten().unwrap_or(Entry::Kernel(0)));
         }
         self.settle(
             fd,
@@ -342,6 +347,7 @@ impl Sockets {
         match entry {
             Entry::Fresh(f) => Fd::Fresh(f),
             Entry::Tcp(h) | Entry::Udp(h) => match self.attached() {
+                Some(att) if is_away(att.stack.sock(h.id)) => Fd::Kernel,
                 Some(att) => {
                     let ep = Ep {
                         att,
@@ -387,6 +393,7 @@ fn entry_of(att: &Attachment, sock: SockRef, v6: bool) -> Entry {
     let s = att.stack.sock(sock.id);
     let h = Handle::new(sock, v6);
     match s.kind() {
+        SockKind::Tcp if is_away(s) => Entry::Tcp(h),
         _ if s.has(flag::HANDED_OVER) => Entry::Kernel(Reason::HandedOver.code()),
         SockKind::Tcp => Entry::Tcp(h),
         SockKind::Udp => Entry::Udp(h),

@@ -82,7 +82,7 @@ impl Row {
         if row.kind == Kind::Kernel || left {
             shown.path = "kernel".to_owned();
             shown.reason = match u8::try_from(row.reason) {
-                _ if left => Reason::HandedOver.name(),
+                Ok(0) if left => Reason::HandedOver.name(),
                 Ok(code) => Reason::from_code(code).name(),
                 Err(_) => "",
             };

@@ -51,7 +51,7 @@ shm_struct! {
         pub shut: Shared32,
         /// What the kernel socket behind the fd has: [`OS_DATA`], [`OS_ERROR`] (set by the keeper, cleared by the reader).
         pub os_ready: Shared32,
-        /// Why the socket stays with the kernel, for [`Kind::Kernel`]; a code of the sockets crate.
+        /// Why the socket stays with the kernel, for [`Kind::Kernel`] and marks; a code of the sockets crate.
         pub reason: SharedCell<u32>,
         /// Local address, high half.
         pub local_hi: SharedCell<u64>,
@@ -311,8 +311,10 @@ pub mod flag {
     pub const REBOUND: u32 = 1 << 25;
     /// The kernel chose the local port at `connect`; kept for the socket layer.
     pub const AUTO_PORT: u32 = 1 << 24;
-    /// Frozen, on its way to the kernel.
+    /// Frozen, on its way to the kernel or, with [`RETURNING`], from there.
     pub const HANDING_OVER: u32 = 1 << 27;
+    /// Frozen, on its way from the kernel.
+    pub const RETURNING: u32 = 1 << 26;
 }
 
 /// Index of a socket slot.

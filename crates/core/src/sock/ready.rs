@@ -17,6 +17,10 @@ impl Stack<'_> {
             // Everything, so that whoever waits here looks, and goes on in the kernel.
             return ev::ALL;
         }
+        if s.has(flag::RETURNING) {
+            // Whatever the kernel has of it, is not here yet.
+            return 0;
+        }
         match s.kind() {
             Kind::Tcp => tcp(self, s),
             Kind::Udp => udp(s),

@@ -50,8 +50,8 @@ shm_struct! {
         pub socks_used: Shared32,
         /// Identification field of IPv4 packets that may be fragmented.
         pub ip_id: SharedCell<u32>,
-        /// Fills the gap; always 0.
-        pub gap0: SharedCell<u32>,
+        /// 1 while new sockets are to stay with the kernel, by order of an administrator.
+        pub off: Shared32,
         /// Wheel: next tick to be handled.
         pub wheel_tick: SharedCell<u64>,
         /// Wheel: nothing fires before, ns; 0 is "empty".

@@ -111,6 +111,10 @@ counters! {
     udp_left_behind,
     /// Hand-overs that did not succeed; the connection went on here, or its process died.
     handover_failed,
+    /// Connections of the kernel that were to be taken over.
+    takeovers_begun,
+    /// Those that were.
+    takeovers_of_kernel,
     /// TIME_WAIT sockets recycled early because slots were short.
     tw_recycled,
     /// TIME_WAIT sockets re-opened by a new SYN.

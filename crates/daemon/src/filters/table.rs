@@ -16,6 +16,8 @@ use flyover_wire::{Endpoint, FlowKey, Ip};
 use super::key::{Claim, claims};
 use crate::refusal::Refusal;
 
+mod returns;
+
 /// What the kernel's map says of a flow that stays with the kernel (`FLOW_PASS` of bpf/flow.h).
 pub const FLOW_PASS: u32 = u32::MAX;
 /// How long an exception outlives its socket: the kernel's TIME_WAIT (`TCP_TIMEWAIT_LEN`), and a little.

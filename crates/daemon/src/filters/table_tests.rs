@@ -274,3 +274,45 @@ fn the_kernel_keeps_a_connection_beside_the_filter_that_covers_it() {
     assert_eq!(owners(&t, exact(7)), None);
     assert!(t.remove(1, filter));
 }
+
+#[test]
+fn a_connection_comes_back_from_the_kernel() {
+    let mut t = table(100);
+    let filter = t.add(1, listen(A, 80), MOST).unwrap();
+    let remote = Endpoint { ip: B, port: 5 };
+    let local = Endpoint { ip: A, port: 80 };
+    let flow = FlowKey {
+        proto: 6,
+        local,
+        remote,
+    };
+    let exact = FilterSpec {
+        remote: Some(remote),
+        ..listen(A, 80)
+    };
+    let pass = t.add_pass(1, &flow, MOST).unwrap();
+    // Not without the exception, not with another stack's.
+    assert!(t.reclaim(1, exact, 0, MOST).is_err());
+    assert!(t.reclaim(2, exact, pass, MOST).is_err());
+    assert_eq!(owners(&t, exact), Some(super::table::FLOW_PASS));
+    // The kernel does not give it up after all.
+    let id = t.reclaim(1, exact, pass, MOST).unwrap();
+    assert_eq!(owners(&t, exact), Some(1));
+    t.unclaim(1, id, pass);
+    assert_eq!(owners(&t, exact), Some(super::table::FLOW_PASS));
+    assert!(t.reclaim(1, exact, pass, 2).is_err(), "the quota");
+    assert_eq!(owners(&t, exact), Some(super::table::FLOW_PASS));
+    // It does: nothing of the exception lingers, and it can go there again.
+    let id = t.reclaim(1, exact, pass, MOST).unwrap();
+    t.reclaimed(1, pass);
+    assert_eq!(owners(&t, exact), Some(1));
+    assert_eq!(t.count(1), 2);
+    assert!(!t.remove(1, pass));
+    let again = t.add_pass(1, &flow, MOST).unwrap();
+    assert!(t.remove(1, id) && t.remove(1, again) && t.remove(1, filter));
+    // One that never was the stack's.
+    let id = t.reclaim(1, exact, 0, MOST).unwrap();
+    t.reclaimed(1, 0);
+    assert_eq!(t.stack_of(&flow), Some(1));
+    assert!(t.remove(1, id));
+}

@@ -6,6 +6,7 @@
 //! the bytes are read, never mapped.
 
 mod fin;
+pub mod takeover;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV6};
@@ -86,19 +87,7 @@ fn denied(text: impl Into<String>) -> Refusal {
 
 /// Is this a socket that can become the connection?
 fn check(net: &Net, image: &TcpImage, sock: BorrowedFd<'_>) -> Result<AddressFamily, Refusal> {
-    let cookie = socket_cookie(sock).map_err(|_| denied("the descriptor is no socket"))?;
-    if cookie != net.cookie() {
-        return Err(denied("the socket is of another network namespace"));
-    }
-    let domain =
-        sockopt::socket_domain(sock).map_err(|e| Refusal::failed("asking for SO_DOMAIN", e))?;
-    let proto =
-        sockopt::socket_protocol(sock).map_err(|e| Refusal::failed("asking for SO_PROTOCOL", e))?;
-    if (domain != AddressFamily::INET && domain != AddressFamily::INET6)
-        || proto.map(|p| p.as_raw().get()) != Some(u32::from(TCP))
-    {
-        return Err(denied("not a TCP socket"));
-    }
+    let domain = kind_of(net, sock)?;
     if domain == AddressFamily::INET && !image.local.ip.is_v4() {
         return Err(denied("the socket is of the other family"));
     }
@@ -120,13 +109,35 @@ fn check(net: &Net, image: &TcpImage, sock: BorrowedFd<'_>) -> Result<AddressFam
     Ok(domain)
 }
 
+/// Is this a TCP socket of the namespace?
+fn kind_of(net: &Net, sock: BorrowedFd<'_>) -> Result<AddressFamily, Refusal> {
+    let cookie = socket_cookie(sock).map_err(|_| denied("the descriptor is no socket"))?;
+    if cookie != net.cookie() {
+        return Err(denied("the socket is of another network namespace"));
+    }
+    let domain =
+        sockopt::socket_domain(sock).map_err(|e| Refusal::failed("asking for SO_DOMAIN", e))?;
+    let proto =
+        sockopt::socket_protocol(sock).map_err(|e| Refusal::failed("asking for SO_PROTOCOL", e))?;
+    if (domain != AddressFamily::INET && domain != AddressFamily::INET6)
+        || proto.map(|p| p.as_raw().get()) != Some(u32::from(TCP))
+    {
+        return Err(denied("not a TCP socket"));
+    }
+    Ok(domain)
+}
+
 fn name_of(sock: BorrowedFd<'_>) -> Result<Endpoint, Refusal> {
     let name = getsockname(sock).map_err(|e| Refusal::failed("asking for its address", e))?;
     let name = SocketAddr::try_from(name).map_err(|e| Refusal::failed("reading its address", e))?;
-    Ok(Endpoint {
+    Ok(endpoint(name))
+}
+
+fn endpoint(name: SocketAddr) -> Endpoint {
+    Endpoint {
         ip: Ip::from(name.ip()),
         port: name.port(),
-    })
+    }
 }
 
 /// The bytes that come along: those not read, those from SND.UNA on.

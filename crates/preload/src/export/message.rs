@@ -5,6 +5,7 @@ use core::ffi::{c_int, c_void};
 use flyover_sockets::{Errno, Sockets};
 use libc::{mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
+use super::again::stream;
 use super::stream::check;
 use super::{answer, result};
 use crate::{args, errno, fast, init, leave, next};
@@ -24,7 +25,9 @@ pub unsafe extern "C" fn recvfrom(
         return kernel();
     }
     fast::cancellation_point();
-    result(
+    stream(
+        fd,
+        false,
         |lib| {
             // SAFETY: the application's buffer of the length it says.
             let b = match unsafe { args::bytes_mut(buf, n) } {
@@ -41,7 +44,7 @@ pub unsafe extern "C" fn recvfrom(
                 Ok(r.n)
             }))
         },
-        kernel,
+        |_| kernel(),
     )
 }
 
@@ -70,12 +73,14 @@ pub unsafe extern "C" fn sendto(
     len: socklen_t,
 ) -> ssize_t {
     // SAFETY: passed on unchanged.
-    let kernel = || unsafe { next::sendto(fd, buf, n, flags, addr, len) };
+    let kernel = |more| unsafe { next::sendto(fd, buf, n, flags | more, addr, len) };
     if fast::is_kernel(fd) {
-        return kernel();
+        return kernel(0);
     }
     fast::cancellation_point();
-    answer(
+    stream(
+        fd,
+        flags & libc::MSG_NOSIGNAL == 0,
         |lib| {
             // SAFETY: the application's buffer of the length it says.
             let bytes = unsafe { args::bytes(buf, n) };
@@ -91,7 +96,7 @@ pub unsafe extern "C" fn sendto(
                 (Err(_), Ok(to)) => lib.fault_send(fd, flags, to.is_some()),
             }
         },
-        kernel,
+        |way| kernel(way.flag()),
     )
 }
 
@@ -173,7 +178,8 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
     }
     fast::cancellation_point();
     // SAFETY: not null, the application's header.
-    result(|lib| unsafe { receive(lib, fd, msg, flags) }, kernel)
+    let ours = |lib| unsafe { receive(lib, fd, msg, flags) };
+    stream(fd, false, ours, |_| kernel())
 }
 
 /// Descriptors that came with a message are unknown numbers now.
@@ -265,19 +271,21 @@ unsafe fn transmit(
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) -> ssize_t {
-    let kernel = || {
+    let kernel = |more| {
         // Whatever is passed on has another holder from now on.
         // SAFETY: null, or the application's header.
         unsafe { each_passed(msg, |lib, passed| leave::before_passing(lib, fd, passed)) };
         // SAFETY: passed on unchanged.
-        unsafe { next::sendmsg(fd, msg, flags) }
+        unsafe { next::sendmsg(fd, msg, flags | more) }
     };
     if fast::is_kernel(fd) || msg.is_null() {
-        return kernel();
+        return kernel(0);
     }
     fast::cancellation_point();
+    let signals = flags & libc::MSG_NOSIGNAL == 0;
     // SAFETY: not null, the application's header.
-    answer(|lib| unsafe { transmit(lib, fd, msg, flags) }, kernel)
+    let ours = |lib| unsafe { transmit(lib, fd, msg, flags) };
+    stream(fd, signals, ours, |way| kernel(way.flag()))
 }
 
 #[unsafe(no_mangle)]

@@ -2,6 +2,7 @@
 //! and what that leaves to the kernel goes to libc, outside the library, where it may block, be interrupted and be
 //! cancelled as ever.
 
+mod again;
 mod epoll;
 mod exec;
 mod fd;

@@ -7,6 +7,7 @@ use flyover_sockets::entry::Entry;
 use flyover_sockets::process::Answer;
 use libc::{sockaddr, socklen_t};
 
+use super::again::stream;
 use super::{answer, result};
 use crate::{args, fast, init, next};
 
@@ -184,9 +185,11 @@ pub unsafe extern "C" fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut s
     }
     // SAFETY: the application's buffer of the length it says.
     let copy_out = |a: flyover_sockets::Addr| unsafe { put(&a, addr, len) };
-    result(
+    stream(
+        fd,
+        false,
         |lib| lib.getpeername(fd).map(|r| r.and_then(copy_out)),
-        kernel,
+        |_| kernel(),
     ) as c_int
 }
 

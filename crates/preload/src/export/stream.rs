@@ -7,6 +7,7 @@ use flyover_sockets::enter;
 use flyover_sockets::process::Answer;
 use libc::{iovec, size_t, ssize_t};
 
+use super::again::{is_cut, stream};
 use super::answer;
 use crate::{args, fast, next};
 
@@ -20,10 +21,12 @@ unsafe fn into_one(
     buf: *mut c_void,
     n: size_t,
     flags: c_int,
-    kernel: impl FnOnce() -> isize,
+    mut kernel: impl FnMut() -> isize,
 ) -> isize {
     fast::cancellation_point();
-    answer(
+    stream(
+        fd,
+        false,
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes_mut(buf, n) } {
             Ok(b) if b.len() < n && lib.is_beyond(fd, b.len()) => {
@@ -32,7 +35,7 @@ unsafe fn into_one(
             Ok(b) => lib.recv(fd, &mut [b], flags),
             Err(_) => or_kernel(lib.fault_recv(fd, n, flags)),
         },
-        kernel,
+        |_| kernel(),
     )
 }
 
@@ -46,17 +49,31 @@ unsafe fn from_one(
     buf: *const c_void,
     n: size_t,
     flags: c_int,
-    kernel: impl FnOnce() -> isize,
+    mut kernel: impl FnMut() -> isize,
 ) -> isize {
     fast::cancellation_point();
-    answer(
+    let r = stream(
+        fd,
+        flags & libc::MSG_NOSIGNAL == 0,
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes(buf, n) } {
             Ok(b) => lib.send(fd, &[b], flags),
             Err(_) => lib.fault_send(fd, flags, false),
         },
-        kernel,
-    )
+        |way| match way.quiet {
+            // SAFETY: passed on from our caller.
+            true => unsafe { next::send(fd, buf, n, flags | way.flag()) },
+            false => kernel(),
+        },
+    );
+    if is_cut(fd, r, n, flags) {
+        let done = r as usize;
+        let rest = buf.wrapping_byte_add(done);
+        // SAFETY: the rest of the caller's buffer.
+        let more = unsafe { send(fd, rest, n - done, flags) };
+        return r + more.max(0);
+    }
+    r
 }
 
 #[unsafe(no_mangle)]
@@ -158,7 +175,7 @@ unsafe fn into_pieces(
     iov: *const iovec,
     n: c_int,
     flags: c_int,
-    kernel: impl FnOnce() -> isize,
+    mut kernel: impl FnMut() -> isize,
 ) -> isize {
     if fast::is_kernel(fd) || n < 0 {
         return kernel();
@@ -175,14 +192,16 @@ unsafe fn into_pieces(
             }
         })
     };
-    answer(
+    stream(
+        fd,
+        false,
         |lib| {
             with(lib).unwrap_or_else(|e| match e {
                 args::BAD_PIECE => or_kernel(lib.fault_recv(fd, 1, flags)),
                 e => lib.fault(fd, e),
             })
         },
-        kernel,
+        |_| kernel(),
     )
 }
 
@@ -195,7 +214,7 @@ unsafe fn from_pieces(
     iov: *const iovec,
     n: c_int,
     flags: c_int,
-    kernel: impl FnOnce() -> isize,
+    mut kernel: impl FnMut() -> isize,
 ) -> isize {
     if fast::is_kernel(fd) || n < 0 {
         return kernel();
@@ -212,14 +231,26 @@ unsafe fn from_pieces(
             })
         })
     };
-    answer(
+    stream(
+        fd,
+        flags & libc::MSG_NOSIGNAL == 0,
         |lib| {
             with(lib).unwrap_or_else(|e| match e {
                 args::BAD_PIECE => lib.fault_send(fd, flags, false),
                 e => lib.fault(fd, e),
             })
         },
-        kernel,
+        |way| {
+            if !way.quiet {
+                return kernel();
+            }
+            // SAFETY: zero is a message without name, vector and control data.
+            let mut msg: libc::msghdr = unsafe { core::mem::zeroed() };
+            msg.msg_iov = iov.cast_mut();
+            msg.msg_iovlen = n as usize;
+            // SAFETY: the application's vector.
+            unsafe { next::sendmsg(fd, &raw const msg, flags | way.flag()) }
+        },
     )
 }
 

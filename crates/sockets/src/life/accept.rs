@@ -138,7 +138,11 @@ impl Sockets {
         match self.os.accept(fd, flags) {
             Ok((new, peer)) => {
                 s.os_ready.store(1, Ordering::Release);
-                self.leave_to_kernel(new, Reason::KernelAccept);
+                let remote = peer.endpoint();
+                match self.make_mark(new, ep.v6, Reason::KernelAccept, remote) {
+                    Some(entry) if self.table.store(new, entry) => {}
+                    _ => self.leave_to_kernel(new, Reason::KernelAccept),
+                }
                 self.mark_made(new);
                 Some(Ok(Accepted { fd: new, peer }))
             }

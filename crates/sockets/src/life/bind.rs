@@ -105,7 +105,7 @@ impl Sockets {
             .locked(|l| l.udp_bind(ep.sock.id, local, dual))
             .map_err(|_| Reason::AddressShared);
         let done = bound
-            .and_then(|()| self.add_filter(&ep, fd, local, None, dual))
+            .and_then(|()| self.filter_of_new(&ep, fd, local, None, dual))
             .and_then(|()| self.commit(fd, fresh, &ep));
         if done.is_err() {
             self.discard(&ep);

@@ -37,11 +37,16 @@ impl Sockets {
     /// call [`FdTable::end_close`](crate::FdTable::end_close) when the kernel is done.
     pub(crate) fn release(&self, fd: i32) {
         let looked = self.look(fd);
+        let mark = self.mark(fd);
         match self.table.begin_close(fd) {
             Entry::Tcp(_) | Entry::Udp(_) => match looked {
                 Fd::Tcp(ep) => self.close_endpoint(fd, &ep, true),
                 Fd::Udp(ep) => self.close_endpoint(fd, &ep, false),
-                Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => {}
+                Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => {
+                    if let Some(h) = mark {
+                        self.forget_mark(fd, &h);
+                    }
+                }
             },
             Entry::Epoll(index) => self.epolls.close(self, index, fd),
             Entry::Fresh(f) => {
@@ -53,6 +58,14 @@ impl Sockets {
                 }
             }
             Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
+        }
+    }
+
+    /// The kernel closes its connection; the place in the stack goes when the kernel says that it is gone.
+    fn forget_mark(&self, fd: i32, ep: &Ep) {
+        let copied = self.is_copied(fd);
+        if self.is_sole_holder(fd) || (copied && self.is_last_copy(fd)) {
+            self.epolls.forget_away(self, fd, ep);
         }
     }
 

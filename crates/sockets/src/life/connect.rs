@@ -50,6 +50,10 @@ impl Sockets {
         }
         match self.start_tcp(fd, fresh, addr, remote) {
             Ok(ep) => self.await_established(fd, &ep),
+            Err(Reason::Ordered) => {
+                self.connects_in_kernel(fd, fresh, remote);
+                Answer::Kernel
+            }
             Err(reason) => {
                 self.leave_to_kernel(fd, reason);
                 Answer::Kernel
@@ -68,7 +72,7 @@ impl Sockets {
         if remote.ip.is_loopback() || remote.ip.is_unspecified() {
             return Err(Reason::Loopback);
         }
-        let att = self.attach()?;
+        let att = self.attach_for_new()?;
         if self.is_device_bound(fd, fresh) {
             return Err(Reason::Option);
         }
@@ -321,7 +325,7 @@ impl Sockets {
                     l.udp_connect(ep.sock.id, local, Some(remote))
                 })
                 .map_err(|_| Reason::AddressShared)
-                .and_then(|()| self.add_filter(&ep, fd, local, Some(remote), false))
+                .and_then(|()| self.filter_of_new(&ep, fd, local, Some(remote), false))
                 .and_then(|()| self.commit(fd, fresh, &ep));
             match done {
                 Ok(()) => att.keeper.reg_os(ep.sock, false, fd),

@@ -75,8 +75,13 @@ impl Sockets {
 
     /// Hands `fd` over if it is accelerated. True: it is the kernel's now, or was before.
     pub fn hand_over(&self, fd: i32, reason: Reason) -> bool {
-        self.endpoint_of(fd)
-            .is_none_or(|ep| self.needs_kernel(fd, &ep, reason).is_ok())
+        match self.endpoint_of(fd) {
+            Some(ep) => self.needs_kernel(fd, &ep, reason).is_ok(),
+            None => {
+                self.keep_there(fd, reason);
+                true
+            }
+        }
     }
 
     /// As [`Sockets::hand_over`], with an endpoint that was never used: a fresh socket stays with the kernel.
@@ -100,9 +105,17 @@ impl Sockets {
     pub fn needs_kernel(&self, fd: i32, ep: &Ep, reason: Reason) -> Result<(), Errno> {
         let s = ep.shared();
         match s.kind() {
-            SockKind::Udp => self.udp_leaves(fd, ep, reason),
+            SockKind::Udp if !reason.may_return() => self.udp_leaves(fd, ep, reason),
+            // The kernel receives and sends, and the endpoint keeps its place.
+            SockKind::Udp => {
+                self.count_kernel_path(reason);
+                s.reason.set(u32::from(reason.code()));
+                self.withdraw(ep);
+                Ok(())
+            }
             SockKind::Tcp if s.tcp_state() == TcpState::Listen => {
                 self.count_kernel_path(reason);
+                s.reason.set(u32::from(reason.code()));
                 self.withdraw(ep);
                 Ok(())
             }
@@ -134,7 +147,10 @@ impl Sockets {
         let id = ep.sock.id;
         let image = match self.freeze(ep) {
             Ok(image) => image,
-            Err(Error::Moved) => return Ok(()),
+            Err(Error::Moved) => {
+                self.keep_there(fd, reason);
+                return Ok(());
+            }
             Err(e) => return Err(e.into()),
         };
         let given = self.give(fd, ep, &image);
@@ -143,7 +159,9 @@ impl Sockets {
             return Err(Errno::EPERM);
         };
         // The kernel socket has every option of the connection already: it takes them first, and inherits them.
-        let old = ep.att.locked(|l| l.handover_done(id, filter));
+        let old = ep
+            .att
+            .locked(|l| l.handover_done(id, filter, u32::from(reason.code())));
         if old != 0 {
             ep.att.daemon(|d| d.del_filter(old));
         }
@@ -220,6 +238,11 @@ impl Sockets {
     fn became_kernel(&self, fd: i32, ep: &Ep, reason: Reason) {
         self.count_kernel_path(reason);
         let old = self.table.load(fd);
+        // What may come back keeps its place.
+        if crate::life::takeover::is_away(ep.shared()) {
+            self.epolls.socket_became_kernels(self, ep);
+            return;
+        }
         if matches!(old, Entry::Tcp(h) | Entry::Udp(h) if h.id == ep.sock.id) {
             let _: bool = self.table.replace(fd, old, Entry::Kernel(reason.code()));
         }

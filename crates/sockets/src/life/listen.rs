@@ -46,7 +46,7 @@ impl Sockets {
                 l.tcp_listen(ep.sock.id, local, dual, clamp(backlog))
             })
             .map_err(|_| Reason::AddressShared)
-            .and_then(|()| self.add_filter(&ep, fd, local, None, dual))
+            .and_then(|()| self.filter_of_new(&ep, fd, local, None, dual))
             .and_then(|()| self.commit(fd, fresh, &ep));
         if done.is_err() {
             self.discard(&ep);

@@ -11,6 +11,7 @@ pub mod inherit;
 mod linger;
 pub mod listen;
 pub mod names;
+pub mod takeover;
 pub mod withdraw;
 
 use core::sync::atomic::Ordering;
@@ -24,7 +25,7 @@ use crate::attach::{Attachment, Flow};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
 use crate::fdtable::SHARED;
-use crate::io::options::HANDS_DOWN;
+use crate::io::options::{HANDS_DOWN, WITHDRAWN};
 use crate::policy::Reason;
 use crate::process::{Ep, Sockets};
 
@@ -133,6 +134,25 @@ impl Sockets {
             .daemon(|d| d.add_filter(flow, fd))
             .map_err(|_| Reason::FilterRefused)?;
         ep.att.locked(|_| ep.shared().filter.set(id));
+        Ok(())
+    }
+
+    /// The filter of a new listener or datagram socket. While new sockets are to stay with the kernel it is made as one
+    /// that was withdrawn.
+    pub(crate) fn filter_of_new(
+        &self,
+        ep: &Ep,
+        fd: i32,
+        local: Endpoint,
+        remote: Option<Endpoint>,
+        dual: bool,
+    ) -> Result<(), Reason> {
+        if !ep.att.stack.is_off() {
+            return self.add_filter(ep, fd, local, remote, dual);
+        }
+        ep.shared().reason.set(u32::from(Reason::Ordered.code()));
+        ep.shared().put_flag(flag::DUAL, dual);
+        let _: u32 = ep.shared().sopts.fetch_or(WITHDRAWN, Ordering::Relaxed);
         Ok(())
     }
 

@@ -53,6 +53,19 @@ impl Sockets {
         Addr::inet_scoped(e, ep.v6, scope)
     }
 
+    /// The kernel has the connection for the time being. Under the lock, so that it is not taken over at that moment and
+    /// the FIN forgotten.
+    fn shutdown_away(&self, fd: i32, ep: &Ep, how: i32) -> Answer {
+        let done = ep.att.locked(|_| {
+            let away = crate::life::takeover::is_away(ep.shared());
+            away.then(|| self.os.shutdown(fd, how))
+        });
+        match done {
+            Some(r) => Answer::from(r),
+            None => self.shutdown(fd, how),
+        }
+    }
+
     /// `shutdown(2)`; `how` is `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
     pub fn shutdown(&self, fd: i32, how: i32) -> Answer {
         let looked = self.look(fd);
@@ -64,6 +77,9 @@ impl Sockets {
                 ..f
             };
             let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Fresh(noted));
+        }
+        if let Some(ep) = self.mark(fd) {
+            return self.shutdown_away(fd, &ep, how);
         }
         let (Fd::Tcp(ep) | Fd::Udp(ep)) = looked else {
             return Answer::Kernel;

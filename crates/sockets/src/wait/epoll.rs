@@ -78,7 +78,14 @@ impl Sockets {
             Fd::Tcp(ep) | Fd::Udp(ep) if !left => self.ctl_ours(set, op, fd, &ep, event),
             Fd::Tcp(_) | Fd::Udp(_) => self.ctl_kernel(set, epfd, op, fd, event),
             Fd::Fresh(f) => self.ctl_fresh(set, epfd, op, fd, f, event),
-            Fd::Kernel => self.ctl_kernel(set, epfd, op, fd, event),
+            Fd::Kernel => {
+                let a = self.ctl_kernel(set, epfd, op, fd, event);
+                match (a, self.look(fd)) {
+                    // It came back while we were at it.
+                    (Answer::Error(_), Fd::Tcp(ep)) => self.ctl_ours(set, op, fd, &ep, event),
+                    _ => a,
+                }
+            }
             Fd::Epoll(inner) => {
                 let a = self.ctl_kernel(set, epfd, op, fd, event);
                 match (op, a) {
@@ -108,11 +115,20 @@ impl Sockets {
         match (op, &r) {
             (libc::EPOLL_CTL_ADD, Ok(())) => {
                 set.kernel_joined();
+                self.epolls
+                    .note_away(self, set, fd, event.unwrap_or_default());
                 // A sleeper that does not watch the kernel's half yet is to begin.
                 self.stir(set);
             }
+            (libc::EPOLL_CTL_MOD, Ok(())) => {
+                self.epolls
+                    .change_away(self, set, fd, event.unwrap_or_default());
+            }
             (libc::EPOLL_CTL_DEL, Ok(())) => {
-                let _: Option<Member> = set.members().remove(&fd);
+                let gone = set.members().remove(&fd).and_then(|m| m.ours);
+                if let Some(((sock, item), att)) = gone.zip(self.attached()) {
+                    leave(att, set.id(), sock, item);
+                }
                 set.kernel_left();
             }
             _ => {}
@@ -393,10 +409,13 @@ impl Waiting<'_> {
         let room = out.len();
         let mut rest = out.iter_mut();
         let mut moved = Vec::new();
+        let mut back = Vec::new();
         let n = self.att.locked(|l| {
             l.set_drain(self.id, room, |r| {
                 if r.events & ev::MOVED != 0 {
                     moved.push(r.item);
+                } else if r.events & ev::BACK != 0 {
+                    back.push(r.item);
                 } else if let Some(to) = rest.next() {
                     *to = EpollEvent {
                         events: r.events,
@@ -410,7 +429,12 @@ impl Waiting<'_> {
                 .epolls
                 .item_moved(self.lib, self.att, self.set, *item);
         }
-        n.saturating_sub(moved.len())
+        for item in &back {
+            self.lib
+                .epolls
+                .item_back(self.lib, self.att, self.set, *item);
+        }
+        n.saturating_sub(moved.len() + back.len())
     }
 
     /// The kernel's half costs a system call. It is looked at when nothing else is there, while that pays off, and
@@ -440,6 +464,7 @@ impl Waiting<'_> {
         for _ in 0..3 {
             let got = lib.os.epoll_collect(self.epfd, out).unwrap_or(0);
             n = without_own(out, got, |data| lib.is_own_event(data));
+            n = lib.epolls.without_returned(self.att, set, out, n);
             if n != 0 || got < out.len() {
                 break;
             }

@@ -50,6 +50,23 @@ impl EpollTable {
         self.gate.unlock();
     }
 
+    /// The kernel connects the fresh socket `fd`, for which there is a place in the stack: its memberships in the kernel's
+    /// sets are noted there.
+    pub(crate) fn fresh_became_mark(&self, sockets: &Sockets, fd: i32, ep: &Ep) {
+        self.gate.lock(sockets.os);
+        for set in self.each() {
+            let mut members = set.members();
+            let Some(m) = members.get_mut(&fd).filter(|m| m.ours.is_none()) else {
+                continue;
+            };
+            if let Ok(item) = self.join(sockets, set, ep, m.event) {
+                m.ours = Some((ep.sock, item));
+                let _: bool = ep.att.locked(|l| l.item_away(item, ep.sock.id, true, true));
+            }
+        }
+        self.gate.unlock();
+    }
+
     /// The endpoint goes, its descriptors stay: all memberships of it move into the kernel's sets, under the numbers
     /// and with the words that they were made with. To be called when the kernel socket is what the program shall see
     /// from now on. True when there are any, or such as a fresh socket of the number `fd` has.
@@ -92,6 +109,21 @@ impl EpollTable {
                     }
                     _ => true,
                 });
+            }
+        }
+        self.gate.unlock();
+    }
+
+    /// `fd`, whose connection the kernel has, is being closed.
+    pub(crate) fn forget_away(&self, sockets: &Sockets, fd: i32, ep: &Ep) {
+        self.gate.lock(sockets.os);
+        for set in self.each() {
+            let mut members = set.members();
+            let ours = members.get(&fd).and_then(|m| m.ours);
+            if let Some((sock, item)) = ours.filter(|(sock, _)| *sock == ep.sock) {
+                let _: Option<Member> = members.remove(&fd);
+                leave(ep.att, set.id(), sock, item);
+                set.kernel_left();
             }
         }
         self.gate.unlock();

@@ -2,16 +2,17 @@
 
 use core::sync::atomic::Ordering;
 
-use flyover_core::ItemView;
 use flyover_core::sock::flag;
 use flyover_core::stack::wake::ItemId;
+use flyover_core::{ItemView, SockId};
 
 use crate::attach::Attachment;
 use crate::entry::Entry;
 use crate::errno::Errno;
+use crate::life::takeover::is_away;
 use crate::os::EpollEvent;
 use crate::process::{Ep, Sockets};
-use crate::wait::sets::{EpollSet, EpollTable, Members};
+use crate::wait::sets::{EpollSet, EpollTable, FLAGS, Member, Members, mode};
 
 impl EpollTable {
     /// The kernel has the socket of `ep` now: its memberships move to the kernel's sets, under all numbers.
@@ -58,18 +59,113 @@ impl EpollTable {
         let Some(view) = att.locked(|l| l.item_view(item)) else {
             return;
         };
-        let cookie = att.stack.sock(view.sock).cookie.load(Ordering::Acquire);
-        let mut found = None;
-        sockets.table.for_each(sockets.table.len(), |fd, e| {
-            let same = matches!(e, Entry::Tcp(h) | Entry::Udp(h) if h.id == view.sock);
-            if same && found.is_none() && sockets.cookie(fd) == Ok(cookie) {
-                found = Some(fd);
-            }
-        });
-        if let Some(fd) = found {
+        if let Some(fd) = number_of(sockets, att, view.sock) {
             enter_kernel_set(sockets, set, fd, &view);
-            att.locked(|l| l.item_del_of(item, view.sock));
+            let _: bool = settle(att, item, &view);
         }
+    }
+
+    /// A connection came back from the kernel: its membership leaves the kernel's set, and counts here again.
+    pub(super) fn item_back(
+        &self,
+        sockets: &Sockets,
+        att: &Attachment,
+        set: &EpollSet,
+        item: ItemId,
+    ) {
+        self.gate.lock(sockets.os);
+        let members = set.members();
+        let known = members
+            .iter()
+            .find(|(_, m)| m.ours.is_some_and(|(_, i)| i == item))
+            .map(|(fd, _)| *fd);
+        drop(members);
+        if let Some(view) = att.locked(|l| l.item_view(item)).filter(|v| v.away) {
+            let fd = known.or_else(|| number_of(sockets, att, view.sock));
+            let mut armed = view.armed;
+            if let Some(fd) = fd {
+                let epfd = set.epfd.load(Ordering::Acquire);
+                armed = !view.mode.oneshot || sockets.os.epoll_is_armed(epfd, fd);
+                let _: Result<(), Errno> =
+                    sockets.os.epoll_ctl(epfd, libc::EPOLL_CTL_DEL, fd, None);
+                set.kernel_left();
+            }
+            let _: bool = att.locked(|l| l.item_away(item, view.sock, false, armed));
+        }
+        self.gate.unlock();
+    }
+
+    /// `fd` became a member of the kernel's set, and the kernel has its connection for the time being. The gate is held.
+    pub(super) fn note_away(&self, sockets: &Sockets, set: &EpollSet, fd: i32, event: EpollEvent) {
+        let Some(ep) = sockets.mark(fd) else { return };
+        if let Ok(item) = self.join(sockets, set, &ep, event) {
+            let _: bool = ep.att.locked(|l| l.item_away(item, ep.sock.id, true, true));
+            let member = Member {
+                event,
+                ours: Some((ep.sock, item)),
+            };
+            let _: Option<Member> = set.members().insert(fd, member);
+        }
+    }
+
+    /// The kernel's set was asked to watch `fd` for something else. The gate is held.
+    pub(super) fn change_away(
+        &self,
+        sockets: &Sockets,
+        set: &EpollSet,
+        fd: i32,
+        event: EpollEvent,
+    ) {
+        let Some(ep) = sockets.mark(fd) else { return };
+        if let Some(m) = set.members().get_mut(&fd)
+            && let Some((sock, item)) = m.ours
+            && sock == ep.sock
+        {
+            m.event = event;
+            ep.att.locked(|l| {
+                l.item_note(item, event.events & !FLAGS, event.data, mode(event.events))
+            });
+        }
+    }
+
+    /// Takes out of what the kernel's set said the hang-ups of kernel sockets whose connections came back: it says them
+    /// of every socket that is not connected, until the membership has followed.
+    pub(super) fn without_returned(
+        &self,
+        att: &Attachment,
+        set: &EpollSet,
+        events: &mut [EpollEvent],
+        n: usize,
+    ) -> usize {
+        let hung = (libc::EPOLLHUP | libc::EPOLLERR) as u32;
+        let some = events.iter().take(n).any(|e| e.events & hung != 0);
+        if !some || att.stack.takeovers_begun() == 0 {
+            return n;
+        }
+        let members = set.members();
+        let back = |data: u64| {
+            members.values().any(|m| {
+                m.event.data == data
+                    && m.ours.is_some_and(|(sock, _)| {
+                        att.stack.get(sock).is_some()
+                            && !att.stack.sock(sock.id).has(flag::HANDED_OVER)
+                    })
+            })
+        };
+        let mut kept = 0;
+        for i in 0..n {
+            let Some(e) = events.get(i).copied() else {
+                break;
+            };
+            if e.events & hung != 0 && back(e.data) {
+                continue;
+            }
+            if let Some(to) = events.get_mut(kept) {
+                *to = e;
+            }
+            kept += 1;
+        }
+        kept
     }
 
     /// `fd` is the kernel's; if its membership is still one of the stack's, it moves first. The gate is held.
@@ -91,6 +187,32 @@ impl EpollTable {
     }
 }
 
+/// A number under which this process has the socket.
+fn number_of(sockets: &Sockets, att: &Attachment, sock: SockId) -> Option<i32> {
+    let cookie = att.stack.sock(sock).cookie.load(Ordering::Acquire);
+    let mut found = None;
+    sockets.table.for_each(sockets.table.len(), |fd, e| {
+        let same = matches!(e, Entry::Tcp(h) | Entry::Udp(h) if h.id == sock);
+        if same && found.is_none() && sockets.cookie(fd) == Ok(cookie) {
+            found = Some(fd);
+        }
+    });
+    found
+}
+
+/// The kernel's set has the member: it rests if it may come back, else it ends. True: it rests.
+fn settle(att: &Attachment, item: ItemId, view: &ItemView) -> bool {
+    let rests = is_away(att.stack.sock(view.sock));
+    att.locked(|l| {
+        if rests {
+            let _: bool = l.item_away(item, view.sock, true, view.armed);
+        } else {
+            l.item_del_of(item, view.sock);
+        }
+    });
+    rests
+}
+
 /// Moves the membership of `fd` from the stack's set to the kernel's, armed or not as it is.
 fn move_to_kernel(
     sockets: &Sockets,
@@ -99,7 +221,10 @@ fn move_to_kernel(
     members: &mut Members,
     fd: i32,
 ) {
-    let Some((sock, item)) = members.remove(&fd).and_then(|m| m.ours) else {
+    let Some(member) = members.remove(&fd) else {
+        return;
+    };
+    let Some((sock, item)) = member.ours else {
         return;
     };
     let view = att
@@ -110,8 +235,15 @@ fn move_to_kernel(
         set.kernel_joined();
         return;
     };
+    if view.away {
+        // Another process has moved it, or it was never here.
+        let _: Option<Member> = members.insert(fd, member);
+        return;
+    }
     enter_kernel_set(sockets, set, fd, &view);
-    att.locked(|l| l.item_del_of(item, sock.id));
+    if settle(att, item, &view) {
+        let _: Option<Member> = members.insert(fd, member);
+    }
 }
 
 fn enter_kernel_set(sockets: &Sockets, set: &EpollSet, fd: i32, view: &ItemView) {

@@ -2,11 +2,13 @@
 
 use core::cell::Cell;
 
+use flyover_core::SockRef;
 use flyover_core::sock::flag;
 
 use crate::attach::Attachment;
 use crate::enter;
 use crate::errno::Errno;
+use crate::life::takeover::is_away;
 use crate::os::{PollFd, Ran};
 use crate::process::{Fd, Sockets};
 use crate::wait::sleep::{On, Want};
@@ -16,6 +18,8 @@ use crate::wait::{Deadline, spin};
 #[derive(Clone, Copy, Debug)]
 enum Member {
     Kernel,
+    /// The kernel's, for the time being.
+    Away(SockRef),
     /// The kernel's, with an error that a connection left.
     Failed,
     /// Index into the wants.
@@ -69,6 +73,11 @@ impl Sockets {
             let has_kernel = s.kernel.iter().any(|k| k.fd >= 0);
             if has_kernel && let Err(e) = self.look_at_kernels(&mut s) {
                 return Some(Err(e));
+            }
+            // What the kernel socket shows of a connection that came back says nothing.
+            if follow_returns(&mut s, fds) {
+                held = None;
+                continue;
             }
             let kernel_ready = s.kernel.iter().any(|k| k.fd >= 0 && k.revents != 0);
             let budget = if spun || kernel_ready {
@@ -199,7 +208,13 @@ impl Sockets {
                     att = att.or(self.attached());
                     Member::Failed
                 }
-                Fd::Kernel | Fd::Fresh(_) => Member::Kernel,
+                Fd::Kernel | Fd::Fresh(_) => match self.mark(p.fd) {
+                    Some(ep) => {
+                        att = Some(ep.att);
+                        Member::Away(ep.sock)
+                    }
+                    None => Member::Kernel,
+                },
                 Fd::Tcp(ep) | Fd::Udp(ep) => {
                     att = Some(ep.att);
                     wants.push(Want {
@@ -277,7 +292,7 @@ fn fill(fds: &mut [PollFd], s: &Sorted, counts: impl Fn(&PollFd) -> bool) -> usi
     let mut count = 0;
     for ((p, m), k) in fds.iter_mut().zip(&s.members).zip(&s.kernel) {
         p.revents = match m {
-            Member::Kernel | Member::Set(_) => k.revents,
+            Member::Kernel | Member::Away(_) | Member::Set(_) => k.revents,
             Member::Failed => k.revents | libc::POLLERR,
             Member::Ours(i) => s.wants.get(*i).map_or(0, |w| {
                 s.att.stack.readiness(w.sock.id) as i16 & (p.events | ALWAYS)
@@ -307,9 +322,11 @@ fn follow_handovers(s: &mut Sorted, fds: &[PollFd]) {
         if !moved {
             continue;
         }
-        let _: Want = wants.remove(i);
+        let gone = wants.remove(i).sock;
+        let away = is_away(att.stack.sock(gone.id));
         for m in members.iter_mut() {
             *m = match *m {
+                Member::Ours(j) if j == i && away => Member::Away(gone),
                 Member::Ours(j) if j == i => Member::Kernel,
                 Member::Ours(j) if j > i => Member::Ours(j - 1),
                 other => other,
@@ -319,4 +336,29 @@ fn follow_handovers(s: &mut Sorted, fds: &[PollFd]) {
             *k = PollFd { revents: 0, ..*p };
         }
     }
+}
+
+/// Members that came back from the kernel are ours from now on; true when there are such.
+fn follow_returns(s: &mut Sorted, fds: &[PollFd]) -> bool {
+    let mut any = false;
+    for (at, p) in fds.iter().enumerate() {
+        let Some(Member::Away(sock)) = s.members.get(at).copied() else {
+            continue;
+        };
+        let stack = s.att.stack;
+        if stack.get(sock).is_none() || stack.sock(sock.id).has(flag::HANDED_OVER) {
+            continue;
+        }
+        s.wants.push(Want {
+            sock,
+            events: u32::from(p.events as u16),
+        });
+        let ours = Member::Ours(s.wants.len() - 1);
+        if let (Some(m), Some(k)) = (s.members.get_mut(at), s.kernel.get_mut(at)) {
+            *m = ours;
+            *k = PollFd { fd: -1, ..*p };
+            any = true;
+        }
+    }
+    any
 }

@@ -14,6 +14,13 @@ const OPT_MSS: u32 = 2;
 const OPT_SCALE: u32 = 3;
 const OPT_SACK: u32 = 4;
 const OPT_TIMESTAMPS: u32 = 8;
+/// `TCPI_OPT_*`.
+const INFO_TIMESTAMPS: u8 = 1;
+const INFO_SACK: u8 = 2;
+const INFO_SCALE: u8 = 4;
+const INFO_ECN: u8 = 8;
+/// `SIOCOUTQNSD` of linux/sockios.h.
+const SIOCOUTQNSD: libc::Ioctl = 0x894B;
 /// `SO_BUF_LOCK` of asm-generic/socket.h: which buffers were set by hand and do not tune themselves.
 const SO_BUF_LOCK: i32 = 72;
 /// `SOCK_SNDBUF_LOCK` and `SOCK_RCVBUF_LOCK` of linux/socket.h.
@@ -143,6 +150,95 @@ pub fn agreed(fd: BorrowedFd<'_>, a: &Agreed) -> io::Result<()> {
 /// EINVAL for windows that contradict themselves.
 pub fn window(fd: BorrowedFd<'_>, w: &Window) -> io::Result<()> {
     set(fd, TCP, libc::TCP_REPAIR_WINDOW, w)
+}
+
+/// The sequence number at the end of a queue of a socket in repair mode: the next one that the program's data gets, FIN
+/// included, or RCV.NXT.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn end_of(fd: BorrowedFd<'_>, which: Queue) -> io::Result<u32> {
+    queue(fd, which)?;
+    Ok(get_int(fd, TCP, libc::TCP_QUEUE_SEQ)?.cast_unsigned())
+}
+
+/// Both windows of a connection in repair mode.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn window_of(fd: BorrowedFd<'_>) -> io::Result<Window> {
+    let mut b = [0u8; size_of::<Window>()];
+    get(fd, TCP, libc::TCP_REPAIR_WINDOW, &mut b)?;
+    let word = |i: usize| {
+        let at = b.get(i * 4..i * 4 + 4).and_then(|w| w.try_into().ok());
+        at.map_or(0, u32::from_ne_bytes)
+    };
+    Ok(Window {
+        snd_wl1: word(0),
+        snd_wnd: word(1),
+        max_window: word(2),
+        rcv_wnd: word(3),
+        rcv_wup: word(4),
+    })
+}
+
+/// What was agreed, of a connection in repair mode (outside it the MSS would be that of the path). `None` for the clock
+/// of timestamps that counts microseconds, and ECN: neither can go on elsewhere.
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn agreed_of(fd: BorrowedFd<'_>) -> io::Result<Option<Agreed>> {
+    // `struct tcp_info`: the options in byte 5, the peer's shift count in the low half of byte 6 and ours in the high one.
+    let mut info = [0u8; 8];
+    get(fd, TCP, libc::TCP_INFO, &mut info)?;
+    let has = |bit: u8| info[5] & bit != 0;
+    let clock = get_int(fd, TCP, libc::TCP_TIMESTAMP)?.cast_unsigned();
+    if has(INFO_ECN) || has(INFO_TIMESTAMPS) && clock & 1 != 0 {
+        return Ok(None);
+    }
+    Ok(Some(Agreed {
+        mss: get_int(fd, TCP, libc::TCP_MAXSEG)?.cast_unsigned(),
+        scales: has(INFO_SCALE).then(|| (u32::from(info[6] & 15), u32::from(info[6] >> 4))),
+        sack: has(INFO_SACK),
+        timestamp: has(INFO_TIMESTAMPS).then_some(clock),
+    }))
+}
+
+/// Bytes in the queues of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Queued {
+    /// Received and not read.
+    pub unread: u32,
+    /// Not acknowledged, a FIN included.
+    pub unacked: u32,
+    /// Of those, never sent.
+    pub unsent: u32,
+}
+
+/// `SIOCINQ`, `SIOCOUTQ`, `SIOCOUTQNSD`.
+///
+/// # Errors
+/// As ioctl(2).
+pub fn queued(fd: BorrowedFd<'_>) -> io::Result<Queued> {
+    let ask = |request: libc::Ioctl| {
+        let mut n: i32 = 0;
+        // SAFETY: the kernel writes an int.
+        match unsafe { libc::ioctl(fd.as_raw_fd(), request, &raw mut n) } {
+            0 => Ok(n.max(0).cast_unsigned()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    };
+    Ok(Queued {
+        unread: ask(libc::FIONREAD)?,
+        unacked: ask(libc::TIOCOUTQ)?,
+        unsent: ask(SIOCOUTQNSD)?,
+    })
+}
+
+/// True when an upper-layer protocol (`TCP_ULP`, kernel TLS) sits on the connection.
+pub fn has_ulp(fd: BorrowedFd<'_>) -> bool {
+    let mut name = [0u8; 16];
+    get(fd, TCP, libc::TCP_ULP, &mut name).is_ok() && name[0] != 0
 }
 
 /// Sizes of a socket's buffers, and which were set by hand.

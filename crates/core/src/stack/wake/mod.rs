@@ -23,7 +23,7 @@ pub use sets::Settled;
 
 use super::locked::Locked;
 use crate::effects::Effect;
-use crate::sock::{OS_ERROR, SockId};
+use crate::sock::{OS_ERROR, SockId, flag};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::OptIdx;
 
@@ -59,6 +59,8 @@ pub mod ev {
     pub const ALL: u32 = IN | PRI | OUT | ERR | HUP | RDNORM | RDBAND | WRNORM | WRBAND | RDHUP;
     /// Not a bit of `poll(2)`: the kernel has the socket now, the membership has to move there.
     pub const MOVED: u32 = 1 << 31;
+    /// Not a bit of `poll(2)`: the socket came back from the kernel, and its membership is to follow.
+    pub const BACK: u32 = 1 << 29;
 }
 
 impl Locked<'_, '_, '_> {
@@ -83,7 +85,11 @@ impl Locked<'_, '_, '_> {
             if !all && events & item.events.get() == 0 {
                 continue;
             }
-            if item.mode.get() & imode::DISARMED != 0 {
+            let away = item.mode.get() & imode::AWAY != 0;
+            if away && st.sock(sock).has(flag::HANDED_OVER) {
+                continue;
+            }
+            if item.mode.get() & imode::DISARMED != 0 && !away {
                 continue;
             }
             let exclusive = !all && item.mode.get() & imode::EXCLUSIVE != 0;

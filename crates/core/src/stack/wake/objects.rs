@@ -129,6 +129,8 @@ pub mod imode {
     pub const DISARMED: u32 = 8;
     /// A thread that blocks on the socket, not an epoll set.
     pub const PRIVATE: u32 = 16;
+    /// The kernel's set has the member while the kernel has its socket.
+    pub const AWAY: u32 = 32;
 }
 
 /// Index of a waiter.

@@ -162,6 +162,11 @@ impl Locked<'_, '_, '_> {
         {
             todo -= 1;
             let item = st.items.at(id);
+            let away = item.mode.get() & imode::AWAY != 0;
+            let gone = |s| st.sock(s).has(flag::HANDED_OVER);
+            if item.sock.get().opt().is_some_and(|s| away != gone(s)) {
+                break;
+            }
             let wanted = item.events.get() | ev::ERR | ev::HUP;
             let live = item.mode.get() & imode::DISARMED == 0;
             let ready = |s| st.want_space_notice(s, wanted) & wanted != 0;
@@ -264,6 +269,40 @@ impl Locked<'_, '_, '_> {
         let _: bool = st.state.item_slots.free(st.items, id);
     }
 
+    /// The kernel's set has the member from now on, or has it no longer; `armed`: it is no one-shot member that has
+    /// fired. False: the membership is not one of `sock`'s any more.
+    pub fn item_away(&mut self, id: ItemId, sock: SockId, away: bool, armed: bool) -> bool {
+        let item = self.st.items.at(id);
+        if item.sock.get().opt() != Some(sock) {
+            return false;
+        }
+        let bit = |on: bool, b: u32| if on { b } else { 0 };
+        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED);
+        item.mode
+            .set(rest | bit(away, imode::AWAY) | bit(!armed, imode::DISARMED));
+        if away {
+            self.unqueue_ready(id);
+        }
+        // Whatever happened in between.
+        if away != self.st.sock(sock).has(flag::HANDED_OVER) {
+            self.queue_ready(id);
+            if let Some(set) = item.set.get().opt() {
+                self.wake_one(set);
+            }
+        } else if !away && armed {
+            self.requeue_if_ready(id);
+        }
+        true
+    }
+
+    /// What an away member is watched for was changed in the kernel's set.
+    pub fn item_note(&mut self, id: ItemId, events: u32, data: u64, mode: ItemMode) {
+        let item = self.st.items.at(id);
+        item.events.set(events);
+        item.data.set(data);
+        item.mode.set(mode.bits() | imode::AWAY);
+    }
+
     /// Ends a membership if it is (still) one of `sock`'s: another process may have ended it before.
     pub fn item_del_of(&mut self, id: ItemId, sock: SockId) {
         if self.st.items.at(id).sock.get().opt() == Some(sock) {
@@ -301,16 +340,20 @@ impl Locked<'_, '_, '_> {
             let Some(sock) = item.sock.get().opt() else {
                 continue;
             };
-            if mode & imode::DISARMED != 0 {
+            let away = mode & imode::AWAY != 0;
+            if mode & imode::DISARMED != 0 && !away {
                 continue;
             }
-            if st.sock(sock).has(flag::HANDED_OVER) {
+            if away != st.sock(sock).has(flag::HANDED_OVER) {
                 take(Ready {
                     item: id,
                     data: item.data.get(),
-                    events: ev::MOVED,
+                    events: if away { ev::BACK } else { ev::MOVED },
                 });
                 n += 1;
+                continue;
+            }
+            if away {
                 continue;
             }
             let wanted = item.events.get() | ev::ERR | ev::HUP;
@@ -339,7 +382,8 @@ impl Locked<'_, '_, '_> {
     pub(super) fn queue_ready(&mut self, id: ItemId) {
         let st = self.st;
         let item = st.items.at(id);
-        if item.queued.get() != 0 || item.mode.get() & imode::DISARMED != 0 {
+        let resting = item.mode.get() & (imode::DISARMED | imode::AWAY) == imode::DISARMED;
+        if item.queued.get() != 0 || resting {
             return;
         }
         let Some(set) = item.set.get().opt() else {

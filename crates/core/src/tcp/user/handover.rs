@@ -153,11 +153,13 @@ impl Locked<'_, '_, '_> {
     }
 
     /// The kernel has the connection: the endpoint is a mark from now on, `filter` (which keeps the flow with the
-    /// kernel) ends with it, and everybody who waits is told. Returns the filter that it had before, 0 for none.
-    pub fn handover_done(&mut self, id: SockId, filter: u32) -> u32 {
+    /// kernel) ends with it, and everybody who waits is told; `reason` is kept for the socket layer. Returns the filter
+    /// that it had before, 0 for none.
+    pub fn handover_done(&mut self, id: SockId, filter: u32, reason: u32) -> u32 {
         let st = self.st;
         let s = st.sock(id);
         count!(self, handovers);
+        s.reason.set(reason);
         // The mark first: who finds an empty queue after it looks at the mark again.
         s.set_flag(flag::HANDED_OVER);
         s.clear_flag(flag::HANDING_OVER);
@@ -177,7 +179,7 @@ impl Locked<'_, '_, '_> {
     /// The kernel does not take it: it goes on here.
     pub fn handover_cancel(&mut self, id: SockId) {
         let s = self.st.sock(id);
-        if !s.has(flag::HANDING_OVER) {
+        if !s.has(flag::HANDING_OVER) || s.has(flag::RETURNING) {
             return;
         }
         count!(self, handover_failed);
@@ -245,6 +247,7 @@ impl Locked<'_, '_, '_> {
                 quiet: false,
             },
             armed: mode & imode::DISARMED == 0,
+            away: mode & imode::AWAY != 0,
         })
     }
 }
@@ -262,6 +265,8 @@ pub struct ItemView {
     pub mode: ItemMode,
     /// False for a one-shot member that has fired.
     pub armed: bool,
+    /// The kernel's set has it.
+    pub away: bool,
 }
 
 impl<'m> Stack<'m> {
@@ -316,7 +321,10 @@ impl<'m> Stack<'m> {
 /// connection is not known; if not, the peer's next segment finds nothing here and is answered with RST.
 pub(crate) fn abandon(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.sock(id);
-    if s.has(flag::HANDING_OVER) {
+    if s.has(flag::RETURNING) {
+        // Most likely the kernel still has it. If not, the program's next call says so.
+        l.takeover_cancel(id);
+    } else if s.has(flag::HANDING_OVER) {
         count!(l, handover_failed);
         s.rlock.store(0, Release);
         s.clear_flag(flag::HANDING_OVER);

@@ -9,3 +9,4 @@ pub mod listen;
 pub(crate) mod oob;
 pub mod recv;
 pub mod send;
+pub mod takeover;

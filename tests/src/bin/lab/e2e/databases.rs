@@ -48,7 +48,7 @@ fn user(name: &str) -> Result<(u32, u32)> {
 }
 
 /// A cluster that belongs to `postgres`, which refuses to run as root.
-fn postgres(lab: &Lab) -> Result<Proc> {
+pub fn postgres(lab: &Lab) -> Result<Proc> {
     let programs = postgres_programs()?;
     let (uid, gid) = user("postgres")?;
     let data = lab.directory().join("pg");

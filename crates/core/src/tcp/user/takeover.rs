@@ -1,0 +1,284 @@
+//! Coming (back) into the stack: a connection that the kernel has is taken over in mid-life. Until then its slot is a
+//! mark, as a handover leaves it behind; a connection that was never ours gets its mark when a process first sees it.
+//! While the kernel is asked for the connection the slot is frozen, exactly as on the way out: segments are dropped in
+//! silence, which the peer repeats, and senders and readers wait.
+
+use super::connect;
+use super::handover::Handover;
+use crate::error::Error;
+use crate::sock::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, SockRef, flag, recvq, sendq};
+use crate::stack::Stack;
+use crate::stack::buf::BUF_SIZE;
+use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
+use crate::tcp::rx::count;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use crate::tcp::{cc, reasm, timers, tx};
+use core::sync::atomic::Ordering::{Relaxed, Release};
+use flyover_wire::{Endpoint, Seq};
+
+/// Fields of a control block that say something of the time before: all but the options of the socket.
+fn forget(s: &Sock) {
+    let t = &s.tcb;
+    for word in [
+        &t.tflags,
+        &t.snd_scale,
+        &t.rcv_scale,
+        &t.snd_up,
+        &t.rcv_up,
+        &t.rcv_fin,
+        &t.unacked,
+        &t.ooo_bytes,
+        &t.rsack_n,
+        &t.ts_recent,
+        &t.backoff,
+        &t.dupacks,
+        &t.sacked_n,
+        &t.cwnd_acc,
+        &t.probes,
+        &t.rtx_kind,
+        &t.rtt_seq,
+        &t.round_n,
+    ] {
+        word.set(0);
+    }
+    for word in [
+        &t.ts_recent_at,
+        &t.srtt,
+        &t.rttvar,
+        &t.min_rtt,
+        &t.rtt_at,
+        &t.head_rtx_at,
+        &t.epoch,
+        &t.round_min,
+        &t.t_rtx,
+        &t.t_delack,
+        &t.t_keep,
+        &t.t_life,
+        &t.first_rtx,
+        &t.last_tx,
+    ] {
+        word.set(0);
+    }
+}
+
+impl Stack<'_> {
+    /// How many connections of the kernel were to be taken over so far; needs no lock.
+    pub fn takeovers_begun(self) -> u64 {
+        self.state.stats.takeovers_begun.load(Relaxed)
+    }
+}
+
+impl Stack<'_> {
+    /// True while new sockets are to stay with the kernel; needs no lock.
+    pub fn is_off(self) -> bool {
+        self.state.off.load(Relaxed) != 0
+    }
+
+    /// Says so to all processes.
+    pub fn set_off(self, off: bool) {
+        self.state.off.store(u32::from(off), Relaxed);
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// A mark for a connection of the kernel's that never was one of ours; `reason` is kept for the socket layer.
+    ///
+    /// # Errors
+    /// [`Error::NoBuffers`] when all slots are in use.
+    pub fn mark_alloc(
+        &mut self,
+        v6: bool,
+        cookie: u64,
+        local: Endpoint,
+        remote: Endpoint,
+        reason: u32,
+    ) -> Result<SockRef, Error> {
+        let r = self.sock_alloc(Kind::Tcp, v6, cookie)?;
+        let s = self.st.sock(r.id);
+        s.set_local(local);
+        s.set_remote(remote);
+        s.reason.set(reason);
+        s.set_tcp_state(TcpState::Established);
+        s.set_flag(flag::CONNECTED_SEEN | flag::HANDED_OVER);
+        Ok(r)
+    }
+
+    /// Freezes a mark: whoever holds the socket waits from now on, and segments of the connection are dropped. The
+    /// caller then fills it ([`takeover_done`](Self::takeover_done)) or lets it be
+    /// ([`takeover_cancel`](Self::takeover_cancel)).
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: no mark. [`Error::Already`]: somebody else is at it. [`Error::AddressInUse`]: the stack has
+    /// another connection with these addresses.
+    pub fn takeover_begin(
+        &mut self,
+        id: SockId,
+        local: Endpoint,
+        remote: Endpoint,
+    ) -> Result<(), Error> {
+        let st = self.st;
+        let s = st.sock(id);
+        if s.has(flag::HANDING_OVER) {
+            return Err(Error::Already);
+        }
+        if s.kind() != Kind::Tcp || !s.has(flag::HANDED_OVER) {
+            return Err(Error::Invalid);
+        }
+        if st.find_conn(local, remote).is_some_and(|other| other != id) {
+            return Err(Error::AddressInUse);
+        }
+        if !recvq::lock(s, self.env.me) {
+            return Err(Error::Already);
+        }
+        count!(self, takeovers_begun);
+        st.unhash(id);
+        s.set_local(local);
+        s.set_remote(remote);
+        st.hash_conn(id);
+        s.set_flag(flag::HANDING_OVER | flag::RETURNING);
+        s.clear_flag(flag::HANDED_OVER);
+        self.raise(id, ev::STATE);
+        Ok(())
+    }
+
+    /// Bytes that nobody has read yet, in their order. False: there is no room, give the connection back.
+    pub fn takeover_unread(&mut self, id: SockId, mut bytes: &[u8]) -> bool {
+        let st = self.st;
+        let s = st.sock(id);
+        while !bytes.is_empty() {
+            let Some(b) = st.alloc_buf() else {
+                return false;
+            };
+            let (now, later) = bytes.split_at(bytes.len().min(BUF_SIZE));
+            let n = st.buf_bytes(b).copy_in(now) as u32;
+            st.buf(b).off.set(0);
+            st.buf(b).len.set(n);
+            recvq::append(st, s, b);
+            recvq::publish(s, n);
+            bytes = later;
+        }
+        true
+    }
+
+    /// Bytes from SND.UNA on. False as above.
+    pub fn takeover_queued(&mut self, id: SockId, bytes: &[u8]) -> bool {
+        sendq::append(self.st, self.st.sock(id), &[bytes], bytes.len()) == bytes.len()
+    }
+
+    /// The kernel has let the connection go, and its bytes are here: it goes on, steered by `filter`.
+    pub fn takeover_done(&mut self, id: SockId, h: &Handover, filter: u32) {
+        let st = self.st;
+        let s = st.sock(id);
+        if !s.has(flag::RETURNING) {
+            return;
+        }
+        count!(self, takeovers_of_kernel);
+        s.filter.set(filter);
+        s.reason.set(0);
+        s.rt_valid.set(0);
+        s.nic.set(0);
+        self.numbers(s, h);
+        let shut = |on: bool, bit: u32| if on { bit } else { 0 };
+        s.shut
+            .store(shut(h.fin_in, SHUT_RD) | shut(h.fin_out, SHUT_WR), Release);
+        s.put_flag(flag::PEER_FIN, h.fin_in);
+        s.set_tcp_state(match (h.fin_in, h.fin_out, h.fin_acked) {
+            (false, false, _) => TcpState::Established,
+            (true, false, _) => TcpState::CloseWait,
+            (false, true, false) => TcpState::FinWait1,
+            (false, true, true) => TcpState::FinWait2,
+            (true, true, _) => TcpState::LastAck,
+        });
+        s.clear_flag(flag::RETURNING | flag::HANDING_OVER);
+        recvq::unlock(s);
+        if s.has(flag::ORPHAN) {
+            // Closed meanwhile.
+            s.clear_flag(flag::ORPHAN);
+            self.close(id);
+            return;
+        }
+        self.start_keepalive(id);
+        // What the peer sent meanwhile is lost: the probe tells it where we are, and its answer where it is.
+        tx::send_probe(self, id);
+        if s.tcb.snd_nxt.get() != s.tcb.snd_una.get() {
+            timers::restart_rtx(self, id);
+        }
+        timers::rearm(self, id);
+        self.post(id);
+        self.raise(id, ev::STATE);
+    }
+
+    fn numbers(&mut self, s: &Sock, h: &Handover) {
+        let st = self.st;
+        let t = &s.tcb;
+        forget(s);
+        let una = h.snd_una.wrapping_add(u32::from(h.fin_acked));
+        // Everything was sent, the FIN too.
+        let fin_sent = h.fin_out && (h.fin_acked || h.unacked == h.queued);
+        let nxt = Seq(h.snd_una).add(h.unacked).add(u32::from(fin_sent));
+        let rcv_nxt = Seq(h.rcv_nxt).add(u32::from(h.fin_in));
+        t.iss.set(una.wrapping_sub(1));
+        t.irs.set(rcv_nxt.0.wrapping_sub(1));
+        connect::init_tcb(self, s);
+        t.snd_una.set(una);
+        t.snd_nxt.set(nxt.0);
+        t.recover.set(una);
+        t.lost_edge.set(una);
+        t.rtx_nxt.set(una);
+        t.snd_sml.set(una);
+        t.round_end.set(una);
+        t.snd_wnd.set(h.snd_wnd);
+        t.snd_wl1.set(h.snd_wl1);
+        t.snd_wl2.set(una);
+        t.max_wnd.set(h.max_wnd.max(h.snd_wnd));
+        t.rcv_nxt.set(rcv_nxt.0);
+        t.rcv_adv
+            .set(Seq(h.rcv_nxt).add(h.rcv_wnd).latest(rcv_nxt).0);
+        t.drs_seq.set(h.rcv_nxt.wrapping_sub(s.rq_available()));
+        t.last_ack_sent.set(rcv_nxt.0);
+        t.last_rx.set(self.env.now.0);
+        let bit = |on: bool, b: u32| if on { b } else { 0 };
+        t.tflags.set(
+            bit(h.scales.is_some(), tflag::WSCALE)
+                | bit(h.timestamp.is_some(), tflag::TS)
+                | bit(h.sack, tflag::SACK)
+                | bit(h.fin_out, tflag::FIN_QUEUED)
+                | bit(fin_sent, tflag::FIN_SENT)
+                | bit(h.fin_acked, tflag::FIN_ACKED)
+                | tflag::ACK_NOW,
+        );
+        let (peer, own) = h.scales.unwrap_or((0, 0));
+        t.snd_scale.set(peer.min(14));
+        t.rcv_scale.set(own.min(14));
+        if let Some(clock) = h.timestamp {
+            // The kernel's word has lost its lowest bit; the clock must not go back.
+            t.ts_off
+                .set(clock.wrapping_add(2).wrapping_sub(self.env.now.ms32()));
+        }
+        t.peer_mss.set(h.mss.max(88));
+        connect::set_mss(self, s);
+        cc::init(t, t.mss.get(), st.opts.initial_cwnd);
+    }
+
+    /// The kernel keeps it: a mark again, as before.
+    pub fn takeover_cancel(&mut self, id: SockId) {
+        let st = self.st;
+        let s = st.sock(id);
+        if !s.has(flag::RETURNING) {
+            return;
+        }
+        count!(self, handover_failed);
+        sendq::free_all(st, s);
+        reasm::free_all(st, s);
+        recvq::free_all(st, s);
+        s.set_flag(flag::HANDED_OVER);
+        s.clear_flag(flag::RETURNING | flag::HANDING_OVER);
+        s.rlock.store(0, Release);
+        self.raise(id, ev::STATE);
+        if s.has(flag::ORPHAN) {
+            self.destroy(id);
+        }
+    }
+}

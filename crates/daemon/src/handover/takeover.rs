@@ -1,0 +1,296 @@
+//! The other direction: a connection of the kernel's is taken apart in repair mode and goes on in a stack. The client
+//! has a place for it that drops its segments, so the order is: steer the flow to the stack, then read the connection,
+//! then dissolve it without a packet. Whatever fails before that leaves the kernel with it, as it was.
+//!
+//! Other threads may be in calls on the socket all the while. In repair mode the kernel refuses them, but for moments
+//! in which a queue is open; so what was read is compared with what is there afterwards, and read again.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use flyover_proto::{Connection, FilterSpec, MAX_HANDOVER, RefusedCode, TcpImage};
+use flyover_vnic::host::repair::{self, Queue, Queued};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, bind, getpeername, recv};
+
+use super::{Before, denied, kind_of, name_of};
+use crate::filters::TCP;
+use crate::net::Net;
+use crate::refusal::Refusal;
+
+/// States of the kernel (net/tcp_states.h).
+const ESTABLISHED: u8 = 1;
+const FIN_WAIT1: u8 = 4;
+const FIN_WAIT2: u8 = 5;
+const CLOSE_WAIT: u8 = 8;
+const LAST_ACK: u8 = 9;
+const CLOSING: u8 = 11;
+/// How often a connection is read that changes meanwhile.
+const TRIES: u32 = 8;
+/// The first buffer of the send queue may hold bytes below SND.UNA, a super-frame at most.
+const SLACK: usize = 128 << 10;
+
+/// What a client asks for.
+pub struct Wanted {
+    /// Its stack.
+    pub stack: u32,
+    /// Filters that a stack may have.
+    pub most: usize,
+    /// The connection.
+    pub flow: Connection,
+    /// The exception that keeps it with the kernel; 0 is none.
+    pub pass: u32,
+}
+
+/// A connection that the kernel has no longer.
+pub struct Taken {
+    /// The connection.
+    pub image: TcpImage,
+    /// The filter that steers it to the stack.
+    pub filter: u32,
+    /// Its bytes.
+    pub data: Option<OwnedFd>,
+}
+
+/// Takes the connection.
+///
+/// # Errors
+/// The client may not have it, it cannot go on elsewhere, or the kernel refuses. It is the kernel's as before then.
+pub fn perform(net: &Net, wanted: &Wanted, sock: BorrowedFd<'_>) -> Result<Taken, Refusal> {
+    kind_of(net, sock)?;
+    let flow = wanted.flow;
+    let peer = getpeername(sock)
+        .ok()
+        .flatten()
+        .and_then(|a| SocketAddr::try_from(a).ok())
+        .map(super::endpoint);
+    if name_of(sock)? != flow.local || peer != Some(flow.remote) {
+        return Err(denied("the socket is not that connection"));
+    }
+    unusual(sock)?;
+    let before = Before::of(sock)?;
+    let spec = FilterSpec {
+        proto: TCP,
+        local: flow.local,
+        remote: Some(flow.remote),
+        dual: false,
+    };
+    let filter = net
+        .flows()
+        .reclaim(wanted.stack, spec, wanted.pass, wanted.most)?;
+    let read = read_out(sock, &flow);
+    match read {
+        Ok((image, data)) => {
+            net.flows().reclaimed(wanted.stack, wanted.pass);
+            leave_behind(sock, &before);
+            tracing::debug!(local = %flow.local, remote = %flow.remote, "taken over from the kernel");
+            Ok(Taken {
+                image,
+                filter,
+                data,
+            })
+        }
+        Err(e) => {
+            // Its peer is asked what it sent meanwhile.
+            net.flows().unclaim(wanted.stack, filter, wanted.pass);
+            let _: io::Result<()> = repair::end(sock, true);
+            before.options(sock);
+            Err(e)
+        }
+    }
+}
+
+/// Gives back what nobody came to take.
+pub fn undo(net: &Net, wanted: &Wanted, taken: Taken, sock: BorrowedFd<'_>) {
+    let back = super::perform(
+        net,
+        wanted.stack,
+        wanted.most,
+        &taken.image,
+        sock,
+        taken.data,
+    );
+    if let Err(e) = back {
+        tracing::error!(local = %taken.image.local, remote = %taken.image.remote, "a connection is lost: {e}");
+    }
+    net.flows().remove(wanted.stack, taken.filter);
+}
+
+fn cannot(text: &'static str) -> Refusal {
+    Refusal::new(RefusedCode::Failed, text)
+}
+
+/// What only the kernel's connection has.
+fn unusual(sock: BorrowedFd<'_>) -> Result<(), Refusal> {
+    if repair::has_ulp(sock) {
+        return Err(cannot("the kernel runs a protocol on it (TCP_ULP)"));
+    }
+    let mut urgent = [PollFd::from_borrowed_fd(sock.as_fd(), PollFlags::PRI)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    if poll(&mut urgent, Some(&now)).is_ok() && urgent[0].revents().contains(PollFlags::PRI) {
+        return Err(cannot("urgent data waits to be read"));
+    }
+    Ok(())
+}
+
+/// What must be the same before and after.
+#[derive(PartialEq, Eq)]
+struct Instant {
+    state: u8,
+    queued: Queued,
+    rcv_nxt: u32,
+    end: u32,
+}
+
+impl Instant {
+    /// Leaves the queues closed: what the program sends meets an error.
+    fn of(sock: BorrowedFd<'_>) -> io::Result<Self> {
+        let end = repair::end_of(sock, Queue::Send)?;
+        let rcv_nxt = repair::end_of(sock, Queue::Recv)?;
+        repair::queue(sock, Queue::None)?;
+        Ok(Self {
+            state: repair::state(sock)?,
+            queued: repair::queued(sock)?,
+            rcv_nxt,
+            end,
+        })
+    }
+}
+
+/// Reads the connection and dissolves it.
+fn read_out(
+    sock: BorrowedFd<'_>,
+    flow: &Connection,
+) -> Result<(TcpImage, Option<OwnedFd>), Refusal> {
+    let fail = |what: &'static str| move |e: io::Error| Refusal::failed(what, e);
+    repair::begin(sock).map_err(fail("entering repair mode"))?;
+    for _ in 0..TRIES {
+        let first = Instant::of(sock).map_err(fail("reading the connection"))?;
+        let image = describe(sock, flow, &first)?;
+        let unread = peek(sock, Queue::Recv, image.unread as usize, 0)
+            .map_err(|e| Refusal::failed("reading what nobody has read", e))?;
+        let queued = peek(sock, Queue::Send, image.queued as usize, SLACK)
+            .map_err(|e| Refusal::failed("reading what is not acknowledged", e))?;
+        let same = Instant::of(sock).map_err(fail("reading the connection"))? == first;
+        if !same || unread.len() != image.unread as usize || queued.len() != image.queued as usize {
+            continue;
+        }
+        let data = file_of(&unread, &queued).map_err(|e| Refusal::failed("keeping the data", e))?;
+        repair::disconnect(sock).map_err(fail("dissolving the connection"))?;
+        return Ok((image, data));
+    }
+    Err(Refusal::new(
+        RefusedCode::Failed,
+        "the connection does not hold still",
+    ))
+}
+
+fn describe(sock: BorrowedFd<'_>, flow: &Connection, now: &Instant) -> Result<TcpImage, Refusal> {
+    let fail = |what: &'static str| move |e: io::Error| Refusal::failed(what, e);
+    let (fin_in, fin_out, fin_acked) = match now.state {
+        ESTABLISHED => (false, false, false),
+        CLOSE_WAIT => (true, false, false),
+        FIN_WAIT1 => (false, true, false),
+        FIN_WAIT2 => (false, true, true),
+        CLOSING | LAST_ACK => (true, true, false),
+        _ => return Err(cannot("the connection is not established")),
+    };
+    let agreed = repair::agreed_of(sock)
+        .map_err(fail("reading what was agreed"))?
+        .ok_or_else(|| cannot("ECN or timestamps of microseconds were agreed"))?;
+    let window = repair::window_of(sock).map_err(fail("reading the windows"))?;
+    let fin = u32::from(fin_out);
+    // Sequence numbers of the data, without the FINs.
+    let end = now.end.wrapping_sub(fin);
+    let una = now
+        .end
+        .wrapping_sub(now.queued.unacked)
+        .wrapping_sub(u32::from(fin_acked));
+    let queued = end.wrapping_sub(una);
+    let unsent = now.queued.unsent.saturating_sub(fin.min(now.queued.unsent));
+    let rcv_nxt = now.rcv_nxt.wrapping_sub(u32::from(fin_in));
+    if queued > MAX_HANDOVER || now.queued.unread > MAX_HANDOVER || unsent > queued {
+        return Err(cannot("more bytes are queued than can be moved"));
+    }
+    let right = window.rcv_wup.wrapping_add(window.rcv_wnd);
+    Ok(TcpImage {
+        local: flow.local,
+        remote: flow.remote,
+        ifindex: 0,
+        snd_una: una,
+        unacked: queued - unsent,
+        queued,
+        rcv_nxt,
+        unread: now.queued.unread,
+        snd_wnd: window.snd_wnd,
+        snd_wl1: window.snd_wl1,
+        max_wnd: window.max_window,
+        rcv_wnd: right
+            .wrapping_sub(rcv_nxt)
+            .cast_signed()
+            .max(0)
+            .cast_unsigned(),
+        mss: agreed.mss,
+        peer_scale: agreed.scales.map(|(peer, _)| peer as u8),
+        own_scale: agreed.scales.map(|(_, own)| own as u8),
+        sack: agreed.sack,
+        timestamp: agreed.timestamp,
+        fin_in,
+        fin_out,
+        fin_acked,
+    })
+}
+
+/// The last `len` bytes of a queue, which may hold up to `slack` more in front.
+fn peek(
+    sock: BorrowedFd<'_>,
+    which: Queue,
+    len: usize,
+    slack: usize,
+) -> rustix::io::Result<Vec<u8>> {
+    if len == 0 {
+        return Ok(Vec::new());
+    }
+    repair::queue(sock, which).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    let mut bytes = vec![0; len + slack];
+    let got = recv(sock, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    repair::queue(sock, Queue::None).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
+    let (n, _) = got?;
+    bytes.truncate(n);
+    bytes.drain(..n.saturating_sub(len));
+    Ok(bytes)
+}
+
+fn file_of(unread: &[u8], queued: &[u8]) -> rustix::io::Result<Option<OwnedFd>> {
+    if unread.is_empty() && queued.is_empty() {
+        return Ok(None);
+    }
+    let file = memfd_create(c"flyover-takeover", MemfdFlags::CLOEXEC)?;
+    for mut bytes in [unread, queued] {
+        while !bytes.is_empty() {
+            match rustix::io::write(&file, bytes) {
+                Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+                Err(Errno::INTR) => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+    Ok(Some(file))
+}
+
+/// The socket is unconnected now; it holds the port as before, so that nobody else gets it.
+fn leave_behind(sock: BorrowedFd<'_>, before: &Before) {
+    // A port that the program named is still held: EINVAL. Another one was given back, although it is still shown.
+    match bind(sock, &before.name) {
+        Ok(()) | Err(Errno::INVAL) => {}
+        Err(e) => tracing::debug!("a port is not held any more: {e}"),
+    }
+    let _: io::Result<()> = repair::end(sock, false);
+    before.options(sock);
+}

@@ -1,0 +1,98 @@
+//! Calls of the kernel on a connection that it has only for the time being. The stack may take it over in the middle of
+//! such a call, which then fails with an error that is none of the program's business; it is made anew, in the stack.
+//! Nothing was taken or given in the call that failed.
+
+use core::cell::Cell;
+use core::ffi::c_int;
+
+use flyover_sockets::process::Answer;
+use flyover_sockets::{Errno, Sockets};
+
+use crate::{errno, fast};
+
+/// How often a call is made anew: the way there and back again is no endless one.
+const TRIES: u32 = 1000;
+
+/// How the kernel's call is to be made.
+#[derive(Clone, Copy)]
+pub(super) struct Way {
+    /// Without `SIGPIPE`: a connection that is taken over breaks the pipe. It is raised here if it was the program's.
+    pub(super) quiet: bool,
+}
+
+impl Way {
+    /// The flag of `send(2)` for it.
+    pub(super) const fn flag(self) -> c_int {
+        if self.quiet { libc::MSG_NOSIGNAL } else { 0 }
+    }
+}
+
+/// What the socket layer answers, as `None` for "the kernel".
+pub(super) trait Said {
+    /// The answer.
+    fn said(self) -> Option<Result<usize, Errno>>;
+}
+
+impl Said for Answer {
+    fn said(self) -> Option<Result<usize, Errno>> {
+        match self {
+            Self::Value(v) => Some(Ok(v)),
+            Self::Error(e) => Some(Err(e)),
+            Self::Kernel => None,
+        }
+    }
+}
+
+impl Said for Option<Result<usize, Errno>> {
+    fn said(self) -> Self {
+        self
+    }
+}
+
+/// The socket layer's answer to a call on `fd`, or the kernel's; `signals`: a broken pipe is signalled.
+#[inline]
+pub(super) fn stream<S: Said>(
+    fd: c_int,
+    signals: bool,
+    mut f: impl FnMut(&'static Sockets) -> S,
+    mut kernel: impl FnMut(Way) -> isize,
+) -> isize {
+    for _ in 0..TRIES {
+        let away = Cell::new(false);
+        let said = fast::inside(|lib| {
+            let said = f(lib).said();
+            away.set(matches!(said, None | Some(Err(Errno::MOVED))) && lib.may_come_back(fd));
+            said
+        });
+        match said.flatten() {
+            Some(Err(Errno::MOVED)) | None => {}
+            Some(r) => return errno::to_c(r),
+        }
+        let r = kernel(Way { quiet: away.get() });
+        if r >= 0 || !away.get() || is_final(fd, signals) {
+            return r;
+        }
+    }
+    kernel(Way { quiet: false })
+}
+
+/// The kernel's call failed: is that what the program has to know? `errno` is as it was then.
+#[cold]
+fn is_final(fd: c_int, signals: bool) -> bool {
+    let e = errno::get();
+    let back = fast::inside(|lib| lib.came_back(fd, Errno(e))).unwrap_or(false);
+    if !back && e == libc::EPIPE && signals {
+        let _: Option<()> = fast::inside(|lib| lib.os.raise_sigpipe());
+    }
+    errno::set(e);
+    !back
+}
+
+/// A blocking send of `n` bytes ended after `r` of them: true when that was because the connection came back, so that
+/// the rest is to follow.
+pub(super) fn is_cut(fd: c_int, r: isize, n: usize, flags: c_int) -> bool {
+    if r <= 0 || r as usize >= n || flags & libc::MSG_DONTWAIT != 0 {
+        return false;
+    }
+    fast::inside(|lib| lib.blocks_again(fd)).unwrap_or(false)
+}
