@@ -155,6 +155,11 @@ impl Lab {
         self.setup.plain
     }
 
+    /// Its process number.
+    pub fn daemon_pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Flyoverd::pid)
+    }
+
     /// The daemon, when one was started.
     pub fn daemon(&self) -> Option<&Flyoverd> {
         self.daemon.as_ref()

@@ -22,9 +22,10 @@ usage: cargo xtask COMMAND
   demo [--quick]        real programs on the kernel and on Flyover, side by side
   bench [--json] [--runs N] [FILTER...]
                         the measurements behind the numbers, with medians and spread
-  storm [--kills N] [--seed S]
+  storm [--of processes|keeper|handover] [--kills N] [--seed S]
                         kills processes that share a stack, 20,000 by default, in a build where many
-                        die inside the stack's lock
+                        die inside the stack's lock; or keepers; or moves everything to the kernel and
+                        back
   lint                  formatting, clippy, loc
   loc                   fail when a source file is longer than 500 lines without its tests
 ";

@@ -26,9 +26,12 @@ use crate::session::Progress;
 const START: Duration = Duration::from_secs(10);
 /// How long a keeper may leave a message unread before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Keepers of one stack that may die within [`DEATHS_WITHIN`].
+/// Keepers of one stack that may die within [`DEATHS_WITHIN`]; the next one is started after a [`RESPITE`] then.
 const MAX_DEATHS: usize = 5;
 const DEATHS_WITHIN: Duration = Duration::from_secs(60);
+const RESPITE: Duration = Duration::from_secs(1);
+/// How often a keeper that does not start is started again.
+const STARTS: u32 = 5;
 
 /// A running keeper.
 pub struct KeeperProcess {
@@ -212,7 +215,12 @@ pub fn watch_keeper(daemon: Arc<Daemon>, stack: Arc<Stack>, net: Arc<Net>, contr
             follow_keeper(&daemon, &stack, &net, &control);
             deaths.retain(|at| at.elapsed() < DEATHS_WITHIN);
             deaths.push(Instant::now());
-            match replace(&daemon, &stack, deaths.len() <= MAX_DEATHS) {
+            let often = deaths.len() > MAX_DEATHS;
+            if often {
+                // Whatever kills them shall not keep a processor busy.
+                thread::sleep(RESPITE);
+            }
+            match replace(&daemon, &stack, often) {
                 Some(next) => control = next,
                 None => return,
             }
@@ -256,8 +264,9 @@ fn follow_keeper(daemon: &Daemon, stack: &Arc<Stack>, net: &Net, control: &Owned
     }
 }
 
-/// The keeper is gone: starts another one with the same memory and descriptors, if the stack lives.
-fn replace(daemon: &Daemon, stack: &Arc<Stack>, again: bool) -> Option<Arc<OwnedFd>> {
+/// The keeper is gone: starts another one with the same memory and descriptors, if the stack lives. One whose keepers
+/// die `often` ends when no process uses it.
+fn replace(daemon: &Daemon, stack: &Arc<Stack>, often: bool) -> Option<Arc<OwnedFd>> {
     let mut life = stack.life();
     let Life::Live(live) = &mut *life else {
         return None;
@@ -266,7 +275,11 @@ fn replace(daemon: &Daemon, stack: &Arc<Stack>, again: bool) -> Option<Arc<Owned
         tracing::warn!(stack = stack.id, pid = old.pid(), "the keeper died");
         old.kill();
     }
-    if again {
+    if often && live.owners.is_empty() {
+        stack.end(daemon, &mut life);
+        return None;
+    }
+    for _ in 0..STARTS {
         match KeeperProcess::start(stack, live, false, &mut Progress::none()) {
             Ok(keeper) => {
                 let control = keeper.control();

@@ -32,6 +32,12 @@ pub enum Role {
         number: u64,
         note: PathBuf,
     },
+    /// Sends a stream of so many bytes, and exits at once.
+    Leave {
+        sink: SocketAddr,
+        number: u64,
+        bytes: u64,
+    },
 }
 
 pub fn run(args: Args) -> Result<()> {
@@ -43,6 +49,11 @@ pub fn run(args: Args) -> Result<()> {
             number,
             note,
         } => victim(sink, echo, number, &note),
+        Role::Leave {
+            sink,
+            number,
+            bytes,
+        } => leave(sink, number, bytes),
     }
 }
 
@@ -92,6 +103,19 @@ fn victim(sink: SocketAddr, echo: SocketAddr, number: u64, note: &PathBuf) -> Re
         });
     }
     stream(sink, number, &note)
+}
+
+fn leave(sink: SocketAddr, number: u64, bytes: u64) -> Result<()> {
+    let mut stream = TcpStream::connect(sink).context("connecting to the sink")?;
+    stream.write_all(&number.to_le_bytes())?;
+    let pattern = Pattern::new(number);
+    let mut done = 0u64;
+    while done < bytes {
+        let len = LONGEST.min(bytes - done) as usize;
+        done += stream.write(pattern.at(done, len))? as u64;
+    }
+    // The socket is not even closed.
+    std::process::exit(0);
 }
 
 fn stream(sink: SocketAddr, number: u64, note: &File) -> Result<()> {

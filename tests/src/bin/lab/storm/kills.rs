@@ -18,8 +18,8 @@ use flyover_e2e::cmd::{Cmd, Proc};
 use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Setup, Side, wait_until};
 use flyover_e2e::pattern::Random;
 use flyover_e2e::procfs::Proto;
-use flyover_e2e::runner::{self, Case};
-use flyover_e2e::{cleanup, wiring};
+use flyover_e2e::runner::Case;
+use flyover_e2e::wiring;
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -32,47 +32,13 @@ const SINK: u16 = 7801;
 const ECHO: u16 = 7802;
 const SERVED: u16 = 7803;
 
-#[derive(clap::Args)]
-pub struct Args {
-    /// How many processes are killed.
-    #[arg(long, default_value_t = 20_000)]
-    kills: u64,
-    /// Decides when.
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// The same on the kernel's stack.
-    #[arg(long)]
-    plain: bool,
-}
-
-pub fn run(args: &Args) -> Result<()> {
-    cleanup::prepare()?;
-    let setup = Setup {
-        bin: runner::built_programs()?,
-        programs: runner::scripts(),
-        directory: std::env::temp_dir(),
-        plain: args.plain,
-        options: Vec::new(),
-    };
-    let (kills, seed) = (args.kills, args.seed);
-    let case = Case::new("storm.kills.server".to_owned(), move |setup| {
-        case(setup, kills, seed)
-    })
-    .lasting(Duration::from_secs(120 + kills / 4));
-    let summary = runner::run(&[case], &setup, &[])?;
-    cleanup::everything();
-    println!("{} passed, {} failed", summary.passed, summary.failed);
-    ensure!(summary.failed == 0, "the storm did damage");
-    Ok(())
-}
-
 /// What continuous integration runs.
-pub fn cases(cases: &mut Vec<Case>) {
+pub(super) fn cases(cases: &mut Vec<Case>) {
     let kills = |setup: &Setup| case(setup, IN_CI, 1);
     cases.push(Case::new("storm.kills.server".to_owned(), kills));
 }
 
-fn case(setup: &Setup, kills: u64, seed: u64) -> Result<()> {
+pub(super) fn case(setup: &Setup, kills: u64, seed: u64) -> Result<()> {
     let lab = wiring::pair(setup, Side::Server)?;
     storm(&lab, kills, seed)?;
     lab.finish()
@@ -130,7 +96,7 @@ impl Survivors {
 }
 
 /// A workload. TIME_WAIT is short, so that the end, when nothing may be left, comes soon.
-fn workload<'lab>(lab: &'lab Lab, host: Host, name: &str) -> Cmd<'lab> {
+pub(super) fn workload<'lab>(lab: &'lab Lab, host: Host, name: &str) -> Cmd<'lab> {
     lab.workload(host, name).env("FLYOVER_TIME_WAIT_MS", "2000")
 }
 
@@ -200,7 +166,7 @@ fn renew(lab: &Lab, survivors: &mut Survivors, tally: &mut Tally) -> Result<()> 
 }
 
 /// The end of a verifying client: the connections of it that were reset. Anything else that happened to it is a failure.
-fn resets(client: Proc) -> Result<u64> {
+pub(super) fn resets(client: Proc) -> Result<u64> {
     let output = client
         .finish(LIMIT)?
         .success()
@@ -263,7 +229,7 @@ fn taken(note: &Path) -> Result<u64> {
 }
 
 /// The sink's line about a stream: its bytes, and how it ended.
-fn verdict(sink: &Proc, number: u64) -> Option<(u64, String)> {
+pub(super) fn verdict(sink: &Proc, number: u64) -> Option<(u64, String)> {
     let printed = sink.stdout();
     let mut lines = printed.lines().rev().map(str::split_whitespace);
     lines.find_map(|mut words| {
@@ -295,7 +261,7 @@ fn settle(lab: &Lab) -> Result<u64> {
 }
 
 /// The stack's memory, from `flyover stackdump --json`.
-fn dump(lab: &Lab) -> Result<Value> {
+pub(super) fn dump(lab: &Lab) -> Result<Value> {
     let flyover: PathBuf = lab.bin().join("flyover");
     let printed = lab
         .plain(Host::Server, flyover)
@@ -307,7 +273,7 @@ fn dump(lab: &Lab) -> Result<Value> {
 }
 
 /// A number somewhere in the dump, wherever it stands; 0 when it is not there.
-fn number(dump: &Value, name: &str) -> u64 {
+pub(super) fn number(dump: &Value, name: &str) -> u64 {
     let all: HashMap<&str, u64> = ["root", "counters"]
         .iter()
         .filter_map(|part| dump.get(part)?.as_object())
