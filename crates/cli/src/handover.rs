@@ -1,27 +1,29 @@
 //! `flyover handover` gives the sockets of running programs to the kernel, in mid-connection, and `flyover takeover`
-//! takes them over again. The work is done by the library in a program of its own (`crates/preload/src/errand.rs`), which gets the sockets and the stack's memory from
-//! here: taking sockets out of other processes needs no cooperation of theirs, only permission (`pidfd_getfd(2)`).
+//! takes them over again. The work is done by the library in a program of its own (`crates/preload/src/errand.rs`), which
+//! gets the stack's memory and the numbers of the sockets from here. It takes each out of its process and lets go of it
+//! at once: that needs no cooperation, only permission (`pidfd_getfd(2)`).
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow};
 use flyover_config::{ProcessOpts, vars};
 use flyover_proto::Client;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
-use rustix::net::{AddressFamily, sockopt};
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
 
 use crate::stacks::{self, StackInfo};
 use crate::{Failure, Form, Outcome, help, places, show, show_json};
 
-/// Sockets given to one helper: well below the usual limit of descriptors.
-const BATCH: usize = 400;
+/// Sockets that one helper moves: their numbers fit the longest variable of an environment.
+const BATCH: usize = 4000;
 
 /// Whose sockets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +66,7 @@ struct Row {
     fd: i32,
     /// To the kernel: `moved`, `listener` (new connections are the kernel's), `kernel` (it was the kernel's already),
     /// `stays`. Back: `taken`, `resumed` (a listener, a datagram socket), `here` (it was the stack's already), `stays`.
-    /// `unreachable`: the stack did not let the helper in.
+    /// `unreachable`: the stack, or the process, did not let the helper in.
     result: String,
     /// Why it stays.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,7 +78,7 @@ struct Row {
 
 impl Row {
     /// From a line of the helper: a word, and a number of nanoseconds or a reason.
-    fn of(taken: &Taken, line: Option<&str>) -> Self {
+    fn of(found: &Found, line: Option<&str>) -> Self {
         let line = line.unwrap_or("unreachable");
         let (result, rest) = match line.split_once(": ") {
             Some((result, why)) => (result, Some(why)),
@@ -87,8 +89,8 @@ impl Row {
             None => (result, None),
         };
         Self {
-            pid: taken.pid,
-            fd: taken.fd,
+            pid: found.pid,
+            fd: found.fd,
             result: result.to_owned(),
             why: rest.map(str::to_owned),
             pause_us: ns.map(|ns| ns / 1e3),
@@ -100,11 +102,12 @@ impl Row {
     }
 }
 
-/// A socket out of a process.
-struct Taken {
+/// A socket of a process.
+struct Found {
     pid: u32,
     fd: i32,
-    socket: OwnedFd,
+    inode: u64,
+    process: Rc<OwnedFd>,
 }
 
 /// Runs `flyover handover` or `flyover takeover`.
@@ -198,18 +201,18 @@ fn one_stack(
     targets: &[Target],
 ) -> anyhow::Result<Vec<Row>> {
     let mut seen = HashSet::new();
-    let mut taken = Vec::new();
+    let mut found = Vec::new();
     for p in &stack.processes {
         let wanted = |fd: i32| targets.iter().any(|t| t.covers(p.pid, fd));
         let whole = targets
             .iter()
             .any(|t| t.process().is_none_or(|pid| pid == p.pid));
         if whole {
-            take(p.pid, wanted, &mut seen, &mut taken)?;
+            find(p.pid, wanted, &mut seen, &mut found)?;
         }
     }
     let all = targets.contains(&Target::All);
-    let inside = taken
+    let inside = found
         .first()
         .map(|t| t.pid)
         .or(stack.keeper_pid.filter(|_| all));
@@ -218,7 +221,7 @@ fn one_stack(
     };
     let mut rows = Vec::new();
     if way == Way::In {
-        rows = leave_out_shared(stack, &mut taken);
+        rows = leave_out_shared(stack, &mut found);
     }
     // The helper attaches, and wakes sleepers, in the network namespace of the stack.
     let net = std::fs::File::open(format!("/proc/{inside}/ns/net"))
@@ -232,29 +235,49 @@ fn one_stack(
         // New sockets from here on.
         move_them(&memory, way, true, &[])?;
     }
-    for batch in taken.chunks(BATCH) {
+    for batch in found.chunks(BATCH) {
         rows.extend(move_them(&memory, way, false, batch)?);
     }
     Ok(rows)
 }
 
 /// Sockets that a program without the library holds as well stay where that one can use them.
-fn leave_out_shared(stack: &StackInfo, taken: &mut Vec<Taken>) -> Vec<Row> {
+fn leave_out_shared(stack: &StackInfo, found: &mut Vec<Found>) -> Vec<Row> {
     let mut ours: HashSet<u32> = stack.processes.iter().map(|p| p.pid).collect();
     ours.extend(stack.keeper_pid);
     ours.insert(std::process::id());
-    let wanted: HashSet<u64> = taken.iter().filter_map(Taken::inode).collect();
+    let inet = inet_inodes(stack);
+    let wanted = found.iter().map(|f| f.inode);
+    let wanted: HashSet<u64> = wanted.filter(|inode| inet.contains(inode)).collect();
     let foreign = held_by_others(&ours, &wanted);
     let mut rows = Vec::new();
-    taken.retain(|t| {
-        let holder = t.inode().and_then(|inode| foreign.get(&inode));
+    found.retain(|f| {
+        let holder = foreign.get(&f.inode);
         if let Some(pid) = holder {
             let line = format!("stays: process {pid} holds it, too, without Flyover");
-            rows.push(Row::of(t, Some(&line)));
+            rows.push(Row::of(f, Some(&line)));
         }
         holder.is_none()
     });
     rows
+}
+
+/// The numbers of the TCP and UDP sockets of the stack's namespace that are in use.
+fn inet_inodes(stack: &StackInfo) -> HashSet<u64> {
+    let Some(inside) = stack.processes.first() else {
+        return HashSet::new();
+    };
+    let read = |table| std::fs::read_to_string(format!("/proc/{}/net/{table}", inside.pid));
+    let tables = ["tcp", "tcp6", "udp", "udp6"]
+        .into_iter()
+        .filter_map(|t| read(t).ok());
+    let mut numbers = HashSet::new();
+    for table in tables {
+        // The tenth word; the head line has none that is a number.
+        let inode = |line: &str| line.split_whitespace().nth(9)?.parse::<u64>().ok();
+        numbers.extend(table.lines().filter_map(inode));
+    }
+    numbers
 }
 
 /// Which of these sockets processes other than `ours` hold, and one of those processes.
@@ -265,10 +288,7 @@ fn held_by_others(ours: &HashSet<u32>, wanted: &HashSet<u64>) -> HashMap<u64, u3
     for pid in pids.filter(|pid| !ours.contains(pid)) {
         let list = std::fs::read_dir(format!("/proc/{pid}/fd"));
         for entry in list.into_iter().flatten().flatten() {
-            let inode = std::fs::read_link(entry.path()).ok().and_then(|l| {
-                let text = l.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?;
-                text.parse::<u64>().ok()
-            });
+            let inode = socket_inode(&entry.path());
             if let Some(inode) = inode.filter(|i| wanted.contains(i)) {
                 found.insert(inode, pid);
             }
@@ -277,51 +297,47 @@ fn held_by_others(ours: &HashSet<u32>, wanted: &HashSet<u64>) -> HashMap<u64, u3
     found
 }
 
-impl Taken {
-    fn inode(&self) -> Option<u64> {
-        rustix::fs::fstat(&self.socket).ok().map(|s| s.st_ino)
-    }
-}
-
-/// Takes the TCP and UDP sockets of a process, each only once however many hold it.
-fn take(
+/// The sockets of a process, each only once however many hold it.
+fn find(
     pid: u32,
     wanted: impl Fn(i32) -> bool,
     seen: &mut HashSet<u64>,
-    into: &mut Vec<Taken>,
+    into: &mut Vec<Found>,
 ) -> anyhow::Result<()> {
     let id = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let process = match id.map(|id| pidfd_open(id, PidfdFlags::empty())) {
-        Some(Ok(fd)) => fd,
+        Some(Ok(fd)) => Rc::new(fd),
         // It has ended meanwhile.
         Some(Err(Errno::SRCH)) | None => return Ok(()),
         Some(Err(e)) => return Err(e).with_context(|| format!("looking at process {pid}")),
     };
     let list = std::fs::read_dir(format!("/proc/{pid}/fd"))
-        .with_context(|| format!("looking at the descriptors of process {pid}"))?;
+        .with_context(|| format!("looking at the descriptors of process {pid} (try as root)"))?;
     for entry in list.flatten() {
-        let is_socket = std::fs::read_link(entry.path())
-            .is_ok_and(|l| l.to_string_lossy().starts_with("socket:"));
         let number = entry.file_name().to_str().and_then(|n| n.parse().ok());
-        let Some(fd) = number.filter(|fd| is_socket && wanted(*fd)) else {
-            continue;
-        };
-        let socket = match pidfd_getfd(&process, fd, PidfdGetfdFlags::empty()) {
-            Ok(socket) => socket,
-            Err(Errno::BADF | Errno::SRCH) => continue,
-            Err(e) => {
-                return Err(e).with_context(|| {
-                    format!("taking descriptor {fd} of process {pid} (try as root)")
-                });
-            }
-        };
-        let inet = sockopt::socket_domain(&socket)
-            .is_ok_and(|d| d == AddressFamily::INET || d == AddressFamily::INET6);
-        if inet && sockopt::socket_cookie(&socket).is_ok_and(|c| seen.insert(c)) {
-            into.push(Taken { pid, fd, socket });
+        let fd = number.filter(|fd| wanted(*fd));
+        if let Some((fd, inode)) = fd.zip(socket_inode(&entry.path()))
+            && seen.insert(inode)
+        {
+            into.push(Found {
+                pid,
+                fd,
+                inode,
+                process: process.clone(),
+            });
         }
     }
     Ok(())
+}
+
+/// The number of the socket that a link in `/proc/PID/fd` shows.
+fn socket_inode(link: &Path) -> Option<u64> {
+    let shown = std::fs::read_link(link).ok()?;
+    let number = shown
+        .to_str()?
+        .strip_prefix("socket:[")?
+        .strip_suffix(']')?;
+    number.parse().ok()
 }
 
 /// Runs the helper with these sockets; `switch`: it also says what becomes of new ones.
@@ -329,7 +345,7 @@ fn move_them(
     memory: &OwnedFd,
     way: Way,
     switch: bool,
-    batch: &[Taken],
+    batch: &[Found],
 ) -> anyhow::Result<Vec<Row>> {
     let options: ProcessOpts = vars::from_env()?;
     let library = places::library().ok_or_else(|| anyhow!("libflyover.so is not installed"))?;
@@ -341,11 +357,12 @@ fn move_them(
         order.push('+');
     }
     let _: std::fmt::Result = write!(order, ",{}", memory.as_raw_fd());
-    for t in batch {
-        let _: std::fmt::Result = write!(order, ",{}", t.socket.as_raw_fd());
+    for f in batch {
+        let _: std::fmt::Result = write!(order, ",{}:{}", f.process.as_raw_fd(), f.fd);
     }
-    for fd in std::iter::once(memory).chain(batch.iter().map(|t| &t.socket)) {
-        fcntl_setfd(fd, FdFlags::empty()).context("letting the helper inherit a socket")?;
+    let processes = batch.iter().map(|f| &*f.process);
+    for fd in std::iter::once(memory).chain(processes) {
+        fcntl_setfd(fd, FdFlags::empty()).context("letting the helper inherit a descriptor")?;
     }
     // Any dynamically linked program will do: the library ends it before its `main`.
     let output = Command::new("/proc/self/exe")
@@ -381,8 +398,14 @@ mod tests {
     #[test]
     fn what_was_the_kernels_before_is_not_worth_a_line() {
         let row = |fd, line: &str| {
-            let socket = std::fs::File::open("/dev/null").unwrap().into();
-            Row::of(&Taken { pid: 5, fd, socket }, Some(line))
+            let process = Rc::new(std::fs::File::open("/dev/null").unwrap().into());
+            let found = Found {
+                pid: 5,
+                fd,
+                inode: 0,
+                process,
+            };
+            Row::of(&found, Some(line))
         };
         assert_eq!(
             text(&[row(3, "kernel"), row(4, "moved 812345")]),

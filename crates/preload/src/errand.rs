@@ -9,10 +9,10 @@ use flyover_sockets::process::Fd;
 use flyover_sockets::{Sockets, enter};
 
 use crate::os_linux::Linux;
-use crate::{environ, link};
+use crate::{environ, errno, link, next};
 
-/// The order, in the environment: what to do, the descriptor of the stack's memory, then those of the sockets, by
-/// commas. What to do: `out` or `in`, and with a `+` all sockets that are made later as well.
+/// The order, in the environment: what to do, the descriptor of the stack's memory, then the sockets, each as the
+/// descriptor of a process and a number in it, by commas. What to do: `out` or `in`, and with a `+` all sockets that are made later as well.
 const VAR: &[u8] = b"_FLYOVER_HANDOVER";
 
 /// What this process is for, if it is for that.
@@ -20,7 +20,8 @@ const VAR: &[u8] = b"_FLYOVER_HANDOVER";
 pub struct Errand {
     out: bool,
     switch: bool,
-    sockets: Vec<i32>,
+    /// Descriptors of processes, and numbers in them.
+    sockets: Vec<(i32, i32)>,
 }
 
 /// Looks for the order; the stack is then the one whose memory came with it.
@@ -47,7 +48,11 @@ impl Errand {
             _ => return None,
         };
         let memory = words.next()?.parse().ok()?;
-        let sockets = words.filter_map(|n| n.parse().ok()).collect();
+        let pair = |text: &str| {
+            let (process, fd) = text.split_once(':')?;
+            Some((process.parse().ok()?, fd.parse().ok()?))
+        };
+        let sockets = words.filter_map(pair).collect();
         let errand = Self {
             out,
             switch,
@@ -64,20 +69,66 @@ impl Errand {
             // First: nothing that is made meanwhile is left out.
             lib.switch(self.out);
         }
-        for fd in self.sockets {
-            let mut said = match (attached, self.out) {
-                (false, _) => "unreachable".to_owned(),
-                (true, true) => hand_over(lib, fd),
-                (true, false) => take_over(lib, fd),
-            };
-            said.push('\n');
-            let _ = Linux.write(1, said.as_bytes());
+        let mut all: Vec<Option<String>> = self.sockets.iter().map(|_| None).collect();
+        // On the way back listeners come last: their filters cover connections that are still the kernel's.
+        for listeners in [false, true] {
+            for ((process, number), said) in self.sockets.iter().zip(&mut all) {
+                if said.is_none() {
+                    *said = self.one(lib, attached, (*process, *number), listeners);
+                }
+            }
+        }
+        for said in all {
+            let mut line = said.unwrap_or_else(|| "none".to_owned());
+            line.push('\n');
+            let _ = Linux.write(1, line.as_bytes());
         }
         drop(inside);
         // SAFETY: ends the process.
         unsafe { crate::sys::raw(libc::SYS_exit_group, [0; 6]) };
         std::process::abort()
     }
+}
+
+impl Errand {
+    /// What became of one socket; `None` for a listener whose turn has not come.
+    fn one(
+        &self,
+        lib: &Sockets,
+        attached: bool,
+        (process, number): (i32, i32),
+        listeners: bool,
+    ) -> Option<String> {
+        let fd = match fetch(process, number) {
+            _ if !attached => return Some("unreachable".to_owned()),
+            Ok(fd) => fd,
+            Err(libc::EBADF | libc::ESRCH) => return Some("none".to_owned()),
+            Err(_) => return Some("unreachable".to_owned()),
+        };
+        let listens = lib.int_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1);
+        let said = if !is_inet(lib, fd) {
+            Some("none".to_owned())
+        } else if self.out {
+            Some(hand_over(lib, fd))
+        } else {
+            (listens == listeners || listeners).then(|| take_over(lib, fd))
+        };
+        // At once: as long as it is held here, its owner's close is not the last one.
+        let _ = Linux.close(fd);
+        said
+    }
+}
+
+/// A socket out of another process.
+fn fetch(process: i32, number: i32) -> Result<i32, i32> {
+    // SAFETY: plain numbers.
+    let fd = unsafe { next::pidfd_getfd(process, number, 0) };
+    if fd < 0 { Err(errno::get()) } else { Ok(fd) }
+}
+
+fn is_inet(lib: &Sockets, fd: i32) -> bool {
+    let domain = lib.int_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN);
+    matches!(domain, Ok(libc::AF_INET | libc::AF_INET6))
 }
 
 fn hand_over(lib: &Sockets, fd: i32) -> String {

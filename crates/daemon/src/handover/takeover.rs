@@ -3,7 +3,7 @@
 //! then dissolve it without a packet. Whatever fails before that leaves the kernel with it, as it was.
 //!
 //! Other threads may be in calls on the socket all the while. In repair mode the kernel refuses them, but for moments
-//! in which a queue is open; so what was read is compared with what is there afterwards, and read again.
+//! in which the send queue is open; so what was read is compared with what is there afterwards, and read again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -144,20 +144,21 @@ fn unusual(sock: BorrowedFd<'_>) -> Result<(), Refusal> {
 struct Instant {
     state: u8,
     queued: Queued,
-    rcv_nxt: u32,
+    received: u64,
     end: u32,
 }
 
 impl Instant {
-    /// Leaves the queues closed: what the program sends meets an error.
+    /// In repair mode. The send queue is open for a moment: what the program sends then is appended, and shows in
+    /// `end`. The receive queue must never be open while the program can send: the kernel would take that for data of
+    /// the peer (`tcp_send_rcvq`).
     fn of(sock: BorrowedFd<'_>) -> io::Result<Self> {
         let end = repair::end_of(sock, Queue::Send)?;
-        let rcv_nxt = repair::end_of(sock, Queue::Recv)?;
         repair::queue(sock, Queue::None)?;
         Ok(Self {
             state: repair::state(sock)?,
             queued: repair::queued(sock)?,
-            rcv_nxt,
+            received: repair::received(sock)?,
             end,
         })
     }
@@ -168,27 +169,72 @@ fn read_out(
     sock: BorrowedFd<'_>,
     flow: &Connection,
 ) -> Result<(TcpImage, Option<OwnedFd>), Refusal> {
-    let fail = |what: &'static str| move |e: io::Error| Refusal::failed(what, e);
-    repair::begin(sock).map_err(fail("entering repair mode"))?;
     for _ in 0..TRIES {
-        let first = Instant::of(sock).map_err(fail("reading the connection"))?;
-        let image = describe(sock, flow, &first)?;
-        let unread = peek(sock, Queue::Recv, image.unread as usize, 0)
-            .map_err(|e| Refusal::failed("reading what nobody has read", e))?;
-        let queued = peek(sock, Queue::Send, image.queued as usize, SLACK)
-            .map_err(|e| Refusal::failed("reading what is not acknowledged", e))?;
-        let same = Instant::of(sock).map_err(fail("reading the connection"))? == first;
-        if !same || unread.len() != image.unread as usize || queued.len() != image.queued as usize {
-            continue;
+        if let Some((image, unread, queued)) = try_read(sock, flow)? {
+            let data =
+                file_of(&unread, &queued).map_err(|e| Refusal::failed("keeping the data", e))?;
+            repair::disconnect(sock)
+                .map_err(|e| Refusal::failed("dissolving the connection", e))?;
+            return Ok((image, data));
         }
-        let data = file_of(&unread, &queued).map_err(|e| Refusal::failed("keeping the data", e))?;
-        repair::disconnect(sock).map_err(fail("dissolving the connection"))?;
-        return Ok((image, data));
+        // The program goes on for a moment, in its reads for instance.
+        repair::end(sock, false).map_err(|e| Refusal::failed("leaving repair mode", e))?;
     }
     Err(Refusal::new(
         RefusedCode::Failed,
         "the connection does not hold still",
     ))
+}
+
+/// Has the kernel send a segment, so that its window was offered at RCV.NXT (`tcp_select_window`): that is how RCV.NXT
+/// is learnt without the receive queue. Leaving repair mode sends a probe for an established connection; after the
+/// peer's FIN an ACK is sent when one is due and nothing waits to be read (`tcp_cleanup_rbuf`).
+fn announce(sock: BorrowedFd<'_>) -> Result<(), Refusal> {
+    let fail = |e: io::Error| Refusal::failed("sending a probe", e);
+    match repair::state(sock).map_err(fail)? {
+        ESTABLISHED => repair::begin(sock)
+            .and_then(|()| repair::end(sock, true))
+            .map_err(fail),
+        CLOSE_WAIT if repair::queued(sock).map_err(fail)?.unread > 0 => {
+            Err(cannot("the peer has closed, and not all was read"))
+        }
+        CLOSE_WAIT => repair::acknowledge(sock).map_err(fail),
+        _ => Ok(()),
+    }
+}
+
+type Read = (TcpImage, Vec<u8>, Vec<u8>);
+
+/// Reads it once; `None` when it changed meanwhile. It is in repair mode afterwards.
+fn try_read(sock: BorrowedFd<'_>, flow: &Connection) -> Result<Option<Read>, Refusal> {
+    let fail = |what: &'static str| move |e: io::Error| Refusal::failed(what, e);
+    let reading = fail("reading the connection");
+    // Before repair mode, in which that would need the receive queue.
+    let received = repair::received(sock).map_err(reading)?;
+    announce(sock)?;
+    let there = repair::queued(sock).map_err(reading)?.unread;
+    let unread = peek(sock, there as usize, 0)
+        .map_err(|e| Refusal::failed("reading what nobody has read", e))?;
+    repair::begin(sock).map_err(fail("entering repair mode"))?;
+    let first = Instant::of(sock).map_err(reading)?;
+    if first.received != received || first.queued.unread != there || unread.len() != there as usize
+    {
+        return Ok(None);
+    }
+    let image = describe(sock, flow, &first)?;
+    let sent = repair::queue(sock, Queue::Send)
+        .map_err(reading)
+        .and_then(|()| {
+            let bytes = match image.queued {
+                0 => Ok(Vec::new()),
+                n => peek(sock, n as usize, SLACK),
+            };
+            repair::queue(sock, Queue::None).map_err(reading)?;
+            bytes.map_err(|e| Refusal::failed("reading what is not acknowledged", e))
+        });
+    let queued = sent?;
+    let same = Instant::of(sock).map_err(reading)? == first;
+    Ok((same && queued.len() == image.queued as usize).then_some((image, unread, queued)))
 }
 
 fn describe(sock: BorrowedFd<'_>, flow: &Connection, now: &Instant) -> Result<TcpImage, Refusal> {
@@ -214,7 +260,14 @@ fn describe(sock: BorrowedFd<'_>, flow: &Connection, now: &Instant) -> Result<Tc
         .wrapping_sub(u32::from(fin_acked));
     let queued = end.wrapping_sub(una);
     let unsent = now.queued.unsent.saturating_sub(fin.min(now.queued.unsent));
-    let rcv_nxt = now.rcv_nxt.wrapping_sub(u32::from(fin_in));
+    // After its shutdown the program cannot send, and the receive queue may be opened.
+    let rcv_nxt = match fin_out {
+        false => window.rcv_wup,
+        true => repair::end_of(sock, Queue::Recv)
+            .and_then(|seq| repair::queue(sock, Queue::None).map(|()| seq))
+            .map_err(fail("reading RCV.NXT"))?,
+    };
+    let rcv_nxt = rcv_nxt.wrapping_sub(u32::from(fin_in));
     if queued > MAX_HANDOVER || now.queued.unread > MAX_HANDOVER || unsent > queued {
         return Err(cannot("more bytes are queued than can be moved"));
     }
@@ -247,21 +300,18 @@ fn describe(sock: BorrowedFd<'_>, flow: &Connection, now: &Instant) -> Result<Tc
     })
 }
 
-/// The last `len` bytes of a queue, which may hold up to `slack` more in front.
-fn peek(
-    sock: BorrowedFd<'_>,
-    which: Queue,
-    len: usize,
-    slack: usize,
-) -> rustix::io::Result<Vec<u8>> {
+/// The last `len` bytes of what a look shows, which may be up to `slack` more.
+fn peek(sock: BorrowedFd<'_>, len: usize, slack: usize) -> rustix::io::Result<Vec<u8>> {
     if len == 0 {
         return Ok(Vec::new());
     }
-    repair::queue(sock, which).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     let mut bytes = vec![0; len + slack];
-    let got = recv(sock, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-    repair::queue(sock, Queue::None).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
-    let (n, _) = got?;
+    let n = match recv(sock, &mut bytes[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+        Ok((n, _)) => n,
+        // Read by the program in this moment.
+        Err(Errno::AGAIN) => 0,
+        Err(e) => return Err(e),
+    };
     bytes.truncate(n);
     bytes.drain(..n.saturating_sub(len));
     Ok(bytes)

@@ -61,11 +61,13 @@ pub(super) fn stream<S: Said>(
         let away = Cell::new(false);
         let said = fast::inside(|lib| {
             let said = f(lib).said();
-            away.set(matches!(said, None | Some(Err(Errno::MOVED))) && lib.may_come_back(fd));
+            away.set(said.is_none() && lib.may_come_back(fd));
             said
         });
         match said.flatten() {
-            Some(Err(Errno::MOVED)) | None => {}
+            None => {}
+            // It went to the kernel meanwhile: how a call is made there is the layer's to say.
+            Some(Err(Errno::MOVED)) => continue,
             Some(r) => return errno::to_c(r),
         }
         let r = kernel(Way { quiet: away.get() });
@@ -86,13 +88,4 @@ fn is_final(fd: c_int, signals: bool) -> bool {
     }
     errno::set(e);
     !back
-}
-
-/// A blocking send of `n` bytes ended after `r` of them: true when that was because the connection came back, so that
-/// the rest is to follow.
-pub(super) fn is_cut(fd: c_int, r: isize, n: usize, flags: c_int) -> bool {
-    if r <= 0 || r as usize >= n || flags & libc::MSG_DONTWAIT != 0 {
-        return false;
-    }
-    fast::inside(|lib| lib.blocks_again(fd)).unwrap_or(false)
 }

@@ -7,7 +7,7 @@ use flyover_sockets::enter;
 use flyover_sockets::process::Answer;
 use libc::{iovec, size_t, ssize_t};
 
-use super::again::{is_cut, stream};
+use super::again::stream;
 use super::answer;
 use crate::{args, fast, next};
 
@@ -52,7 +52,7 @@ unsafe fn from_one(
     mut kernel: impl FnMut() -> isize,
 ) -> isize {
     fast::cancellation_point();
-    let r = stream(
+    stream(
         fd,
         flags & libc::MSG_NOSIGNAL == 0,
         // SAFETY: passed on from our caller.
@@ -65,15 +65,7 @@ unsafe fn from_one(
             true => unsafe { next::send(fd, buf, n, flags | way.flag()) },
             false => kernel(),
         },
-    );
-    if is_cut(fd, r, n, flags) {
-        let done = r as usize;
-        let rest = buf.wrapping_byte_add(done);
-        // SAFETY: the rest of the caller's buffer.
-        let more = unsafe { send(fd, rest, n - done, flags) };
-        return r + more.max(0);
-    }
-    r
+    )
 }
 
 #[unsafe(no_mangle)]
@@ -367,6 +359,7 @@ pub unsafe extern "C" fn sendfile(
                 }
             }
             let given = (!offset.is_null()).then_some(&mut at);
+            lib.stays_for_good(out);
             // Not among the cancellation points of libc.
             let sent = enter::uncancellable(|| lib.sendfile(out, input, given, n));
             if !offset.is_null() {
@@ -417,6 +410,8 @@ pub unsafe extern "C" fn splice(
             if !off_in.is_null() || !off_out.is_null() || flags & !SPLICE_FLAGS != 0 || n == 0 {
                 return Answer::Kernel;
             }
+            lib.stays_for_good(from);
+            lib.stays_for_good(to);
             // It may hold bytes of the pipe while it waits.
             enter::uncancellable(|| lib.splice(from, to, n, flags))
         },

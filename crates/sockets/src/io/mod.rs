@@ -1,5 +1,6 @@
 //! Data and options: what `read`, `write`, `recvmsg`, `setsockopt` and the like do on an accelerated socket.
 
+mod away;
 pub mod cmsg;
 pub mod fcntl;
 pub mod getsockopt;

@@ -10,6 +10,7 @@ use flyover_core::stack::deferred::work;
 use flyover_core::stack::locked::Locked;
 
 use crate::errno::Errno;
+use crate::io::away::Away;
 use crate::io::cmsg::{self, CmsgWriter};
 use crate::io::options;
 use crate::os::Received;
@@ -41,7 +42,12 @@ impl Sockets {
                 Some(r) => r.map(|m| m.n).into(),
                 None => Answer::Kernel,
             },
-            Fd::Tcp(_) | Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
+            Fd::Kernel => match self.away_recv(fd, into, &mut [], flags) {
+                Away::Kernels => Answer::Kernel,
+                Away::Again => self.recv(fd, into, flags),
+                Away::Done(r) => r.map(|m| m.n).into(),
+            },
+            Fd::Tcp(_) | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
         }
     }
 
@@ -78,7 +84,12 @@ impl Sockets {
             }
             Fd::Udp(ep) => self.udp_recv(&ep, fd, into, control, flags),
             Fd::Fresh(f) if f.error != 0 => Some(Err(self.fetch_error(fd, f))),
-            Fd::Tcp(_) | Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => None,
+            Fd::Kernel => match self.away_recv(fd, into, control, flags) {
+                Away::Kernels => None,
+                Away::Again => self.recv_msg(fd, into, control, flags),
+                Away::Done(r) => Some(r),
+            },
+            Fd::Tcp(_) | Fd::Fresh(_) | Fd::Epoll(_) => None,
         }
     }
 

@@ -33,7 +33,8 @@ impl Sockets {
             Fd::Tcp(ep) => self.stream_send(fd, &ep, from, flags),
             Fd::Udp(ep) => self.udp_send(&ep, fd, from, None, &[], flags),
             Fd::Fresh(f) if f.error != 0 => Answer::Error(self.fetch_error(fd, f)),
-            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
+            Fd::Kernel => self.away_send(fd, from, &[], flags),
+            Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
         }
     }
 
@@ -64,7 +65,8 @@ impl Sockets {
                 self.leave_to_kernel(fd, Reason::Option);
                 Answer::Kernel
             }
-            Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
+            Fd::Kernel => self.away_send(fd, from, control, flags),
+            Fd::Fresh(_) | Fd::Epoll(_) => Answer::Kernel,
         }
     }
 

@@ -57,11 +57,6 @@ impl Sockets {
         matches!(self.table.load(fd), Entry::Tcp(_))
     }
 
-    /// True when `fd` is a connection of the stack whose calls block.
-    pub fn blocks_again(&self, fd: i32) -> bool {
-        matches!(self.look(fd), Fd::Tcp(ep) if !ep.nonblocking())
-    }
-
     /// A call of the kernel on `fd` failed: was that because the stack took the connection over meanwhile?
     pub fn came_back(&self, fd: i32, error: Errno) -> bool {
         // In repair mode, and after its end.
@@ -135,6 +130,17 @@ impl Sockets {
         }
     }
 
+    /// A call that sleeps in the kernel's socket, and cannot be made in another way, is about to be made: if the kernel has
+    /// the connection of `fd`, it keeps it.
+    pub fn stays_for_good(&self, fd: i32) {
+        let status = self.mark(fd).map(|_| self.os.fcntl(fd, libc::F_GETFL, 0));
+        if let Some(Ok(status)) = status
+            && status & libc::O_NONBLOCK == 0
+        {
+            self.keep_there(fd, Reason::HandedOver);
+        }
+    }
+
     /// True when the stack has no place for the socket: a look at it would make one.
     pub fn is_unknown_to_stack(&self, fd: i32) -> bool {
         let known = self
@@ -187,6 +193,9 @@ impl Sockets {
         if !Reason::from_code(s.reason.get() as u8).may_return() {
             return self.stays(ep);
         }
+        if s.kind() == SockKind::Tcp && self.has_kernels_connections(ep) {
+            return TakeOver::Stays("the kernel has connections of it".to_owned());
+        }
         let old = s.filter.get();
         let remote = Some(s.remote()).filter(|r| r.port != 0);
         // The narrow filter of a listener's connections goes when the wide one is there.
@@ -199,6 +208,16 @@ impl Sockets {
         s.reason.set(0);
         let _: u32 = s.sopts.fetch_and(!WITHDRAWN, Ordering::Relaxed);
         TakeOver::Resumed
+    }
+
+    /// True when the kernel has connections on the listener's port that no exception keeps there: the listener's filter
+    /// would take their segments.
+    fn has_kernels_connections(&self, ep: &Ep) -> bool {
+        let port = ep.shared().lport.get();
+        let stack = ep.att.stack;
+        let is_one = |s: &Sock| is_away(s) && s.filter.get() == 0 && s.lport.get() == port;
+        ep.att
+            .locked(|_| stack.each_sock().any(|r| is_one(stack.sock(r.id))))
     }
 
     fn connection_returns(&self, fd: i32, ep: &Ep) -> Result<u64, String> {

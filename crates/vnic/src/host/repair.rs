@@ -19,6 +19,8 @@ const INFO_TIMESTAMPS: u8 = 1;
 const INFO_SACK: u8 = 2;
 const INFO_SCALE: u8 = 4;
 const INFO_ECN: u8 = 8;
+/// Where `struct tcp_info` has `tcpi_bytes_received`.
+const INFO_RECEIVED: usize = 128;
 /// `SIOCOUTQNSD` of linux/sockios.h.
 const SIOCOUTQNSD: libc::Ioctl = 0x894B;
 /// `SO_BUF_LOCK` of asm-generic/socket.h: which buffers were set by hand and do not tune themselves.
@@ -202,6 +204,25 @@ pub fn agreed_of(fd: BorrowedFd<'_>) -> io::Result<Option<Agreed>> {
         sack: has(INFO_SACK),
         timestamp: has(INFO_TIMESTAMPS).then_some(clock),
     }))
+}
+
+/// Bytes that were received in order so far (`tcpi_bytes_received`).
+///
+/// # Errors
+/// As getsockopt(2).
+pub fn received(fd: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut info = [0u8; INFO_RECEIVED + 8];
+    get(fd, TCP, libc::TCP_INFO, &mut info)?;
+    let at = info.get(INFO_RECEIVED..).and_then(|b| b.try_into().ok());
+    Ok(at.map_or(0, u64::from_ne_bytes))
+}
+
+/// Sends an ACK that is due, if nothing waits to be read.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn acknowledge(fd: BorrowedFd<'_>) -> io::Result<()> {
+    set_int(fd, TCP, libc::TCP_QUICKACK, 1)
 }
 
 /// Bytes in the queues of a connection.

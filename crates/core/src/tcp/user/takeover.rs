@@ -133,6 +133,10 @@ impl Locked<'_, '_, '_> {
             return Err(Error::Already);
         }
         count!(self, takeovers_begun);
+        // A death in the middle of the handover may have left something.
+        sendq::free_all(st, s);
+        reasm::free_all(st, s);
+        recvq::free_all(st, s);
         st.unhash(id);
         s.set_local(local);
         s.set_remote(remote);

@@ -39,6 +39,13 @@ pub struct Moved {
     stayed: Vec<String>,
 }
 
+impl Moved {
+    /// Connections that moved.
+    pub fn connections(&self) -> usize {
+        self.pauses.len()
+    }
+}
+
 /// Moves everything: `handover` to the kernel, `takeover` back.
 pub fn move_all(lab: &Lab, command: &str) -> Result<Moved> {
     let output = lab

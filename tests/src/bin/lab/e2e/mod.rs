@@ -12,6 +12,7 @@ pub mod databases;
 mod dnsmasq;
 mod files;
 pub mod handover;
+mod handover_ends;
 mod inherited;
 mod iperf;
 mod life;
@@ -109,6 +110,7 @@ fn cases() -> Vec<Case> {
     absent::cases(&mut cases);
     prefork::cases(&mut cases);
     handover::cases(&mut cases);
+    handover_ends::cases(&mut cases);
     files::cases(&mut cases);
     databases::cases(&mut cases);
     proxies::cases(&mut cases);
