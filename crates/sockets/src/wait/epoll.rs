@@ -409,13 +409,10 @@ impl Waiting<'_> {
         let room = out.len();
         let mut rest = out.iter_mut();
         let mut moved = Vec::new();
-        let mut back = Vec::new();
         let n = self.att.locked(|l| {
             l.set_drain(self.id, room, |r| {
-                if r.events & ev::MOVED != 0 {
-                    moved.push(r.item);
-                } else if r.events & ev::BACK != 0 {
-                    back.push(r.item);
+                if r.events & (ev::MOVED | ev::BACK) != 0 {
+                    moved.push(r);
                 } else if let Some(to) = rest.next() {
                     *to = EpollEvent {
                         events: r.events,
@@ -424,17 +421,14 @@ impl Waiting<'_> {
                 }
             })
         });
-        for item in &moved {
-            self.lib
-                .epolls
-                .item_moved(self.lib, self.att, self.set, *item);
+        for r in &moved {
+            let epolls = &self.lib.epolls;
+            match r.events {
+                ev::BACK => epolls.item_back(self.lib, self.att, self.set, r.item),
+                _ => epolls.item_moved(self.lib, self.att, self.set, r.item),
+            }
         }
-        for item in &back {
-            self.lib
-                .epolls
-                .item_back(self.lib, self.att, self.set, *item);
-        }
-        n.saturating_sub(moved.len() + back.len())
+        n.saturating_sub(moved.len())
     }
 
     /// The kernel's half costs a system call. It is looked at when nothing else is there, while that pays off, and
