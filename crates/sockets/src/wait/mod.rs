@@ -44,6 +44,15 @@ impl Deadline {
         self.0.is_some_and(|d| d <= now)
     }
 
+    /// The earlier of two.
+    #[must_use]
+    pub fn min(self, other: Self) -> Self {
+        match (self.0, other.0) {
+            (Some(a), Some(b)) => Self(Some(a.min(b))),
+            (a, b) => Self(a.or(b)),
+        }
+    }
+
     /// Nanoseconds left, `None` for ever.
     pub fn left(self, now: u64) -> Option<u64> {
         self.0.map(|d| d.saturating_sub(now))

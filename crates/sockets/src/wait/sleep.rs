@@ -4,6 +4,7 @@
 //!
 //! Nothing is held across the sleep or while an application's signal handler runs: a handler may `siglongjmp` away.
 
+use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -111,6 +112,24 @@ const NAP: u64 = 1_000_000_000;
 /// Sleep without a waiter, ns.
 const NAP_BLIND: u64 = 1_000_000;
 
+thread_local! {
+    /// While this thread last slept, somebody else polled all the time: every packet would wake both. Until then, ns, it
+    /// leaves the V-NICs to him.
+    static ASIDE_UNTIL: Cell<u64> = const { Cell::new(0) };
+    /// How long it then sleeps at most, ns.
+    static ASIDE_SPAN: Cell<u64> = const { Cell::new(ASIDE_NS) };
+}
+
+/// How long a thread sleeps when it first leaves the V-NICs to another, ns, ..
+const ASIDE_NS: u64 = 500_000;
+/// .. and later on: so late it may be when the other stops to poll and does not sleep either.
+const ASIDE_MOST: u64 = 2_000_000;
+
+/// So many polls by others in so many nanoseconds of a sleep are those of a thread that spins: at least one in 20 us.
+fn is_spinning(polls: u64, ns: u64) -> bool {
+    polls >= 8 && polls.saturating_mul(20_000) >= ns
+}
+
 impl Attachment {
     fn sleeper(&self) -> Result<Sleeper, Errno> {
         if let Some(s) = self.sleepers.take() {
@@ -205,6 +224,12 @@ impl Attachment {
             // No descriptors or waiters left: short naps have to do.
             return self.nap(kernel, deadline);
         };
+        let (start, mut began) = (self.os.now(), 0);
+        let aside = start < ASIDE_UNTIL.get();
+        let deadline = match aside {
+            true => deadline.min(Deadline::after(start, ASIDE_SPAN.get())),
+            false => deadline,
+        };
         let wait = self.locked(|l| {
             let (set, list, exclusive, known) = match &on {
                 On::Set(set) => (*set, [].as_slice(), false, None),
@@ -239,7 +264,11 @@ impl Attachment {
             if known.is_some_and(moved_on) {
                 return Ok(Wait::Ready);
             }
-            Ok(l.wait_begin(set, s.waiter))
+            began = l.stack().poll_seq();
+            Ok(match aside {
+                true => l.wait_aside(set, s.waiter),
+                false => l.wait_begin(set, s.waiter),
+            })
         });
         let wait = match wait {
             Ok(w) => w,
@@ -251,6 +280,17 @@ impl Attachment {
         if let Wait::Sleep { leader } = wait {
             let watched = if watch(leader) { kernel } else { &mut [] };
             self.doze(&mut s, leader, watched, deadline);
+        }
+        let polls = self.stack.poll_seq().wrapping_sub(began);
+        let now = self.os.now();
+        if is_spinning(polls, now.saturating_sub(start)) {
+            let span = if aside {
+                ASIDE_SPAN.get() * 2
+            } else {
+                ASIDE_NS
+            };
+            ASIDE_SPAN.set(span.min(ASIDE_MOST));
+            ASIDE_UNTIL.set(now.saturating_add(ASIDE_NS));
         }
         self.locked(|l| {
             if matches!(wait, Wait::Sleep { leader: true }) {
@@ -335,5 +375,19 @@ impl Attachment {
                 let _: Result<(), Errno> = self.os.close(fd);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_who_polls_all_the_time_spins() {
+        assert!(is_spinning(1_000, 300_000));
+        assert!(is_spinning(8, 3_000));
+        assert!(!is_spinning(3, 3_000), "a request was handled");
+        assert!(!is_spinning(100, 10_000_000), "one every 100 us");
+        assert!(!is_spinning(0, 0));
     }
 }

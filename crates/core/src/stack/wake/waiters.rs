@@ -54,16 +54,11 @@ impl Locked<'_, '_, '_> {
 
     /// Announces that the thread of `w` is about to sleep until something in `set` is ready.
     pub fn wait_begin(&mut self, set: SetId, w: WaiterId) -> Wait {
-        let st = self.st;
-        let owner = st.sets.at(set);
-        if owner.ready_len.load(Relaxed) != 0 {
+        if !self.announce(set, w) {
             return Wait::Ready;
         }
+        let st = self.st;
         let waiter = st.waiters.at(w);
-        waiter.set.set(set.into());
-        waiter.next.set(owner.waiters.get());
-        owner.waiters.set(w.into());
-        waiter.state.store(wstate::ASLEEP, Release);
         let leader = st.state.leaders.load(Relaxed) < MAX_LEADERS;
         if leader {
             waiter.leader.set(1);
@@ -74,6 +69,31 @@ impl Locked<'_, '_, '_> {
             st.state.followers.set(w.into());
         }
         Wait::Sleep { leader }
+    }
+
+    /// [`Locked::wait_begin`] for a short sleep during which others handle what the V-NICs receive: the thread does not
+    /// watch them, and is not asked to.
+    pub fn wait_aside(&mut self, set: SetId, w: WaiterId) -> Wait {
+        if self.announce(set, w) {
+            Wait::Sleep { leader: false }
+        } else {
+            Wait::Ready
+        }
+    }
+
+    /// False when something is ready.
+    fn announce(&mut self, set: SetId, w: WaiterId) -> bool {
+        let st = self.st;
+        let owner = st.sets.at(set);
+        if owner.ready_len.load(Relaxed) != 0 {
+            return false;
+        }
+        let waiter = st.waiters.at(w);
+        waiter.set.set(set.into());
+        waiter.next.set(owner.waiters.get());
+        owner.waiters.set(w.into());
+        waiter.state.store(wstate::ASLEEP, Release);
+        true
     }
 
     /// The thread of `w` is awake and about to poll: events that it raises itself need no wake.
