@@ -14,6 +14,7 @@ use flyover_cplane::{Dims, Fwd, LinkKind, NeighState, Reader, Reason, Resolve};
 use flyover_daemon::cplane::{CplaneConfig, CplaneService};
 use flyover_shm::host::Map;
 use flyover_wire::{Ip, Mac};
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -507,16 +508,33 @@ fn the_kernel_resolves_on_request() {
     assert!(reader.neigh(east, ip("10.9.9.9")).is_none());
 }
 
+/// Gives this thread, and those that it starts from now on, another scheduling policy.
+fn schedule(policy: &str) {
+    let me = gettid().as_raw_nonzero().to_string();
+    let done = Command::new("chrt")
+        .args([policy, "--pid", "0", &me])
+        .status()
+        .unwrap();
+    assert!(done.success(), "chrt {policy}");
+}
+
 /// The kernel drops messages when they are not taken in time: the tables are right all the same.
 #[test]
 fn lost_messages() {
+    // The service runs on the processor of `ip`, and only when nothing else wants to: while `ip` works, nobody reads.
+    let mut one = CpuSet::new();
+    let here = sched_getaffinity(None).unwrap();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| here.is_set(*cpu)).unwrap());
+    sched_setaffinity(None, &one).unwrap();
     let space = Space::new();
     space.ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev east");
     let config = CplaneConfig {
         receive_buffer: 1,
         ..CplaneConfig::default()
     };
+    schedule("--idle");
     let service = CplaneService::start_with(space.open(), config).unwrap();
+    schedule("--other");
     let reader = service.reader();
     let resyncs = reader.status().resyncs;
     let count = || {
