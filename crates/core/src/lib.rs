@@ -44,7 +44,7 @@ pub use stack::locked::{Env, Locked, NicSet};
 pub use stack::wake::{ItemId, ItemMode, Ready, SetId, Wait, WaiterId, ev};
 pub use stack::{LayoutError, Stack};
 pub use tcp::state::TcpState;
-pub use tcp::user::handover::{Handover, ItemView};
+pub use tcp::user::handover::{Handover, ItemView, REASON_UNFINISHED, Unfinished};
 pub use tcp::user::info::TcpInfo;
 pub use tcp::user::recv::{Recv, RecvFlags};
 pub use tcp::user::send::SendFlags;

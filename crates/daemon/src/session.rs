@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use flyover_core::LAYOUT_HASH;
 use flyover_proto::{
-    Deadline, FdBag, FilterSpec, List, MAX_MESSAGE, MAX_TEXT, Packet, RefusedCode, Reply, Request,
-    StackName, Text, VERSION, recv, send,
+    Connection, Deadline, FdBag, FilterSpec, List, MAX_MESSAGE, MAX_TEXT, Moved, Packet,
+    RefusedCode, Reply, Request, StackName, Text, VERSION, recv, send,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -50,6 +50,8 @@ pub struct Session {
     /// The client has this daemon's stack layout.
     same_layout: bool,
     member: Option<Member>,
+    /// What the last request gave to the kernel. Whoever asks for something else has noted it in the stack.
+    moved: Option<Moved>,
     bucket: TokenBucket,
     buf: Box<[u8]>,
     _ticket: Ticket,
@@ -65,6 +67,7 @@ impl Session {
             greeted: false,
             same_layout: false,
             member: None,
+            moved: None,
             bucket: TokenBucket::new(RATE, BURST, Instant::now()),
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
             _ticket: ticket,
@@ -86,7 +89,7 @@ impl Session {
             }
         };
         if let (End::Gone, Some(member)) = (end, &self.member) {
-            member.leave(&self.daemon);
+            member.leave(&self.daemon, self.moved);
         }
     }
 
@@ -161,6 +164,7 @@ impl Session {
     }
 
     fn answer(&mut self, seq: u32, request: Request, mut fds: FdBag) -> Result<(), Answer> {
+        self.moved = None;
         match request {
             Request::Hello {
                 version,
@@ -229,6 +233,13 @@ impl Session {
                 let id =
                     handover::perform(&member.net, stack, most, &image, sock.as_fd(), fds.pop())
                         .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no handover: {e}"))?;
+                self.moved = Some(Moved {
+                    connection: Connection {
+                        local: image.local,
+                        remote: image.remote,
+                    },
+                    pass: id,
+                });
                 Ok(self.reply(seq, &Reply::FilterAdded { id }, &[])?)
             }
             Request::Takeover { flow, pass } => {

@@ -10,7 +10,7 @@ use crate::channel::{Deadline, send};
 use crate::codec::messages;
 use crate::{
     Connection, List, MAX_FILTER_IDS, MAX_NARROW, MAX_NICS, MAX_OWNERS, MAX_REASON, MAX_WORDS,
-    NicDesc, Text,
+    Moved, NicDesc, Text,
 };
 
 messages! {
@@ -91,6 +91,9 @@ messages! {
             owner: u16,
             /// Number of `OwnerGone` messages so far, this one included; see [`Notice::Idle`].
             epoch: u64,
+            /// The connection that went to the kernel on its last request: perhaps it ended before it could note that in
+            /// the stack. Whatever else it had frozen the kernel has not got.
+            moved: Option<Moved>,
         }
         /// The stack is given up: exit.
         5 Exit {}

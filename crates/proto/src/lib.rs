@@ -38,7 +38,7 @@ pub use field::{Field, List, Text};
 pub use keeper::{Control, KeeperLink, KeeperMsg, Notice};
 pub use limits::*;
 pub use msg::{
-    Attach, Attached, Connection, FilterSpec, RefusedCode, Reply, Request, StackName, TcpImage,
-    VnicPref,
+    Attach, Attached, Connection, FilterSpec, Moved, RefusedCode, Reply, Request, StackName,
+    TcpImage, VnicPref,
 };
 pub use nic::NicDesc;

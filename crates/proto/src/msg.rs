@@ -146,6 +146,17 @@ record! {
 }
 
 record! {
+    /// A connection that the kernel has got from a stack.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+    pub struct Moved {
+        /// Which.
+        pub connection: Connection,
+        /// The exception that keeps it with the kernel.
+        pub pass: u32,
+    }
+}
+
+record! {
     /// A TCP connection that stopped in a stack and is to go on in the kernel. Sequence numbers count data only, not the
     /// FINs (RFC 9293 section 3.3.1).
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]

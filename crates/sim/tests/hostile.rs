@@ -2,6 +2,7 @@
 //! out of range, or work without end. `SEEDS=n` sets how many experiments each test makes, `FROM=n` the first seed.
 #![allow(missing_docs)]
 
+use flyover_core::Unfinished;
 use flyover_sim::adversary::Adversary;
 use flyover_sim::fuzz::Fuzzer;
 use flyover_sim::mutate::mutate;
@@ -198,7 +199,9 @@ fn scribbled(seed: u64, strikes: u64, concurrent: bool) {
                     1 if !concurrent => {
                         let _: bool = net.hosts[0].locked(|l| l.recover(5));
                     }
-                    2 if !concurrent => net.hosts[0].locked(|l| l.owner_gone(1)),
+                    2 if !concurrent => {
+                        net.hosts[0].locked(|l| l.owner_gone(1, Unfinished::Unknown))
+                    }
                     _ if concurrent => victim_polls(&mut net),
                     _ => programs[0].act(&mut net),
                 }

@@ -146,6 +146,8 @@ mod tests {
             assert_eq!(Reason::from_code(r.code()), r);
             assert!(!r.name().is_empty());
         }
+        let unfinished = flyover_core::REASON_UNFINISHED;
+        assert_eq!(u32::from(Reason::HandedOver.code()), unfinished);
     }
 
     #[test]

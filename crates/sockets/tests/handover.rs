@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::Duration;
 
-use flyover_core::Handover;
+use flyover_core::{Handover, Unfinished};
 use flyover_sockets::Errno;
 use flyover_sockets::os::{EpollEvent, Os, PollFd};
 use flyover_sockets::policy::Reason;
@@ -198,4 +198,54 @@ fn memberships_move_to_the_kernels_set() {
         Answer::Value(0)
     );
     assert_eq!(a.stack().audit().items, 0);
+}
+
+/// Freezes the connection of `fd` as another process would, which then ends.
+fn frozen_by_one_who_ends(h: &Host, fd: i32, end: impl FnOnce(&Handover) -> Unfinished) {
+    const OWNER: u16 = 40;
+    let Fd::Tcp(ep) = h.lib.look(fd) else {
+        panic!("not on the stack")
+    };
+    ep.att.locked(|l| {
+        let image = l.handover_begin(ep.sock.id).expect("frozen");
+        ep.shared()
+            .rlock
+            .store(u32::from(OWNER) + 1, Ordering::Release);
+        l.owner_gone(OWNER, end(&image));
+    });
+}
+
+#[test]
+fn what_a_dead_process_had_frozen_goes_on_when_the_kernel_has_not_got_it() {
+    let (a, b) = pair();
+    let (c, s) = connect(&a, &b, 94);
+    let data = pattern(50_000);
+    assert_eq!(a.lib.send(c, &[&data], 0), Answer::Value(data.len()));
+    wait_for("data", || unread(&b, s) == data.len() as u32);
+    frozen_by_one_who_ends(&b, s, |_| Unfinished::Stay);
+    assert_eq!(recv(&b, s, 10_000), data[..10_000]);
+    // The kernel got another one.
+    frozen_by_one_who_ends(&b, s, |image| Unfinished::Moved {
+        local: image.local,
+        remote: image.local,
+        filter: 9,
+    });
+    assert_eq!(recv(&b, s, 40_000), data[10_000..]);
+    assert_eq!(b.lib.send(s, &[b"back"], 0), Answer::Value(4));
+    assert_eq!(recv(&a, c, 4), b"back");
+}
+
+#[test]
+fn what_a_dead_process_had_given_to_the_kernel_is_the_kernels() {
+    let (a, b) = pair();
+    let (c, s) = connect(&a, &b, 95);
+    assert_eq!(a.lib.send(c, &[b"unread"], 0), Answer::Value(6));
+    wait_for("data", || unread(&b, s) == 6);
+    frozen_by_one_who_ends(&b, s, |image| Unfinished::Moved {
+        local: image.local,
+        remote: image.remote,
+        filter: 9,
+    });
+    let mut buf = [0; 16];
+    assert_eq!(b.lib.recv(s, &mut [&mut buf], 0), Answer::Kernel);
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use flyover_proto::{Attach, Attached, Control, List, MAX_OWNERS, RefusedCode, StackName};
+use flyover_proto::{Attach, Attached, Control, List, MAX_OWNERS, Moved, RefusedCode, StackName};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::rand::{GetRandomFlags, getrandom};
 
@@ -177,8 +177,8 @@ impl Member {
         Err(unknown())
     }
 
-    /// The process is gone.
-    pub fn leave(&self, daemon: &Daemon) {
+    /// The process is gone. `moved`: what its last request gave to the kernel.
+    pub fn leave(&self, daemon: &Daemon, moved: Option<Moved>) {
         let mut life = self.stack.life();
         let Life::Live(live) = &mut *life else { return };
         if live.owners.remove(&self.owner).is_none() {
@@ -192,6 +192,7 @@ impl Member {
                 &Control::OwnerGone {
                     owner: self.owner,
                     epoch: live.epoch,
+                    moved,
                 },
                 &[],
             )),

@@ -18,6 +18,7 @@ use super::locked::Locked;
 use crate::error::Error;
 use crate::sock::{Kind, flag};
 use crate::stack::wake::{Waiter, wstate};
+use crate::tcp::user::handover::Unfinished;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::{Idx, OptIdx};
 
@@ -145,9 +146,10 @@ impl Locked<'_, '_, '_> {
         }
     }
 
-    /// A process is gone: its waiters are freed, and the sets that nobody else holds; receive locks that it held are opened. Its sockets follow
-    /// when the kernel reports the end of the sockets behind them.
-    pub fn owner_gone(&mut self, owner: u16) {
+    /// A process is gone: its waiters are freed, and the sets that nobody else holds; receive locks that it held are
+    /// opened; handovers that it began are finished. Its sockets follow when the kernel reports the end of the sockets
+    /// behind them.
+    pub fn owner_gone(&mut self, owner: u16, unfinished: Unfinished) {
         let st = self.st;
         let tag = u32::from(owner) + 1;
         for i in 0..st.state.waiter_slots.touched(st.waiters) {
@@ -163,7 +165,7 @@ impl Locked<'_, '_, '_> {
         for r in st.each_sock() {
             let s = st.sock(r.id);
             if s.has(flag::HANDING_OVER) && s.rlock.load(Relaxed) == tag {
-                crate::tcp::user::handover::abandon(self, r.id);
+                crate::tcp::user::handover::abandon(self, r.id, unfinished);
                 continue;
             }
             let _: Result<u32, u32> = s.rlock.compare_exchange(tag, 0, Release, Relaxed);

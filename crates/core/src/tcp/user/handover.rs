@@ -6,6 +6,7 @@
 //! stack are dropped in silence rather than answered with RST.
 
 use super::oob;
+use crate::effects::Effect;
 use crate::error::Error;
 use crate::sock::{Kind, SHUT_WR, Sock, SockId, flag, recvq, sendq};
 use crate::stack::Stack;
@@ -317,17 +318,56 @@ impl<'m> Stack<'m> {
     }
 }
 
-/// The end of a process that was handing connections over: what it began nobody finishes. Whether the kernel has the
-/// connection is not known; if not, the peer's next segment finds nothing here and is answered with RST.
-pub(crate) fn abandon(l: &mut Locked<'_, '_, '_>, id: SockId) {
+/// What is known of the connections that a process was handing over when it ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unfinished {
+    /// Nothing: the kernel may have them or not.
+    Unknown,
+    /// The kernel has none of them.
+    Stay,
+    /// It has the one between these ends, and `filter` keeps the flow there; the others stay.
+    Moved {
+        /// Local end.
+        local: Endpoint,
+        /// Remote end.
+        remote: Endpoint,
+        /// Number of the exception.
+        filter: u32,
+    },
+}
+
+/// The reason that is kept for such a connection; the socket layer calls it "handed over".
+pub const REASON_UNFINISHED: u32 = 16;
+
+/// The end of a process that was handing connections over: it is finished for it. When it is not known whether the
+/// kernel has the connection, it ends here; if the kernel has it not either, the peer's next segment is answered with RST.
+pub(crate) fn abandon(l: &mut Locked<'_, '_, '_>, id: SockId, unfinished: Unfinished) {
     let s = l.st.sock(id);
     if s.has(flag::RETURNING) {
         // Most likely the kernel still has it. If not, the program's next call says so.
         l.takeover_cancel(id);
-    } else if s.has(flag::HANDING_OVER) {
-        count!(l, handover_failed);
-        s.rlock.store(0, Release);
-        s.clear_flag(flag::HANDING_OVER);
-        l.destroy(id);
+        return;
+    }
+    if !s.has(flag::HANDING_OVER) {
+        return;
+    }
+    match unfinished {
+        Unfinished::Unknown => {
+            count!(l, handover_failed);
+            s.rlock.store(0, Release);
+            s.clear_flag(flag::HANDING_OVER);
+            l.destroy(id);
+        }
+        Unfinished::Moved {
+            local,
+            remote,
+            filter,
+        } if s.local() == local && s.remote() == remote => {
+            let old = l.handover_done(id, filter, REASON_UNFINISHED);
+            if old != 0 {
+                l.env.fx.push(Effect::DelFilter(old));
+            }
+        }
+        Unfinished::Stay | Unfinished::Moved { .. } => l.handover_cancel(id),
     }
 }

@@ -48,10 +48,11 @@ impl Duty {
     }
 
     fn bury(&mut self) {
-        while let Some(owner) = self.pending.gone.first().copied() {
+        while let Some((owner, unfinished)) = self.pending.gone.first_key_value() {
+            let (owner, unfinished) = (*owner, *unfinished);
             if self
                 .served
-                .locked(|locked| locked.owner_gone(owner))
+                .locked(|locked| locked.owner_gone(owner, unfinished))
                 .is_none()
             {
                 return;

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use anyhow::Context as _;
 use flyover_core::sock::{OS_DATA, OS_ERROR};
-use flyover_core::{IcmpError, Instant, SockRef};
+use flyover_core::{IcmpError, Instant, SockRef, Unfinished};
 use flyover_proto::{Control, FdBag, MAX_MESSAGE, Notice};
 use flyover_wire::{FlowKey, Seq};
 use rustix::buffer::spare_capacity;
@@ -37,7 +37,7 @@ const RETRY: u64 = 2 * MS;
 /// Work that needs the stack lock and could not be done yet.
 #[derive(Default)]
 struct Pending {
-    gone: BTreeSet<u16>,
+    gone: BTreeMap<u16, Unfinished>,
     cookies: BTreeSet<u64>,
     events: Vec<(SockRef, u32)>,
     icmp: Vec<(FlowKey, Option<Seq>, IcmpError)>,
@@ -163,7 +163,7 @@ impl Duty {
         let (gone, dead) = (&mut self.pending.gone, &self.dead);
         self.served.stack().each_owner(|owner| {
             if dead.contains(&owner) {
-                gone.insert(owner);
+                gone.insert(owner, Unfinished::Unknown);
             }
         });
     }

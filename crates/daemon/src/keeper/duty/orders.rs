@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd as _;
 
-use flyover_core::{IcmpError, SockRef};
+use flyover_core::{IcmpError, SockRef, Unfinished};
 use flyover_proto::{Control, Deadline, FdBag, KeeperMsg, Packet, recv};
 use flyover_shm::Idx;
 use flyover_wire::{FlowKey, Seq};
@@ -36,7 +36,9 @@ impl Duty {
                     self.control = None;
                     let left = |owner: &u16| !self.channels.contains_key(owner);
                     let gone: Vec<u16> = self.attached.iter().copied().filter(left).collect();
-                    gone.into_iter().for_each(|owner| self.owner_gone(owner));
+                    for owner in gone {
+                        self.owner_gone(owner, Unfinished::Unknown);
+                    }
                 }
             }
         }
@@ -65,9 +67,18 @@ impl Duty {
                 }
                 self.channels.insert(owner, channel);
             }
-            Control::OwnerGone { owner, epoch } => {
+            Control::OwnerGone {
+                owner,
+                epoch,
+                moved,
+            } => {
                 self.epoch = epoch;
-                self.owner_gone(owner);
+                let unfinished = moved.map_or(Unfinished::Stay, |m| Unfinished::Moved {
+                    local: m.connection.local,
+                    remote: m.connection.remote,
+                    filter: m.pass,
+                });
+                self.owner_gone(owner, unfinished);
             }
             Control::Exit {} => self.done = true,
             Control::Filters { ids } => self.hear_filters(&ids),
@@ -96,7 +107,7 @@ impl Duty {
         }
     }
 
-    pub(super) fn owner_gone(&mut self, owner: u16) {
+    pub(super) fn owner_gone(&mut self, owner: u16, unfinished: Unfinished) {
         // Its last words: a listener may live on in a program that it executed, or with its children.
         for _ in 0..LAST_TURNS {
             if !self.channels.contains_key(&owner) {
@@ -107,7 +118,7 @@ impl Duty {
         self.attached.remove(&owner);
         self.channels.remove(&owner);
         self.dead.insert(owner);
-        self.pending.gone.insert(owner);
+        self.pending.gone.insert(owner, unfinished);
         self.parked.sweep(self.served.stack());
         self.told_idle = false;
     }
@@ -130,7 +141,7 @@ impl Duty {
                     self.channels.remove(&owner);
                     // Otherwise the daemon tells, which watches the process itself.
                     if self.control.is_none() {
-                        self.owner_gone(owner);
+                        self.owner_gone(owner, Unfinished::Unknown);
                     }
                 }
             }
