@@ -16,6 +16,7 @@ use rustix::io::Errno;
 
 use crate::daemon::{Daemon, Ticket};
 use crate::filters::check_proof;
+use crate::handover::takeover::{self, Taken, Wanted};
 use crate::peer::Peer;
 use crate::rate::TokenBucket;
 use crate::refusal::Refusal;
@@ -41,6 +42,21 @@ enum End {
     Stopping,
 }
 
+/// A connection that was taken from the kernel and is perhaps not in the stack yet.
+struct Unnoted {
+    claim: Wanted,
+    taken: Taken,
+    sock: OwnedFd,
+}
+
+impl Unnoted {
+    fn undo(self, member: &Member) -> Option<Moved> {
+        let connection = self.claim.flow;
+        let pass = takeover::undo(&member.net, &self.claim, self.taken, self.sock.as_fd())?;
+        Some(Moved { connection, pass })
+    }
+}
+
 /// One client.
 pub struct Session {
     daemon: Arc<Daemon>,
@@ -52,6 +68,8 @@ pub struct Session {
     member: Option<Member>,
     /// What the last request gave to the kernel. Whoever asks for something else has noted it in the stack.
     moved: Option<Moved>,
+    /// What it took from the kernel, likewise.
+    taken: Option<Unnoted>,
     bucket: TokenBucket,
     buf: Box<[u8]>,
     _ticket: Ticket,
@@ -68,6 +86,7 @@ impl Session {
             same_layout: false,
             member: None,
             moved: None,
+            taken: None,
             bucket: TokenBucket::new(RATE, BURST, Instant::now()),
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
             _ticket: ticket,
@@ -89,7 +108,9 @@ impl Session {
             }
         };
         if let (End::Gone, Some(member)) = (end, &self.member) {
-            member.leave(&self.daemon, self.moved);
+            // Nobody has noted in the stack what was taken from the kernel: the kernel gets it back.
+            let back = self.taken.take().and_then(|t| t.undo(member));
+            member.leave(&self.daemon, back.or(self.moved));
         }
     }
 
@@ -165,6 +186,7 @@ impl Session {
 
     fn answer(&mut self, seq: u32, request: Request, mut fds: FdBag) -> Result<(), Answer> {
         self.moved = None;
+        self.taken = None;
         match request {
             Request::Hello {
                 version,
@@ -247,25 +269,22 @@ impl Session {
                     .pop()
                     .ok_or_else(|| Refusal::bad("no socket to take over"))?;
                 let member = self.member()?;
-                let claim = handover::takeover::Wanted {
+                let claim = Wanted {
                     stack: member.stack.id,
                     most: self.daemon.opts.stack_filters as usize,
                     flow,
                     pass,
                 };
-                let taken = handover::takeover::perform(&member.net, &claim, sock.as_fd())
+                let taken = takeover::perform(&member.net, &claim, sock.as_fd())
                     .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no takeover: {e}"))?;
                 let reply = Reply::TakenOver {
                     image: taken.image,
                     id: taken.filter,
                 };
                 let file: Vec<_> = taken.data.iter().map(AsFd::as_fd).collect();
-                if let Err(end) = self.reply(seq, &reply, &file) {
-                    // Nobody waits for it any more: the kernel gets it back.
-                    handover::takeover::undo(&member.net, &claim, taken, sock.as_fd());
-                    return Err(end.into());
-                }
-                Ok(())
+                let told = self.reply(seq, &reply, &file);
+                self.taken = Some(Unnoted { claim, taken, sock });
+                Ok(told?)
             }
             Request::Resolve { ifindex, ip } => {
                 if let Some(member) = &self.member {

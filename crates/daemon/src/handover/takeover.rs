@@ -103,8 +103,8 @@ pub fn perform(net: &Net, wanted: &Wanted, sock: BorrowedFd<'_>) -> Result<Taken
     }
 }
 
-/// Gives back what nobody came to take.
-pub fn undo(net: &Net, wanted: &Wanted, taken: Taken, sock: BorrowedFd<'_>) {
+/// Gives back what nobody came to take. Returns the number of the exception that keeps it with the kernel.
+pub fn undo(net: &Net, wanted: &Wanted, taken: Taken, sock: BorrowedFd<'_>) -> Option<u32> {
     let back = super::perform(
         net,
         wanted.stack,
@@ -113,10 +113,11 @@ pub fn undo(net: &Net, wanted: &Wanted, taken: Taken, sock: BorrowedFd<'_>) {
         sock,
         taken.data,
     );
-    if let Err(e) = back {
-        tracing::error!(local = %taken.image.local, remote = %taken.image.remote, "a connection is lost: {e}");
-    }
     net.flows().remove(wanted.stack, taken.filter);
+    back.inspect_err(|e| {
+        tracing::error!(local = %taken.image.local, remote = %taken.image.remote, "a connection is lost: {e}");
+    })
+    .ok()
 }
 
 fn cannot(text: &'static str) -> Refusal {

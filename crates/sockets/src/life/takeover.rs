@@ -255,6 +255,8 @@ impl Sockets {
         self.copy_options(fd, ep);
         ep.att
             .locked(|l| l.takeover_done(id, &taken.image, taken.filter));
+        // Until it hears of us again the daemon would give the connection back if we ended.
+        ep.att.daemon(|d| d.settle());
         Ok(self.os.now().saturating_sub(begun))
     }
 

@@ -344,7 +344,17 @@ pub const REASON_UNFINISHED: u32 = 16;
 pub(crate) fn abandon(l: &mut Locked<'_, '_, '_>, id: SockId, unfinished: Unfinished) {
     let s = l.st.sock(id);
     if s.has(flag::RETURNING) {
-        // Most likely the kernel still has it. If not, the program's next call says so.
+        // The kernel still has it, or got it back. If it is not known, the program's next call tells.
+        if let Unfinished::Moved {
+            local,
+            remote,
+            filter,
+        } = unfinished
+            && s.local() == local
+            && s.remote() == remote
+        {
+            s.filter.set(filter);
+        }
         l.takeover_cancel(id);
         return;
     }
