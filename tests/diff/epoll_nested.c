@@ -271,3 +271,26 @@ CASE(nested_edge_every_time)
         say_ret("outer again", epoll_wait(outer, got, 4, 0));
     }
 }
+
+/* A set whose event was taken meanwhile is no event for the sets around its new set. */
+CASE(nested_set_added_when_read)
+{
+    int fd = active_pair(), inner = epoll_create1(0), mid = epoll_create1(0), outer = epoll_create1(0), p[2];
+    struct epoll_event got[4];
+    if (pipe(p) || write(p[1], "x", 1) != 1)
+        give_up("pipe");
+    add(mid, p[0], EPOLLIN, 1);
+    add(outer, mid, EPOLLIN | EPOLLET, 2);
+    say_ret("outer", epoll_wait(outer, got, 4, 1000));
+    say_ret("outer again", epoll_wait(outer, got, 4, 0));
+    struct pollfd look = {.fd = inner, .events = POLLIN};
+    say_ret("poll of the empty set", poll(&look, 1, 0));
+    add(inner, fd, EPOLLIN | EPOLLOUT | EPOLLET, 3);
+    say_ret("poll of the set", poll(&look, 1, 1000));
+    say_ret("inner", epoll_wait(inner, got, 4, 0));
+    add(mid, inner, EPOLLIN | EPOLLOUT, 4);
+    say_ret("outer, no event", epoll_wait(outer, got, 4, 0));
+    peer_ok("text z");
+    wait_bytes(fd, 1);
+    say_ret("outer, an event", epoll_wait(outer, got, 4, 1000));
+}

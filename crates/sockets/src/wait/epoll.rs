@@ -87,6 +87,10 @@ impl Sockets {
                 }
             }
             Fd::Epoll(inner) => {
+                if let Some(att) = self.attached() {
+                    // The kernel tells the sets around of a new member that is ready: what was read meanwhile is not.
+                    self.epolls.settle_all(self, inner, att);
+                }
                 let a = self.ctl_kernel(set, epfd, op, fd, event);
                 match (op, a) {
                     (libc::EPOLL_CTL_ADD, Answer::Value(_)) => {
