@@ -237,3 +237,22 @@ CASE(select_exception)
     say_ret("select", select(fd + 1, NULL, NULL, &e, &limit));
     say("set %d", !!FD_ISSET(fd, &e));
 }
+
+/* A vector is filled up to the mark, also by a look that takes nothing. */
+CASE(peek_into_pieces_before_the_mark)
+{
+    int fd = active_pair();
+    peer_ok("text abcdef");
+    peer_ok("oob X");
+    peer_ok("text gh");
+    peer_ok("quiet");
+    wait_bytes(fd, 6);
+    static const int flags[] = {MSG_PEEK, MSG_PEEK | MSG_DONTWAIT, 0, MSG_PEEK, 0};
+    for (int i = 0; i < 5; i++) {
+        memset(buf, '.', 12);
+        struct iovec iov[3] = {{buf, 2}, {buf + 2, 1}, {buf + 3, 7}};
+        struct msghdr m = {.msg_iov = iov, .msg_iovlen = 3};
+        long n = recvmsg(fd, &m, flags[i]);
+        say("recvmsg %x = %ld %.10s", flags[i], n, buf);
+    }
+}

@@ -142,10 +142,13 @@ pub(super) fn read_to_mark(
     for b in bufs.iter_mut() {
         let n = b.len().min(left);
         let Some(part) = b.get_mut(..n) else { break };
-        let got = recvq::read(st, s, &mut [part], flags.peek, flags.skip)?;
+        // What was peeked at is still there.
+        let seen = if flags.peek { done as u32 } else { 0 };
+        let skip = flags.skip.saturating_add(seen);
+        let got = recvq::read(st, s, &mut [part], flags.peek, skip)?;
         done += got;
         left -= got;
-        if got < n || left == 0 || flags.peek {
+        if got < n || left == 0 {
             break;
         }
     }
