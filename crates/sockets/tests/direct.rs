@@ -108,6 +108,14 @@ fn small_reads_and_long_vectors_go_through_the_queue() {
 }
 
 #[test]
+fn small_reads_that_do_not_wait_go_through_the_queue_too() {
+    assert_eq!(
+        transfer(87, &[65_536], &[&[1_000], &[16_383]], libc::MSG_DONTWAIT),
+        0
+    );
+}
+
+#[test]
 fn polls_of_a_non_blocking_reader_are_direct_too() {
     assert!(
         transfer(

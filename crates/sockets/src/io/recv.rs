@@ -193,8 +193,12 @@ impl Sockets {
                             return Err(Errno::EAGAIN);
                         }
                         polled = true;
-                        let into = if direct { &mut *into } else { &mut [] };
-                        match ep.att.try_locked(|l| l.tcp_poll_into(id, into, 64)) {
+                        let come = if direct {
+                            ep.att.try_locked(|l| l.tcp_poll_into(id, into, 64))
+                        } else {
+                            ep.att.poll(64).then_some(0)
+                        };
+                        match come {
                             None => return Err(Errno::EAGAIN),
                             Some(0) => continue,
                             Some(n) => return Ok(with_queued(ep, into, n)),

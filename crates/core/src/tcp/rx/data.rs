@@ -149,7 +149,7 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         recvq::append(st, s, *b);
     }
     recvq::publish(s, want);
-    if let Some(d) = direct {
+    if let Some(d) = direct.filter(|_| straight > 0) {
         count!(l, tcp_direct);
         d.add(straight);
         recvq::note_taken(s, straight);
