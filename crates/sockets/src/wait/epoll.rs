@@ -1,4 +1,4 @@
-//! The epoll calls. The application's epoll descriptor is a real one and holds the kernel members. Accelerated members
+//! The waits of epoll; membership is in `ctl.rs`. The application's epoll descriptor is a real one and holds the kernel members. Accelerated members
 //! are in a ready set of the stack, which exists from the first such member on. A fresh socket starts as a kernel member
 //! and moves over when it gets an endpoint: an unconnected kernel socket would report `EPOLLHUP` at once.
 
@@ -10,15 +10,13 @@ use flyover_core::stack::wake::SetId;
 
 use crate::attach::Attachment;
 use crate::enter;
-use crate::entry::{Entry, Fresh};
+use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::os::{EpollEvent, PollFd, Ran};
-use crate::policy::Reason;
-use crate::process::{Answer, Ep, Fd, Sockets};
+use crate::process::{Fd, Sockets};
 use crate::wait::Deadline;
-use crate::wait::members::leave;
+use crate::wait::sets::EpollSet;
 pub use crate::wait::sets::EpollTable;
-use crate::wait::sets::{EpollSet, FLAGS, Member, mode};
 use crate::wait::sleep::On;
 
 /// The kernel's half is looked at again after this time, ns, and at once while that pays off.
@@ -27,211 +25,8 @@ const KERNEL_TURN: u64 = 10_000;
 const KERNEL_HOT: u32 = 8;
 /// How long a set without a mirror may go unnoticed inside another one, ns.
 const BLIND_NAP: u64 = 1_000_000;
-/// What `EPOLLEXCLUSIVE` may be combined with (fs/eventpoll.c).
-const EXCLUSIVE_OK: u32 = (libc::EPOLLIN
-    | libc::EPOLLOUT
-    | libc::EPOLLERR
-    | libc::EPOLLHUP
-    | libc::EPOLLWAKEUP
-    | libc::EPOLLET
-    | libc::EPOLLEXCLUSIVE) as u32;
-
-fn is_exclusive(events: u32) -> bool {
-    events & libc::EPOLLEXCLUSIVE as u32 != 0
-}
 
 impl Sockets {
-    /// `epoll_create` made `fd`.
-    pub fn on_epoll_create(&self, fd: i32) {
-        self.epolls.gate.lock(self.os);
-        let index = self.epolls.allocate(fd);
-        self.epolls.gate.unlock();
-        let entry = index.map_or(Entry::Kernel(0), Entry::Epoll);
-        let _: bool = self.table.store(fd, entry);
-        self.table.set_made(fd, self.fork_generation());
-    }
-
-    /// `epoll_ctl(2)`. The order of the checks is the kernel's.
-    pub fn epoll_ctl(&self, epfd: i32, op: i32, fd: i32, event: Option<EpollEvent>) -> Answer {
-        let Fd::Epoll(index) = self.look(epfd) else {
-            return Answer::Kernel;
-        };
-        let Some(set) = self.epolls.at(index) else {
-            return Answer::Kernel;
-        };
-        if event.is_none() && op != libc::EPOLL_CTL_DEL {
-            return Answer::Error(Errno::EFAULT);
-        }
-        let left = set.left.load(Ordering::Acquire);
-        if left && epfd != fd {
-            // Others have the set, and the kernel's half only.
-            let _: bool = self.give_to_kernel(fd, Reason::HandedOver);
-        }
-        let target = if epfd == fd {
-            Fd::Kernel
-        } else {
-            self.look(fd)
-        };
-        self.epolls.gate.lock(self.os);
-        set.epfd.store(epfd, Ordering::Release);
-        let answer = match target {
-            Fd::Tcp(ep) | Fd::Udp(ep) if !left => self.ctl_ours(set, op, fd, &ep, event),
-            Fd::Tcp(_) | Fd::Udp(_) => self.ctl_kernel(set, epfd, op, fd, event),
-            Fd::Fresh(f) => self.ctl_fresh(set, epfd, op, fd, f, event),
-            Fd::Kernel => {
-                let a = self.ctl_kernel(set, epfd, op, fd, event);
-                match (a, self.look(fd)) {
-                    // It came back while we were at it.
-                    (Answer::Error(_), Fd::Tcp(ep)) => self.ctl_ours(set, op, fd, &ep, event),
-                    _ => a,
-                }
-            }
-            Fd::Epoll(inner) => {
-                if let Some(att) = self.attached() {
-                    // The kernel tells the sets around of a new member that is ready: what was read meanwhile is not.
-                    self.epolls.settle_all(self, inner, att);
-                }
-                let a = self.ctl_kernel(set, epfd, op, fd, event);
-                match (op, a) {
-                    (libc::EPOLL_CTL_ADD, Answer::Value(_)) => {
-                        self.epolls.link(self, index, inner);
-                    }
-                    (libc::EPOLL_CTL_DEL, Answer::Value(_)) => self.epolls.part(index, inner),
-                    _ => {}
-                }
-                a
-            }
-        };
-        self.epolls.gate.unlock();
-        answer
-    }
-
-    fn ctl_kernel(
-        &self,
-        set: &EpollSet,
-        epfd: i32,
-        op: i32,
-        fd: i32,
-        event: Option<EpollEvent>,
-    ) -> Answer {
-        self.epolls.bring_over(self, set, fd);
-        let r = self.os.epoll_ctl(epfd, op, fd, event);
-        match (op, &r) {
-            (libc::EPOLL_CTL_ADD, Ok(())) => {
-                set.kernel_joined();
-                self.epolls
-                    .note_away(self, set, fd, event.unwrap_or_default());
-                // A sleeper that does not watch the kernel's half yet is to begin.
-                self.stir(set);
-            }
-            (libc::EPOLL_CTL_MOD, Ok(())) => {
-                self.epolls
-                    .change_away(self, set, fd, event.unwrap_or_default());
-            }
-            (libc::EPOLL_CTL_DEL, Ok(())) => {
-                let gone = set.members().remove(&fd).and_then(|m| m.ours);
-                if let Some(((sock, item), att)) = gone.zip(self.attached()) {
-                    leave(att, set.id(), sock, item);
-                }
-                set.kernel_left();
-            }
-            _ => {}
-        }
-        r.into()
-    }
-
-    /// Has one sleeper of the set look again.
-    fn stir(&self, set: &EpollSet) {
-        if set.asleep.load(Ordering::SeqCst) != 0
-            && let Some((id, att)) = set.id().zip(self.attached())
-        {
-            att.locked(|l| l.set_wake(id));
-        }
-    }
-
-    fn ctl_fresh(
-        &self,
-        set: &EpollSet,
-        epfd: i32,
-        op: i32,
-        fd: i32,
-        fresh: Fresh,
-        event: Option<EpollEvent>,
-    ) -> Answer {
-        let a = self.ctl_kernel(set, epfd, op, fd, event);
-        if let (Answer::Value(_), Some(event)) = (a, event)
-            && op != libc::EPOLL_CTL_DEL
-        {
-            let _: Option<Member> = set.members().insert(fd, Member { event, ours: None });
-            let noted = Fresh {
-                in_epoll: true,
-                ..fresh
-            };
-            let _: bool = self
-                .table
-                .replace(fd, Entry::Fresh(fresh), Entry::Fresh(noted));
-        }
-        a
-    }
-
-    fn ctl_ours(
-        &self,
-        set: &EpollSet,
-        op: i32,
-        fd: i32,
-        ep: &Ep,
-        event: Option<EpollEvent>,
-    ) -> Answer {
-        let wish = event.unwrap_or_default();
-        let exclusive = is_exclusive(wish.events);
-        let allowed = wish.events & !EXCLUSIVE_OK == 0;
-        if exclusive && (op == libc::EPOLL_CTL_MOD || op == libc::EPOLL_CTL_ADD && !allowed) {
-            return Answer::Error(Errno::EINVAL);
-        }
-        let mut members = set.members();
-        // A record of another socket that had the number before, or of one that is gone, counts for nothing.
-        let known = members.get(&fd).copied().and_then(|m| {
-            let (sock, item) = m.ours?;
-            (sock == ep.sock).then_some((item, m.event.events))
-        });
-        match (op, known) {
-            (libc::EPOLL_CTL_ADD, Some(_)) => Answer::Error(Errno::EEXIST),
-            (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, None) => Answer::Error(Errno::ENOENT),
-            (libc::EPOLL_CTL_MOD, Some((_, before))) if is_exclusive(before) => {
-                Answer::Error(Errno::EINVAL)
-            }
-            (libc::EPOLL_CTL_ADD, None) => match self.epolls.join(self, set, ep, wish) {
-                Ok(item) => {
-                    let member = Member {
-                        event: wish,
-                        ours: Some((ep.sock, item)),
-                    };
-                    let _: Option<Member> = members.insert(fd, member);
-                    Answer::Value(0)
-                }
-                // Linux's word for too many memberships.
-                Err(_) => Answer::Error(Errno::ENOSPC),
-            },
-            (libc::EPOLL_CTL_MOD, Some((item, _))) => {
-                let events = wish.events & !FLAGS;
-                ep.att
-                    .locked(|l| l.item_mod(item, events, wish.data, mode(wish.events)));
-                let member = Member {
-                    event: wish,
-                    ours: Some((ep.sock, item)),
-                };
-                let _: Option<Member> = members.insert(fd, member);
-                Answer::Value(0)
-            }
-            (libc::EPOLL_CTL_DEL, Some((item, _))) => {
-                let _: Option<Member> = members.remove(&fd);
-                leave(ep.att, set.id(), ep.sock, item);
-                Answer::Value(0)
-            }
-            _ => Answer::Error(Errno::EINVAL),
-        }
-    }
-
     /// `epoll_wait` and its variants; `timeout` in nanoseconds, `None` for ever. `None`: wait in the kernel, and then
     /// ask [`Sockets::after_kernel_wait`].
     pub fn epoll_wait(

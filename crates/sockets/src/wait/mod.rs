@@ -1,5 +1,6 @@
 //! Waiting: first spin, then sleep. Here the wait for one socket; `poll`, `select` and `epoll` build on [`sleep`].
 
+mod ctl;
 pub mod epoll;
 pub mod heirs;
 mod members;
