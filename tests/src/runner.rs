@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::cleanup;
 use crate::cmd::tail;
 use crate::lab::Setup;
 use crate::procfs;
+use crate::wiring;
 
 /// What a case does with its own [`Setup`].
 type Work = Box<dyn Fn(&Setup) -> Result<()> + Send + Sync>;
@@ -188,6 +189,26 @@ pub fn built_programs() -> Result<PathBuf> {
         .parent()
         .context("the program has no directory")?
         .to_owned())
+}
+
+/// A [`Setup`] with the programs that were built beside this one.
+///
+/// # Errors
+/// They were not built; `plain` ones need nothing of Flyover.
+pub fn setup(plain: bool) -> Result<Setup> {
+    let bin = built_programs()?;
+    ensure!(
+        plain || wiring::is_built(&bin),
+        "{} holds no flyover, flyoverd and libflyover.so: build the workspace first, or use --plain",
+        bin.display()
+    );
+    Ok(Setup {
+        bin,
+        programs: scripts(),
+        directory: std::env::temp_dir(),
+        plain,
+        options: Vec::new(),
+    })
 }
 
 /// `tests/programs` of the source tree.

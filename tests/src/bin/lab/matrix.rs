@@ -13,9 +13,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use flyover_e2e::cleanup;
 use flyover_e2e::lab::{Host, Lab, Setup, Side};
 use flyover_e2e::runner::{self, Case};
-use flyover_e2e::{cleanup, wiring};
 
 use crate::diff::host::{Hosts, Outcome};
 use crate::diff::program::{Mode, compile};
@@ -66,19 +66,7 @@ impl Selection {
 /// `lab matrix`: the matrix alone.
 pub fn run(args: &Args) -> Result<()> {
     cleanup::prepare()?;
-    let bin = runner::built_programs()?;
-    ensure!(
-        args.plain || wiring::is_built(&bin),
-        "{} holds no flyover, flyoverd and libflyover.so: build the workspace first, or use --plain",
-        bin.display()
-    );
-    let setup = Setup {
-        bin,
-        programs: runner::scripts(),
-        directory: std::env::temp_dir(),
-        plain: args.plain,
-        options: Vec::new(),
-    };
+    let setup = runner::setup(args.plain)?;
     let selection = Selection {
         filters: args.filters.clone(),
         mode: Mode::parse(&args.mode)?,

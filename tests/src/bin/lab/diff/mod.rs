@@ -14,10 +14,9 @@ pub mod program;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use flyover_e2e::lab::Setup;
+use anyhow::Result;
+use flyover_e2e::cleanup;
 use flyover_e2e::runner::{self, Case};
-use flyover_e2e::{cleanup, wiring};
 
 pub use compare::{side_by_side, totals};
 use program::{Mode, Program};
@@ -91,19 +90,7 @@ pub fn directory() -> PathBuf {
 /// `lab diff`: the suite alone.
 pub fn run(args: &Args) -> Result<()> {
     cleanup::prepare()?;
-    let bin = runner::built_programs()?;
-    ensure!(
-        args.plain || wiring::is_built(&bin),
-        "{} holds no flyover, flyoverd and libflyover.so: build the workspace first, or use --plain",
-        bin.display()
-    );
-    let setup = Setup {
-        bin,
-        programs: runner::scripts(),
-        directory: std::env::temp_dir(),
-        plain: args.plain,
-        options: Vec::new(),
-    };
+    let setup = runner::setup(args.plain)?;
     let selection = Selection {
         filters: args.filters.clone(),
         mode: args.mode.as_deref().map(Mode::parse).transpose()?,

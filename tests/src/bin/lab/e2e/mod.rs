@@ -31,8 +31,8 @@ mod time;
 mod upgrades;
 mod visible;
 
-use anyhow::{Result, ensure};
-use flyover_e2e::lab::{Lab, Setup, Side};
+use anyhow::Result;
+use flyover_e2e::lab::{Lab, Side};
 use flyover_e2e::runner::{self, Case};
 use flyover_e2e::{cleanup, wiring};
 
@@ -60,21 +60,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     cleanup::prepare()?;
-    let bin = runner::built_programs()?;
-    ensure!(
-        args.plain || wiring::is_built(&bin),
-        "{} holds no flyover, flyoverd and libflyover.so: build the workspace first, or use --plain",
-        bin.display()
-    );
-    let directory = std::env::temp_dir();
-    let programs = runner::scripts();
-    let setup = Setup {
-        bin,
-        programs,
-        directory,
-        plain: args.plain,
-        options: Vec::new(),
-    };
+    let setup = runner::setup(args.plain)?;
     let summary = runner::run(&cases, &setup, &args.filters)?;
     cleanup::everything();
     for step in &args.failed_before {

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
-use flyover_e2e::lab::{Host, Lab, Setup, Side};
+use flyover_e2e::lab::{Host, Lab, Side};
 use flyover_e2e::runner::{self, Case};
 use flyover_e2e::{cleanup, wiring};
 
@@ -43,15 +43,7 @@ pub fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     cleanup::prepare()?;
-    let bin = runner::built_programs()?;
-    ensure!(wiring::is_built(&bin), "build the workspace first");
-    let setup = Setup {
-        bin,
-        programs: runner::scripts(),
-        directory: std::env::temp_dir(),
-        plain: false,
-        options: Vec::new(),
-    };
+    let setup = runner::setup(false)?;
     let summary = runner::run(&cases, &setup, &args.filters)?;
     cleanup::everything();
     let tests = COMPARED.load(Ordering::Relaxed);
