@@ -189,6 +189,7 @@ fn assemble(
         nics: take,
         nic_ifindex,
         nic_fds,
+        local_only: attached.local_only,
         own_fds,
     })
 }

@@ -78,6 +78,8 @@ coded! {
         NotFound = 7,
         /// The daemon could not do it; the text says why.
         Failed = 8,
+        /// The daemon is an ordinary user's, and that takes privilege.
+        Unprivileged = 9,
     }
 }
 
@@ -116,6 +118,9 @@ record! {
         pub nic_gen: u32,
         /// The V-NICs.
         pub nics: List<NicDesc, MAX_NICS>,
+        /// The daemon is an ordinary user's: the stack has no V-NIC and never gets one, and the daemon refuses filters,
+        /// handovers and takeovers ([`RefusedCode::Unprivileged`]).
+        pub local_only: bool,
     }
 }
 

@@ -214,6 +214,7 @@ fn attached(nics: usize) -> Attached {
         dims: List::default(),
         nic_gen: 1,
         nics: List::new((0..nics).map(nic)),
+        local_only: false,
     }
 }
 

@@ -115,9 +115,10 @@ fn reply() -> impl Strategy<Value = Reply> {
         words(),
         any::<u32>(),
         nics(),
+        any::<bool>(),
     )
         .prop_map(
-            |(stack_id, owner, stack_len, opts, dims, nic_gen, nics)| Reply::Attached {
+            |(stack_id, owner, stack_len, opts, dims, nic_gen, nics, local_only)| Reply::Attached {
                 attached: Attached {
                     stack_id,
                     owner,
@@ -127,6 +128,7 @@ fn reply() -> impl Strategy<Value = Reply> {
                     dims,
                     nic_gen,
                     nics,
+                    local_only,
                 },
             },
         );
@@ -214,6 +216,7 @@ fn the_largest_messages_fit() {
         dims: List::new(std::iter::repeat_n(1, 1000)),
         nic_gen: 5,
         nics: List::new(std::iter::repeat_n(nic, 1000)),
+        local_only: false,
     };
     let mut buf = vec![0; MAX_MESSAGE];
     Reply::Attached { attached }.encode(1, &mut buf).unwrap();

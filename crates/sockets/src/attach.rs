@@ -135,6 +135,8 @@ pub struct Parts {
     pub nic_ifindex: Vec<u32>,
     /// Descriptors that become readable when a frame arrives.
     pub nic_fds: Vec<i32>,
+    /// As [`Attachment::local_only`].
+    pub local_only: bool,
     /// Further descriptors of the library's own.
     pub own_fds: Vec<i32>,
 }
@@ -219,6 +221,9 @@ pub struct Attachment {
     pub nic_ifindex: Vec<u32>,
     /// Descriptors of the V-NICs.
     pub nic_fds: Vec<i32>,
+    /// The stack is of an ordinary user's daemon: it has no V-NIC and never gets one; nothing but the local path can be
+    /// had, and the daemon refuses filters, handovers and takeovers.
+    pub local_only: bool,
     /// The keeper.
     pub keeper: Box<dyn Keeper>,
     /// Threads that sleep, and what they sleep with.
@@ -270,6 +275,7 @@ impl Attachment {
             os,
             nic_ifindex: parts.nic_ifindex,
             nic_fds: parts.nic_fds,
+            local_only: parts.local_only,
             keeper: parts.keeper,
             sleepers: Sleepers::new(),
             pins: Pins::default(),

@@ -289,6 +289,7 @@ impl Stack {
             dims: List::new(cplane.dims().to_words()),
             nic_gen: live.nic_gen,
             nics,
+            local_only: false,
         };
         Ok(Grant { attached, fds })
     }
