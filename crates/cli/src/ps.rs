@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use flyover_proto::Client;
+
 use crate::daemon::DaemonError;
 use crate::stacks::{self, StackInfo, Stacks, View};
 use crate::{Form, Outcome, help, only_json, printable, show, show_json};
@@ -13,18 +15,8 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     if form == Form::HelpShown {
         return Ok(ExitCode::SUCCESS);
     }
-    let stacks = match stacks::connect() {
-        Ok(mut client) => {
-            let mut list = stacks::list(&mut client)?;
-            for stack in &mut list.stacks {
-                // A stack that is being made or unmade has no memory to look at.
-                if let Ok(view) = View::open(&mut client, stack.id) {
-                    stack.used_bytes = Some(view.used_bytes());
-                    stack.sockets = view.stack().ok().map(|s| s.socks_used());
-                }
-            }
-            list
-        }
+    let stacks = match stacks::connect_all() {
+        Ok(clients) => collect(clients)?,
         // No daemon has no stacks: that is an answer.
         Err(error) if matches!(error.downcast_ref(), Some(DaemonError::NotRunning)) => {
             eprintln!("flyover: flyoverd is not running");
@@ -37,6 +29,28 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
         Form::Text | Form::HelpShown => show(&text(&stacks)),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn collect(clients: Vec<Client>) -> anyhow::Result<Stacks> {
+    let mut all: Option<Stacks> = None;
+    for mut client in clients {
+        let mut list = stacks::list(&mut client)?;
+        for stack in &mut list.stacks {
+            // A stack that is being made or unmade has no memory to look at.
+            if let Ok(view) = View::open(&mut client, stack.id) {
+                stack.used_bytes = Some(view.used_bytes());
+                stack.sockets = view.stack().ok().map(|s| s.socks_used());
+            }
+        }
+        match &mut all {
+            None => all = Some(list),
+            Some(all) => {
+                all.own_daemon = Some(list.daemon);
+                all.stacks.extend(list.stacks);
+            }
+        }
+    }
+    Ok(all.unwrap_or_default())
 }
 
 fn text(stacks: &Stacks) -> String {

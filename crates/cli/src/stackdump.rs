@@ -44,13 +44,14 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     if wish.form == Form::HelpShown {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut client = stacks::connect()?;
     let mut dumps = Vec::new();
-    for info in stacks::list(&mut client)?.stacks {
-        let named = |s: &String| info.id.to_string() == *s || info.name == *s;
-        if wish.stack.as_ref().is_none_or(named) {
-            let view = View::open(&mut client, info.id)?;
-            dumps.push(dump(&view, info, wish.zeros)?);
+    for mut client in stacks::connect_all()? {
+        for info in stacks::list(&mut client)?.stacks {
+            let named = |s: &String| info.id.to_string() == *s || info.name == *s;
+            if wish.stack.as_ref().is_none_or(named) {
+                let view = View::open(&mut client, info.id)?;
+                dumps.push(dump(&view, info, wish.zeros)?);
+            }
         }
     }
     if let (Some(stack), true) = (&wish.stack, dumps.is_empty()) {

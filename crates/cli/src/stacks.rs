@@ -16,8 +16,10 @@ use crate::daemon;
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
 #[serde(default)]
 pub(crate) struct Stacks {
-    /// The daemon itself.
+    /// The daemon itself; root's, when this user has one, too.
     pub(crate) daemon: DaemonInfo,
+    /// The user's own, beside root's.
+    pub(crate) own_daemon: Option<DaemonInfo>,
     /// Stacks that this user may see.
     pub(crate) stacks: Vec<StackInfo>,
 }
@@ -28,6 +30,8 @@ pub(crate) struct Stacks {
 pub(crate) struct DaemonInfo {
     /// Process number.
     pub(crate) pid: u32,
+    /// It is an ordinary user's, and makes no V-NICs.
+    pub(crate) local_only: bool,
     /// Connections of clients.
     pub(crate) connections: u64,
     /// Requests that were refused.
@@ -136,10 +140,16 @@ impl StackInfo {
     }
 }
 
-/// A connection to the daemon of the environment.
-pub(crate) fn connect() -> anyhow::Result<Client> {
+/// Connections to the daemons that this user may ask, at least one.
+pub(crate) fn connect_all() -> anyhow::Result<Vec<Client>> {
     let options: ProcessOpts = vars::from_env()?;
-    Ok(daemon::connect(options.socket.as_str())?)
+    Ok(daemon::all(options.socket.as_str())?)
+}
+
+/// A connection to the first of them: root's, if it runs.
+pub(crate) fn connect() -> anyhow::Result<Client> {
+    let first = connect_all()?.into_iter().next();
+    first.ok_or_else(|| daemon::DaemonError::NotRunning.into())
 }
 
 /// The stacks that this user may see.

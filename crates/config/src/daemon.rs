@@ -32,7 +32,8 @@ choices! {
 options! {
     /// What `flyoverd` is told.
     pub struct DaemonOpts, Daemon {
-        /// Where to listen for applications.
+        /// Where to listen for applications. Without privilege the default is a socket in a directory
+        /// of the user's own.
         socket: Text<107> = Text::<107>::new(crate::DEFAULT_SOCKET).expect("fits"),
             Kind::Text { what: "PATH", max: 107 }, "FLYOVER_SOCKET", "socket",
             "socket to listen on";
@@ -60,8 +61,9 @@ options! {
         /// Flow filters of one stack.
         stack_filters: u32 = 65_536, Kind::Int { min: 16, max: 1 << 20, unit: Unit::Count },
             "FLYOVER_STACK_FILTERS", "stack-filters", "flow filters of one stack";
-        /// Ends the daemon when it has had no client for this long; 0 is never. `flyover run` sets
-        /// it for the daemons that it starts.
+        /// Ends the daemon when it has had no client for this long; 0 is never. For the daemons that
+        /// it starts, `flyover run` sets 600 s, or 10 s for an ordinary user's own daemon, unless it is
+        /// set in its environment.
         idle_exit_s: u32 = 0, Kind::Int { min: 0, max: 1_000_000, unit: Unit::Seconds },
             "FLYOVER_IDLE_EXIT_S", "idle-exit-s", "end after this long without clients";
     }

@@ -7,12 +7,15 @@ use serde::Serialize;
 use crate::daemon::Daemon;
 use crate::netns::NetNs;
 use crate::peer::Peer;
+use crate::power::NO_PRIVILEGE;
 use crate::refusal::Refusal;
 
 #[derive(Serialize)]
 struct Report {
     daemon_pid: u32,
     version: &'static str,
+    /// It is an ordinary user's: no V-NICs.
+    local_only: bool,
     /// Interfaces that the daemon may use; empty: all.
     allowed_interfaces: Vec<String>,
     interfaces: Vec<Row>,
@@ -34,14 +37,13 @@ struct Row {
 /// # Errors
 /// The namespace cannot be entered.
 pub fn json(daemon: &Daemon, peer: &Peer) -> Result<String, Refusal> {
-    let ns = peer
-        .netns()
-        .map_err(|e| Refusal::failed("finding the network namespace", e))?;
+    let ns = daemon.power.netns_of(peer)?;
     let interfaces =
         interfaces(&ns).map_err(|e| Refusal::failed("looking at the interfaces", e))?;
     let report = Report {
         daemon_pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION"),
+        local_only: daemon.power.is_user(),
         allowed_interfaces: daemon.interfaces.clone(),
         interfaces: interfaces.iter().map(|i| row(daemon, i)).collect(),
     };
@@ -51,7 +53,9 @@ pub fn json(daemon: &Daemon, peer: &Peer) -> Result<String, Refusal> {
 fn row(daemon: &Daemon, device: &Interface) -> Row {
     let allowed = daemon.interfaces.is_empty() || daemon.interfaces.contains(&device.name);
     let choice = choose(device);
-    let (kind, why) = if allowed {
+    let (kind, why) = if daemon.power.is_user() {
+        (None, NO_PRIVILEGE)
+    } else if allowed {
         (choice.kind, choice.why)
     } else {
         (None, "not among the daemon's interfaces")

@@ -11,6 +11,7 @@ use flyover_config::DaemonOpts;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::net::Nets;
+use crate::power::Power;
 use crate::stacks::Registry;
 
 /// Connections at the same time: all, of one user, of root.
@@ -21,6 +22,8 @@ const MAX_USER_SESSIONS: usize = 6144;
 pub struct Daemon {
     /// Its options.
     pub opts: DaemonOpts,
+    /// What it may do.
+    pub power: Power,
     /// Interfaces that may be used at all; empty: all.
     pub interfaces: Vec<String>,
     /// The stacks.
@@ -41,10 +44,11 @@ impl Daemon {
     ///
     /// # Errors
     /// As eventfd(2).
-    pub fn new(opts: DaemonOpts, interfaces: Vec<String>) -> io::Result<Arc<Self>> {
+    pub fn new(opts: DaemonOpts, power: Power, interfaces: Vec<String>) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Self {
             opts,
-            nets: Nets::new(interfaces.clone()),
+            nets: Nets::new(interfaces.clone(), power.is_user()),
+            power,
             interfaces,
             stacks: Registry::default(),
             started: Instant::now(),

@@ -5,7 +5,7 @@
 //!
 //! - `main.rs`, `args.rs`, `server.rs`, `listener.rs`: start, listen, end.
 //! - `session.rs`: one client, one thread; `peer.rs`: who it is; `rate.rs`: how fast it may ask.
-//! - `daemon.rs`: what all parts share.
+//! - `daemon.rs`: what all parts share; `power.rs`: what it may do at all.
 //! - `stacks/`: the private truth about stacks; their keepers.
 //! - `net/`: per network namespace: control plane, flow maps, programs; `netns.rs`: entering it.
 //! - `nic/`: making V-NICs.
@@ -31,6 +31,7 @@ mod net;
 mod netns;
 mod nic;
 mod peer;
+mod power;
 mod ps;
 mod rate;
 mod refusal;

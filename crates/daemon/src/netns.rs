@@ -40,6 +40,8 @@ impl std::fmt::Display for NetNsId {
 pub struct NetNs {
     fd: OwnedFd,
     id: NetNsId,
+    /// The daemon's threads are in it already. To enter it nevertheless would take privilege.
+    here: bool,
 }
 
 impl NetNs {
@@ -60,13 +62,16 @@ impl NetNs {
             .find_map(|thread| Self::open(thread.path().join("ns/net").to_str()?).ok())
     }
 
-    /// The namespace of the calling thread.
-    #[cfg(test)]
+    /// The namespace of the daemon itself, which work for it does not have to enter.
     ///
     /// # Errors
     /// As open(2).
-    pub fn own() -> io::Result<Self> {
-        Self::open("/proc/thread-self/ns/net")
+    pub fn here() -> io::Result<Self> {
+        let found = Self::open("/proc/thread-self/ns/net")?;
+        Ok(Self {
+            here: true,
+            ..found
+        })
     }
 
     fn open(path: &str) -> io::Result<Self> {
@@ -78,6 +83,7 @@ impl NetNs {
                 dev: stat.st_dev,
                 ino: stat.st_ino,
             },
+            here: false,
         })
     }
 
@@ -86,11 +92,19 @@ impl NetNs {
         self.id
     }
 
+    /// True for [`Self::here`].
+    pub fn is_here(&self) -> bool {
+        self.here
+    }
+
     /// Runs `work` in a thread of its own that has entered the namespace; the caller's thread stays where it is.
     ///
     /// # Errors
     /// The thread cannot be made or may not enter, or `work` panicked.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        if self.here {
+            return Ok(work());
+        }
         let enter = || {
             move_into_link_name_space(self.fd.as_fd(), Some(LinkNameSpaceType::Network))?;
             Ok(work())
@@ -142,7 +156,7 @@ mod tests {
 
     #[test]
     fn own_namespace_is_itself() {
-        let a = NetNs::own().unwrap();
+        let a = NetNs::here().unwrap();
         let b = NetNs::of_process(std::process::id()).unwrap();
         assert_eq!(a.id(), b.id());
         assert_eq!(a.run(|| 7).unwrap(), 7);

@@ -7,7 +7,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::netns::NetNs;
+use crate::netns::{NetNs, socket_cookie};
 
 /// The process that connected.
 #[derive(Debug)]
@@ -20,6 +20,9 @@ pub struct Peer {
     pub gid: u32,
     /// Becomes readable when the process has ended (pidfd_open(2)).
     pub pidfd: OwnedFd,
+    /// Cookie of the network namespace in which it made the socket: the kernel gives our end of the connection that one.
+    /// `None` before Linux 5.14.
+    pub netns_cookie: Option<u64>,
 }
 
 impl Peer {
@@ -43,6 +46,7 @@ impl Peer {
             uid: cred.uid(),
             gid: cred.gid(),
             pidfd,
+            netns_cookie: socket_cookie(sock).ok(),
         })
     }
 
@@ -104,7 +108,9 @@ mod tests {
         let peer = Peer::of(a.as_fd()).unwrap();
         assert_eq!(peer.pid, std::process::id());
         assert!(peer.is_alive());
-        assert_eq!(peer.netns().unwrap().id(), NetNs::own().unwrap().id());
+        let here = NetNs::here().unwrap();
+        assert_eq!(peer.netns().unwrap().id(), here.id());
+        assert_eq!(peer.netns_cookie, Some(here.cookie().unwrap()));
         assert!(peer.command().contains("flyover"), "{}", peer.command());
     }
 }

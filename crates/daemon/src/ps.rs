@@ -20,6 +20,8 @@ struct Report {
 struct DaemonRow {
     pid: u32,
     version: &'static str,
+    /// It is an ordinary user's: no V-NICs.
+    local_only: bool,
     uptime_seconds: u64,
     connections: usize,
     /// Since the start: requests that were refused, connections that were ended because the client does not keep to
@@ -89,6 +91,7 @@ pub fn json(daemon: &Daemon, peer: &Peer) -> String {
         daemon: DaemonRow {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION"),
+            local_only: daemon.power.is_user(),
             uptime_seconds: daemon.started.elapsed().as_secs(),
             connections: daemon.session_count(),
             refused: daemon.denials.refused.load(Relaxed),

@@ -1,14 +1,16 @@
 //! The daemon's main thread: listens, starts a session per client, ends on a signal.
 
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use flyover_config::{DEFAULT_SOCKET, Text};
+use flyover_proto::{Place, Unfit};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,6 +22,7 @@ use crate::args::Args;
 use crate::daemon::Daemon;
 use crate::listener::Listener;
 use crate::peer::Peer;
+use crate::power::Power;
 use crate::session::Session;
 use crate::stacks::Life;
 
@@ -37,21 +40,38 @@ const TICK: Duration = Duration::from_secs(1);
 pub fn run(args: &Args) -> anyhow::Result<()> {
     raise_file_limit();
     let signals = signals().context("taking signals")?;
-    let listener = Listener::open(&args.opts)?;
-    let daemon = Daemon::new(args.opts, args.interfaces.clone())?;
+    let power = Power::of_this_process().context("looking at what this process may do")?;
+    let mut opts = args.opts;
+    if power.is_user() && opts.socket.as_str() == DEFAULT_SOCKET {
+        opts.socket = own_socket()?;
+    }
+    let mut listener = Listener::open(&opts, power.is_user())?;
+    let daemon = Daemon::new(opts, power, args.interfaces.clone())?;
     tell_ready(args);
     tracing::info!(
-        socket = args.opts.socket.as_str(),
+        socket = opts.socket.as_str(),
         pid = std::process::id(),
         "listening"
     );
-    serve(&daemon, &listener, &signals);
+    serve(&daemon, &mut listener, &signals);
     drop(listener);
     end(&daemon);
     Ok(())
 }
 
-fn serve(daemon: &Arc<Daemon>, listener: &Listener, signals: &SignalFd) {
+/// Where an ordinary user's daemon listens unless told otherwise.
+fn own_socket() -> anyhow::Result<Text<107>> {
+    let all = |unfit: Vec<Unfit>| {
+        let each: Vec<_> = unfit.iter().map(ToString::to_string).collect();
+        anyhow!("no directory for the socket: {}", each.join("; "))
+    };
+    let place = Place::make_first().map_err(all)?;
+    let path = place.socket().context("looking at /proc/self/ns/net")?;
+    let name = path.to_str().and_then(Text::new);
+    name.with_context(|| format!("{} is too long for a socket", path.display()))
+}
+
+fn serve(daemon: &Arc<Daemon>, listener: &mut Listener, signals: &SignalFd) {
     let mut busy_at = Instant::now();
     let tick = Timespec {
         tv_sec: TICK.as_secs() as i64,
@@ -70,23 +90,30 @@ fn serve(daemon: &Arc<Daemon>, listener: &Listener, signals: &SignalFd) {
             return;
         }
         if fds[1].revents().contains(PollFlags::IN) {
-            accept(daemon, listener);
+            accept(daemon, listener.sock.as_fd());
         }
         if daemon.session_count() > 0 || !daemon.stacks.list().is_empty() {
             busy_at = Instant::now();
         }
         let idle_exit = daemon.opts.idle_exit_s;
         if idle_exit > 0 && busy_at.elapsed() >= Duration::from_secs(idle_exit.into()) {
-            tracing::info!("ending: no client for {idle_exit} s");
-            return;
+            // Whoever comes now finds nobody, and starts another daemon; whoever came is served.
+            let over = listener.retire(|sock| {
+                accept(daemon, sock);
+                daemon.session_count() == 0
+            });
+            if over {
+                tracing::info!("ending: no client for {idle_exit} s");
+                return;
+            }
         }
     }
 }
 
 /// Takes the clients that wait, a bounded number of them.
-fn accept(daemon: &Arc<Daemon>, listener: &Listener) {
+fn accept(daemon: &Arc<Daemon>, listener: BorrowedFd<'_>) {
     for _ in 0..64 {
-        match accept_with(&listener.sock, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+        match accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
             Ok(sock) => start(daemon, sock),
             Err(Errno::AGAIN) => return,
             Err(Errno::INTR | Errno::CONNABORTED) => {}

@@ -65,6 +65,8 @@ pub struct Session {
     greeted: bool,
     /// The client has this daemon's stack layout.
     same_layout: bool,
+    /// The process counts as a client until it ends, whatever becomes of the connection.
+    stays: bool,
     member: Option<Member>,
     /// What the last request gave to the kernel. Whoever asks for something else has noted it in the stack.
     moved: Option<Moved>,
@@ -84,6 +86,7 @@ impl Session {
             peer,
             greeted: false,
             same_layout: false,
+            stays: false,
             member: None,
             moved: None,
             taken: None,
@@ -111,6 +114,10 @@ impl Session {
             // Nobody has noted in the stack what was taken from the kernel: the kernel gets it back.
             let back = self.taken.take().and_then(|t| t.undo(member));
             member.leave(&self.daemon, back.or(self.moved));
+        }
+        if self.stays && end == End::Gone {
+            // Returns at once when it was the process that ended.
+            let _: Result<bool, End> = self.wait(false, None);
         }
     }
 
@@ -226,6 +233,7 @@ impl Session {
             }
             Request::Nics {} => self.nics(seq),
             Request::AddFilter { spec } => {
+                self.daemon.power.needed()?;
                 let proof = fds
                     .pop()
                     .ok_or_else(|| Refusal::bad("no socket as proof"))?;
@@ -246,6 +254,7 @@ impl Session {
                 Ok(())
             }
             Request::Handover { image } => {
+                self.daemon.power.needed()?;
                 let sock = fds
                     .pop()
                     .ok_or_else(|| Refusal::bad("no socket to hand over to"))?;
@@ -265,6 +274,7 @@ impl Session {
                 Ok(self.reply(seq, &Reply::FilterAdded { id }, &[])?)
             }
             Request::Takeover { flow, pass } => {
+                self.daemon.power.needed()?;
                 let sock = fds
                     .pop()
                     .ok_or_else(|| Refusal::bad("no socket to take over"))?;
@@ -292,6 +302,10 @@ impl Session {
                 }
                 Ok(())
             }
+            Request::Stay {} => {
+                self.stays = true;
+                Ok(())
+            }
             Request::Ps {} => Ok(self.text(seq, &ps::json(&self.daemon, &self.peer))?),
             Request::Check {} => {
                 let json = check::json(&self.daemon, &self.peer)?;
@@ -311,6 +325,10 @@ impl Session {
         if layout_hash != 0 && layout_hash != LAYOUT_HASH {
             let text = "the library and the daemon are of different builds: restart flyoverd";
             return Err(Refusal::new(RefusedCode::Layout, text).into());
+        }
+        if !self.daemon.power.serves(self.peer.uid) {
+            let text = "this flyoverd is another user's";
+            return Err(Refusal::new(RefusedCode::Denied, text).into());
         }
         self.greeted = true;
         self.same_layout = layout_hash == LAYOUT_HASH;

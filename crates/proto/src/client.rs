@@ -272,6 +272,15 @@ impl Client {
         }
     }
 
+    /// Lets this process count as a client until it ends, also without this connection.
+    ///
+    /// # Errors
+    /// [`ClientError::Absent`] or [`ClientError::Timeout`].
+    pub fn stay(&mut self) -> Result<(), ClientError> {
+        let deadline = Deadline::after(self.silence);
+        self.tell(&Request::Stay {}, &[], deadline).map(|_| ())
+    }
+
     /// The daemon's stacks as JSON.
     ///
     /// # Errors

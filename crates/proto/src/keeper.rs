@@ -49,8 +49,9 @@ messages! {
     /// What `flyoverd` tells a keeper.
     pub enum Control {
         /// First message. Descriptors: stack memfd, control-plane memfd, a netlink socket that hears of the end of
-        /// kernel sockets (`NETLINK_SOCK_DIAG`, groups `SKNLGRP_INET*_DESTROY`), two that only have to be held (they keep
-        /// the flow programs attached and the stack's number taken when the daemon dies), then those of each V-NIC.
+        /// kernel sockets (`NETLINK_SOCK_DIAG`, groups `SKNLGRP_INET*_DESTROY`), one or two that only have to be held (they
+        /// keep the stack's number taken and, unless `local_only`, the flow programs attached when the daemon dies), then
+        /// those of each V-NIC.
         1 Setup {
             /// Number of the stack.
             stack_id: u32,
@@ -72,6 +73,8 @@ messages! {
             nic_gen: u32,
             /// The V-NICs.
             nics: List<NicDesc, MAX_NICS>,
+            /// As `Attached::local_only`.
+            local_only: bool,
         }
         /// The V-NICs changed. Descriptors: those of each V-NIC.
         2 Nics {

@@ -12,6 +12,7 @@
 //!   `limits.rs`.
 //! - `fds.rs`: `SCM_RIGHTS` with `CLOEXEC`, and moving descriptors out of the way of the program's own numbers.
 //! - `channel.rs`: send and receive one message before a deadline, whatever signals arrive.
+//! - `place.rs`: where the daemon of an ordinary user listens.
 //! - `client.rs`: the blocking client that the preload library, the CLI and the tests use.
 //!
 //! The first exchange is always `Hello` -> `Welcome`: it compares [`VERSION`] and, for processes that will map a
@@ -29,6 +30,7 @@ mod keeper;
 mod limits;
 mod msg;
 mod nic;
+mod place;
 
 pub use channel::{Deadline, Packet, recv, send};
 pub use client::{AttachedFds, Client, ClientError, NicFds};
@@ -42,3 +44,4 @@ pub use msg::{
     TcpImage, VnicPref,
 };
 pub use nic::NicDesc;
+pub use place::{Candidate, Flaw, Locked, Place, Unfit};

@@ -275,6 +275,9 @@ messages! {
             /// The exception that keeps the flow with the kernel, from an earlier handover; 0 is none.
             pass: u32,
         }
+        /// The sender counts as a client until its process ends, also when it closes the connection: a program that it
+        /// becomes, or starts, will want the daemon later. No reply.
+        13 Stay {}
     }
 }
 

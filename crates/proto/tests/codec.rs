@@ -103,6 +103,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::Ps {}),
         any::<u32>().prop_map(|stack_id| Request::StackFd { stack_id }),
         Just(Request::Check {}),
+        Just(Request::Stay {}),
     ]
 }
 

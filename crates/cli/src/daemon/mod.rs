@@ -2,12 +2,14 @@
 
 mod start;
 mod stop;
+pub(crate) mod user;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use flyover_config::{DaemonOpts, vars};
+use flyover_config::{DEFAULT_SOCKET, DaemonOpts, vars};
 use flyover_proto::{Client, ClientError, RefusedCode};
+use flyover_vnic::host::missing_privileges;
 use rustix::io::Errno;
 
 use crate::{Failure, Outcome, help, show, show_line};
@@ -25,8 +27,11 @@ pub(crate) enum DaemonError {
     )]
     NotRunning,
     /// Somebody without privilege tried to start it.
-    #[error("only root can start flyoverd; try sudo")]
+    #[error("only root can start a flyoverd for V-NICs; try sudo")]
     NotRoot,
+    /// There is no directory for an ordinary user's daemon.
+    #[error("an own flyoverd needs a directory of this user alone: {0}")]
+    NoPlace(String),
     /// The socket is not for this user.
     #[error("no permission to use {0}; ask to be in the group that owns it")]
     Denied(String),
@@ -65,15 +70,59 @@ fn connect_for(socket: &str, layout: u64) -> Result<Client, DaemonError> {
     })
 }
 
-/// A daemon for programs of this build: the one that runs, else one that is started now, which
-/// root can.
-pub(crate) fn ensure(socket: &str) -> Result<(), DaemonError> {
-    match connect_for(socket, flyover_core::LAYOUT_HASH) {
-        Ok(_) => Ok(()),
-        Err(DaemonError::NotRunning) if rustix::process::geteuid().is_root() => {
-            start::start(socket, start::Life::UntilIdle)
+/// Whether a daemon that this process starts can make V-NICs.
+pub(crate) fn is_privileged() -> bool {
+    missing_privileges().is_empty()
+}
+
+/// Whether the socket is one that nobody chose by name: that of root's daemon, or of this user's.
+fn is_usual(socket: &str) -> bool {
+    socket == DEFAULT_SOCKET || user::is_own(socket)
+}
+
+/// A daemon for programs of this build: the one that runs, else one that is started now: by root for everybody, by an
+/// ordinary user for himself. Returns its socket when it is another one than `socket`.
+pub(crate) fn ensure(socket: &str) -> Result<Option<String>, DaemonError> {
+    let error = match connect_for(socket, flyover_core::LAYOUT_HASH) {
+        Ok(mut client) => {
+            if user::is_own(socket) {
+                stay(&mut client);
+            }
+            return Ok(None);
         }
-        Err(error) => Err(error),
+        Err(error) => error,
+    };
+    match error {
+        DaemonError::NotRunning if is_privileged() && !user::is_own(socket) => {
+            start::start(socket, start::Life::UntilIdle).map(|()| None)
+        }
+        DaemonError::NotRunning | DaemonError::Denied(_) if is_usual(socket) => {
+            let mut found = user::ensure()?;
+            stay(&mut found.client);
+            Ok(Some(found.socket))
+        }
+        error => Err(error),
+    }
+}
+
+/// An ordinary user's daemon ends soon after its last client. This process is one until its end, so that the program which
+/// it becomes finds the daemon however late it makes a socket.
+fn stay(client: &mut Client) {
+    // A daemon that is gone already is an ordinary state of affairs for the program.
+    let _: Result<(), ClientError> = client.stay();
+}
+
+/// The daemons that this user may ask, at least one: that of the socket, and unless that one was chosen by name, the user's
+/// own. No answer of the one does not keep from asking the other.
+pub(crate) fn all(socket: &str) -> Result<Vec<Client>, DaemonError> {
+    let own = if socket == DEFAULT_SOCKET {
+        user::find().ok().flatten()
+    } else {
+        None
+    };
+    match (connect(socket), own) {
+        (Err(error), None) => Err(error),
+        (first, own) => Ok(first.into_iter().chain(own.map(|own| own.client)).collect()),
     }
 }
 

@@ -18,7 +18,6 @@ use std::time::{Duration, Instant};
 
 use flyover_config::vars;
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::geteuid;
 
 use super::{DaemonError, connect};
 use crate::{Outcome, places, show_line};
@@ -35,6 +34,11 @@ const LOG_LIMIT: u64 = 1 << 20;
 /// For a daemon that nobody asked for by name.
 const IDLE_EXIT_VAR: &str = "FLYOVER_IDLE_EXIT_S";
 const IDLE_EXIT_S: &str = "600";
+/// The same for an ordinary user's, which the next `flyover run` starts again at once.
+const USER_IDLE_EXIT_S: &str = "10";
+
+/// One of the directories in which an ordinary user's daemon may be.
+const RUNTIME_VAR: &str = "XDG_RUNTIME_DIR";
 
 /// How long the daemon is to live.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,11 +47,13 @@ pub(super) enum Life {
     UntilStopped,
     /// Until it has had no client for a while.
     UntilIdle,
+    /// An ordinary user's: until it has had no client for a short while.
+    User,
 }
 
 /// Starts the daemon and waits until it answers.
 pub(super) fn start(socket: &str, life: Life) -> Result<(), DaemonError> {
-    if !geteuid().is_root() {
+    if !super::is_privileged() {
         return Err(DaemonError::NotRoot);
     }
     let program = places::daemon().ok_or(DaemonError::NoProgram)?;
@@ -66,12 +72,22 @@ pub(super) fn start(socket: &str, life: Life) -> Result<(), DaemonError> {
         return Ok(());
     }
 
-    let log = directory.join("flyoverd.log");
-    let log_start = prepare_log(&log).map_err(|e| text("flyoverd.log", e))?;
-    let pid =
-        spawn(&program, &log, socket, life).map_err(|e| text(&program.display().to_string(), e))?;
+    launch(&program, &directory.join("flyoverd.log"), socket, life)
+}
+
+/// Starts the program and waits until it answers.
+pub(super) fn launch(
+    program: &Path,
+    log: &Path,
+    socket: &str,
+    life: Life,
+) -> Result<(), DaemonError> {
+    let text =
+        |what: &Path, e: std::io::Error| DaemonError::Start(format!("{}: {e}", what.display()));
+    let log_start = prepare_log(log).map_err(|e| text(log, e))?;
+    let pid = spawn(program, log, socket, life).map_err(|e| text(program, e))?;
     wait(socket, pid).map_err(|error| match error {
-        DaemonError::Start(what) => DaemonError::Start(match last_words(&log, log_start) {
+        DaemonError::Start(what) => DaemonError::Start(match last_words(log, log_start) {
             Some(words) => format!("{what}: {words}"),
             None => format!("{what}; see {}", log.display()),
         }),
@@ -105,12 +121,20 @@ fn prepare_log(path: &Path) -> std::io::Result<u64> {
 fn spawn(program: &Path, log: &Path, socket: &str, life: Life) -> std::io::Result<i32> {
     let mut command = Command::new("/proc/self/exe");
     command.args(["daemon", DETACHED]).arg(program).arg(log);
-    // The daemon is root's: it gets its options and nothing else of this user's environment.
+    // The daemon gets its options and nothing else of this environment, but for what tells an ordinary user's where it is.
     command
         .env_clear()
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-    if life == Life::UntilIdle {
-        command.env(IDLE_EXIT_VAR, IDLE_EXIT_S);
+    let idle = match life {
+        Life::UntilStopped => None,
+        Life::UntilIdle => Some(IDLE_EXIT_S),
+        Life::User => Some(USER_IDLE_EXIT_S),
+    };
+    if let Some(idle) = idle {
+        command.env(IDLE_EXIT_VAR, idle);
+    }
+    if let Some(directory) = std::env::var_os(RUNTIME_VAR) {
+        command.env(RUNTIME_VAR, directory);
     }
     for (name, value) in std::env::vars_os() {
         if name.as_encoded_bytes().starts_with(vars::PREFIX.as_bytes()) {

@@ -15,6 +15,8 @@ use std::process::ExitCode;
 
 use flyover_config::{LogLevel, Options as _, ProcessOpts, StackOpts, vars};
 
+use flyover_proto::SOCKET_ENV;
+
 use crate::{daemon, flags, help, places, show};
 use obstacle::Obstacle;
 
@@ -44,10 +46,13 @@ pub(crate) fn main(args: Vec<OsString>) -> ExitCode {
     // A program that does not exist needs no daemon.
     if let Some(path) = command.path().filter(|_| options.accelerate) {
         match prepare(&options, &path) {
-            Ok(preload) => {
+            Ok(Ready { preload, socket }) => {
                 command.set("LD_PRELOAD", preload);
                 for (name, value) in given.vars {
                     command.set(name, value.into());
+                }
+                if let Some(socket) = socket {
+                    command.set(SOCKET_ENV, socket.into());
                 }
             }
             Err(obstacle) => say(&options, &obstacle.to_string()),
@@ -93,13 +98,21 @@ fn options(given: &flags::Given) -> ProcessOpts {
     process
 }
 
-/// The value of `LD_PRELOAD` for a program that can be accelerated, once a daemon is there.
-fn prepare(options: &ProcessOpts, program: &Path) -> Result<OsString, Obstacle> {
+/// What the program's environment needs.
+struct Ready {
+    /// Value of `LD_PRELOAD`.
+    preload: OsString,
+    /// The daemon's socket, when it is another one than the options say.
+    socket: Option<String>,
+}
+
+/// Looks whether a program can be accelerated, and makes sure that a daemon is there.
+fn prepare(options: &ProcessOpts, program: &Path) -> Result<Ready, Obstacle> {
     let library = places::library().ok_or(Obstacle::NoLibrary)?;
     let preload = preload::merge(&library, std::env::var_os("LD_PRELOAD"))?;
     target::examine(program)?;
-    daemon::ensure(options.socket.as_str())?;
-    Ok(preload)
+    let socket = daemon::ensure(options.socket.as_str())?;
+    Ok(Ready { preload, socket })
 }
 
 /// One line for people, unless they asked for silence.

@@ -43,8 +43,11 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     if wish.form == Form::HelpShown {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut sockets = match stacks::connect() {
-        Ok(mut client) => collect(&mut client, &wish)?,
+    let mut sockets = match stacks::connect_all() {
+        Ok(mut clients) => {
+            let each = clients.iter_mut().map(|client| collect(client, &wish));
+            each.collect::<anyhow::Result<Vec<_>>>()?.concat()
+        }
         Err(error) if matches!(error.downcast_ref(), Some(DaemonError::NotRunning)) => {
             eprintln!("flyover: flyoverd is not running");
             Vec::new()
@@ -119,7 +122,7 @@ fn wanted(row: &Row, wish: &Wish) -> bool {
     proto && (!wish.only_listening || row.is_listening())
 }
 
-/// The sockets of all stacks.
+/// The sockets of all stacks of a daemon.
 fn collect(client: &mut Client, wish: &Wish) -> anyhow::Result<Vec<Row>> {
     let own = stacks::own_netns()?;
     // For sockets of other namespaces the kernel does not answer here; they keep what the stack says.

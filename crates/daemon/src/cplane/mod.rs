@@ -82,12 +82,23 @@ impl CplaneService {
         Self::start_with(netns, CplaneConfig::default())
     }
 
+    /// Starts mirroring the network namespace of the calling thread, which takes no privilege.
+    ///
+    /// # Errors
+    /// As [`CplaneService::start`].
+    pub fn start_here() -> io::Result<Self> {
+        Self::start_in(None, CplaneConfig::default())
+    }
+
     /// As [`CplaneService::start`].
     ///
     /// # Errors
     /// As [`CplaneService::start`].
     pub fn start_with(netns: impl AsFd, config: CplaneConfig) -> io::Result<Self> {
-        let netns = netns.as_fd().try_clone_to_owned()?;
+        Self::start_in(Some(netns.as_fd().try_clone_to_owned()?), config)
+    }
+
+    fn start_in(netns: Option<OwnedFd>, config: CplaneConfig) -> io::Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let stopped = Arc::clone(&stop);
         let (changed, told) = mpsc::sync_channel(1);
@@ -96,11 +107,13 @@ impl CplaneService {
         thread::Builder::new()
             .name("cplane".into())
             .spawn(move || {
-                let opened =
-                    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-                        .map_err(io::Error::from)
-                        .and_then(|()| Opened::open(&config));
-                drop(netns);
+                let enter = |ns: OwnedFd| {
+                    move_into_link_name_space(ns.as_fd(), Some(LinkNameSpaceType::Network))
+                };
+                let opened = netns
+                    .map_or(Ok(()), enter)
+                    .map_err(io::Error::from)
+                    .and_then(|()| Opened::open(&config));
                 serve(opened, tell, &stopped, &report);
             })?;
         let opened = reported

@@ -99,7 +99,7 @@ mod tests {
     use std::os::fd::AsFd as _;
 
     fn cookie() -> u64 {
-        crate::netns::NetNs::own().unwrap().cookie().unwrap()
+        crate::netns::NetNs::here().unwrap().cookie().unwrap()
     }
 
     fn spec(proto: u8, ip: Ip, port: u16, dual: bool) -> FilterSpec {

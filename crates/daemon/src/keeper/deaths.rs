@@ -24,7 +24,8 @@ const COOKIE: usize = 44;
 /// Messages taken at once.
 const BATCH: usize = 256;
 
-/// Makes the socket, in the calling thread's network namespace. Needs CAP_NET_ADMIN for its large queue.
+/// Makes the socket, in the calling thread's network namespace. Without CAP_NET_ADMIN its queue is as large as the system
+/// lets anybody's be: reports are lost sooner then, which [`Deaths::lost`] shows.
 ///
 /// # Errors
 /// As socket(2), bind(2).
@@ -36,7 +37,8 @@ pub fn listen() -> io::Result<OwnedFd> {
         flags,
         Some(SOCK_DIAG),
     )?;
-    sockopt::set_socket_recv_buffer_size_force(&sock, QUEUE)?;
+    let forced = sockopt::set_socket_recv_buffer_size_force(&sock, QUEUE);
+    forced.or_else(|_| sockopt::set_socket_recv_buffer_size(&sock, QUEUE))?;
     bind(&sock, &SocketAddrNetlink::new(0, GROUPS))?;
     Ok(sock)
 }

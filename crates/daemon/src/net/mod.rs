@@ -26,6 +26,8 @@ pub struct Net {
     ns: Arc<NetNs>,
     /// Interfaces that may be used at all; empty: all.
     allowed: Vec<String>,
+    /// There is no privilege for V-NICs, nor for the way there.
+    local_only: bool,
     cookie: u64,
     cplane: CplaneService,
     flows: Mutex<FlowTable<Steer>>,
@@ -38,35 +40,37 @@ impl Net {
     fn open(
         ns: Arc<NetNs>,
         allowed: Vec<String>,
+        local_only: bool,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>, Refusal> {
         let cookie = ns
             .cookie()
             .map_err(|e| Refusal::failed("entering the network namespace", e))?;
-        let cplane = CplaneService::start(&ns)
-            .map_err(|e| Refusal::failed("mirroring the control plane", e))?;
+        let cplane = if ns.is_here() {
+            CplaneService::start_here()
+        } else {
+            CplaneService::start(&ns)
+        };
+        let cplane = cplane.map_err(|e| Refusal::failed("mirroring the control plane", e))?;
         progress.tick();
-        let steer = ns
-            .run(Steer::load)
-            .map_err(|e| Refusal::failed("entering the network namespace", e))??;
+        let steer = if local_only {
+            Steer::nothing()
+        } else {
+            ns.run(Steer::load)
+                .map_err(|e| Refusal::failed("entering the network namespace", e))??
+        };
         let flows = Mutex::new(FlowTable::new(steer));
         let net = Arc::new_cyclic(|weak: &Weak<Self>| {
-            let net = weak.clone();
-            let icmp = IcmpService::start(&ns, move |report| {
-                if let Some(net) = net.upgrade() {
-                    net.pass_on(&report);
-                }
-            });
-            // Stacks work without, if less well.
-            let icmp = icmp.inspect_err(|e| tracing::error!("no ICMP errors for stacks: {e}"));
+            let icmp = (!local_only).then(|| listen_for_errors(&ns, weak));
             Self {
                 ns,
                 allowed,
+                local_only,
                 cookie,
                 cplane,
                 flows,
                 stacks: Mutex::default(),
-                _icmp: icmp.ok(),
+                _icmp: icmp.flatten(),
             }
         });
         net.follow_addrs();
@@ -83,6 +87,11 @@ impl Net {
     /// The namespace.
     pub fn ns(&self) -> &NetNs {
         &self.ns
+    }
+
+    /// Its stacks have no V-NICs and never get one.
+    pub fn is_local_only(&self) -> bool {
+        self.local_only
     }
 
     /// Its cookie, which every socket of it shows.
@@ -163,18 +172,35 @@ impl Net {
     }
 }
 
+/// Tells stacks of ICMP errors; they work without, if less well.
+fn listen_for_errors(ns: &NetNs, net: &Weak<Net>) -> Option<IcmpService> {
+    let net = net.clone();
+    let pass_on = move |report: Report| {
+        if let Some(net) = net.upgrade() {
+            net.pass_on(&report);
+        }
+    };
+    let started = IcmpService::start(ns, pass_on);
+    started
+        .inspect_err(|e| tracing::error!("no ICMP errors for stacks: {e}"))
+        .ok()
+}
+
 /// All namespaces with stacks.
 pub struct Nets {
     /// Interfaces that may be used at all; empty: all.
     allowed: Vec<String>,
+    /// As [`Net::is_local_only`].
+    local_only: bool,
     places: Mutex<HashMap<NetNsId, Arc<Mutex<Weak<Net>>>>>,
 }
 
 impl Nets {
     /// None yet.
-    pub fn new(allowed: Vec<String>) -> Self {
+    pub fn new(allowed: Vec<String>, local_only: bool) -> Self {
         Self {
             allowed,
+            local_only,
             places: Mutex::default(),
         }
     }
@@ -196,7 +222,7 @@ impl Nets {
         if let Some(net) = place.upgrade() {
             return Ok(net);
         }
-        let net = Net::open(ns.clone(), self.allowed.clone(), progress)?;
+        let net = Net::open(ns.clone(), self.allowed.clone(), self.local_only, progress)?;
         *place = Arc::downgrade(&net);
         Ok(net)
     }

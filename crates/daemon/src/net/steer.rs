@@ -9,11 +9,13 @@ use flyover_vnic::host::bpf::{
 };
 
 use crate::filters::{Claim, FlowMap};
+use crate::power::NO_PRIVILEGE;
 use crate::refusal::Refusal;
 
 /// See the module. All methods that attach run in a thread of the namespace.
 pub struct Steer {
-    maps: FlowMaps,
+    /// `None` without privilege: no flow goes to a stack.
+    maps: Option<FlowMaps>,
     drops: HashMap<u32, DropLink>,
     xdps: HashMap<u32, XdpAttachment>,
     /// Stacks with a packet V-NIC, by interface; and those with XDP V-NICs, with their place in the map of sockets.
@@ -48,19 +50,34 @@ impl Steer {
     pub fn load() -> Result<Self, Refusal> {
         let maps =
             FlowMaps::load().map_err(|e| Refusal::failed("loading the BPF programs", os(e)))?;
-        Ok(Self {
+        Ok(Self::over(Some(maps)))
+    }
+
+    /// For a daemon without privilege: steers nothing.
+    pub fn nothing() -> Self {
+        Self::over(None)
+    }
+
+    fn over(maps: Option<FlowMaps>) -> Self {
+        Self {
             maps,
             drops: HashMap::new(),
             xdps: HashMap::new(),
             packet_users: HashMap::new(),
             xdp_users: HashMap::new(),
             filters: HashMap::new(),
-        })
+        }
     }
 
-    /// Keeps maps and programs in place after the daemon's death, for keepers.
-    pub fn keepalive(&self) -> BorrowedFd<'_> {
-        self.maps.keepalive()
+    fn maps(&mut self) -> io::Result<&mut FlowMaps> {
+        self.maps
+            .as_mut()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::PermissionDenied, NO_PRIVILEGE))
+    }
+
+    /// Keeps maps and programs in place after the daemon's death, for keepers; `None` when there are none.
+    pub fn keepalive(&self) -> Option<BorrowedFd<'_>> {
+        self.maps.as_ref().map(FlowMaps::keepalive)
     }
 
     /// The socket filter that lets a stack's flows into its packet sockets.
@@ -71,7 +88,7 @@ impl Steer {
         if let Some(filter) = self.filters.get(&stack) {
             return filter.try_clone();
         }
-        let filter = self.maps.stack_filter(stack).map_err(os)?;
+        let filter = self.maps()?.stack_filter(stack).map_err(os)?;
         let copy = filter.try_clone()?;
         self.filters.insert(stack, filter);
         Ok(copy)
@@ -88,12 +105,12 @@ impl Steer {
     /// As bpf(2).
     pub fn use_packet(&mut self, ifindex: u32, stack: u32) -> io::Result<()> {
         if !self.drops.contains_key(&ifindex) {
-            let link = self.maps.attach_drop(ifindex).map_err(os)?;
+            let link = self.maps()?.attach_drop(ifindex).map_err(os)?;
             self.drops.insert(ifindex, link);
         }
         self.packet_users.entry(ifindex).or_default().insert(stack);
         let set = self
-            .maps
+            .maps()?
             .set_vnic(ifindex, stack, VnicTarget::Packet)
             .map_err(os);
         if set.is_err() {
@@ -108,7 +125,7 @@ impl Steer {
     /// As bpf(2); another XDP program is there.
     pub fn prepare_xdp(&mut self, ifindex: u32, how: XdpAttach) -> io::Result<()> {
         if !self.xdps.contains_key(&ifindex) {
-            let attachment = self.maps.attach_xdp(ifindex, how).map_err(os)?;
+            let attachment = self.maps()?.attach_xdp(ifindex, how).map_err(os)?;
             self.xdps.insert(ifindex, attachment);
         }
         Ok(())
@@ -130,16 +147,17 @@ impl Steer {
             .entry(ifindex)
             .or_default()
             .insert(stack, XskRange { base, queues });
+        let maps = self.maps()?;
         let mut done = Ok(());
         for (at, sock) in (base..).zip(socks) {
-            done = done.and_then(|()| self.maps.set_xsk(at, *sock));
+            done = done.and_then(|()| maps.set_xsk(at, *sock));
         }
         let target = VnicTarget::Xdp {
             xsk_base: base,
             queues,
         };
         let done = done
-            .and_then(|()| self.maps.set_vnic(ifindex, stack, target))
+            .and_then(|()| maps.set_vnic(ifindex, stack, target))
             .map_err(os);
         if done.is_err() {
             self.leave(ifindex, stack);
@@ -149,7 +167,8 @@ impl Steer {
 
     /// The stack receives on the interface no longer. The last one detaches the program.
     pub fn leave(&mut self, ifindex: u32, stack: u32) {
-        if let Err(e) = self.maps.remove_vnic(ifindex, stack) {
+        let Some(maps) = &mut self.maps else { return };
+        if let Err(e) = maps.remove_vnic(ifindex, stack) {
             tracing::warn!(ifindex, stack, "removing a V-NIC from the map: {e}");
         }
         if let Some(users) = self.packet_users.get_mut(&ifindex) {
@@ -169,7 +188,7 @@ impl Steer {
             .and_then(|users| users.remove(&stack))
         {
             for at in range.base..range.base + range.queues {
-                let _: Result<(), _> = self.maps.remove_xsk(at);
+                let _: Result<(), _> = maps.remove_xsk(at);
             }
         }
         if self.xdp_users.get(&ifindex).is_none_or(HashMap::is_empty) {
@@ -205,10 +224,10 @@ impl Steer {
 
 impl FlowMap for Steer {
     fn insert(&mut self, key: &Claim, stack: u32) -> io::Result<()> {
-        self.maps.insert(&flow(key), stack).map_err(os)
+        self.maps()?.insert(&flow(key), stack).map_err(os)
     }
     fn remove(&mut self, key: &Claim) -> io::Result<()> {
-        self.maps.remove(&flow(key)).map_err(os)
+        self.maps()?.remove(&flow(key)).map_err(os)
     }
 }
 

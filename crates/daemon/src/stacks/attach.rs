@@ -66,9 +66,7 @@ impl Member {
         attach: &Attach,
         progress: &mut Progress<'_>,
     ) -> Result<(Self, Grant), Refusal> {
-        let ns = peer
-            .netns()
-            .map_err(|e| Refusal::failed("finding the network namespace", e))?;
+        let ns = daemon.power.netns_of(peer)?;
         let policy = NicPolicy {
             pref: attach.vnic,
             mode: daemon.opts.xdp_mode,
@@ -95,7 +93,6 @@ impl Member {
                 })
             }
         };
-        let ns = Arc::new(ns);
         for attempt in 0..TRIES {
             let stack = daemon
                 .stacks
@@ -150,9 +147,7 @@ impl Member {
                 "the memory was opened for reading only",
             ));
         }
-        let ns = peer
-            .netns()
-            .map_err(|e| Refusal::failed("finding the network namespace", e))?;
+        let ns = daemon.power.netns_of(peer)?;
         for stack in daemon.stacks.list() {
             let mut life = stack.life_for(progress);
             let Life::Live(live) = &mut *life else {
@@ -289,7 +284,7 @@ impl Stack {
             dims: List::new(cplane.dims().to_words()),
             nic_gen: live.nic_gen,
             nics,
-            local_only: false,
+            local_only: live.net.is_local_only(),
         };
         Ok(Grant { attached, fds })
     }

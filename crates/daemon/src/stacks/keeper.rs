@@ -58,8 +58,10 @@ impl KeeperProcess {
             None,
         )
         .map_err(|e| failed(e.into()))?;
-        let child =
-            spawn(live.net.ns(), theirs, stack.wanted.uid, stack.wanted.gid).map_err(failed)?;
+        // An ordinary user's daemon is that user already.
+        let user = (stack.wanted.uid, stack.wanted.gid);
+        let user = (!live.net.is_local_only()).then_some(user);
+        let child = spawn(live.net.ns(), theirs, user).map_err(failed)?;
         let keeper = Self {
             control: Arc::new(ours),
             child,
@@ -184,24 +186,26 @@ impl KeeperProcess {
     }
 }
 
-/// The process inherits the network namespace of the thread that makes it.
-fn spawn(ns: &NetNs, channel: OwnedFd, uid: u32, gid: u32) -> io::Result<Child> {
+/// The process inherits the network namespace of the thread that makes it, and unless it becomes another one, its user.
+fn spawn(ns: &NetNs, channel: OwnedFd, user: Option<(u32, u32)>) -> io::Result<Child> {
     let log = tracing::level_filters::LevelFilter::current()
         .to_string()
         .to_lowercase();
     ns.run(|| {
         // The file that this daemon runs from, even when another one has its name by now.
-        Command::new("/proc/self/exe")
+        let mut command = Command::new("/proc/self/exe");
+        command
             .arg0("flyoverd-keeper")
             .args(["--keeper", "--log", &log])
             .env_clear()
             .current_dir("/")
             .stdin(Stdio::from(channel))
             .stdout(Stdio::null())
-            .gid(gid)
-            .uid(uid)
-            .process_group(0)
-            .spawn()
+            .process_group(0);
+        if let Some((uid, gid)) = user {
+            command.gid(gid).uid(uid);
+        }
+        command.spawn()
     })?
 }
 

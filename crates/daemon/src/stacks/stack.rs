@@ -19,10 +19,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, 
 use super::attach::Owner;
 use super::keeper::{KeeperProcess, watch_keeper};
 use crate::daemon::Daemon;
+use crate::filters::FlowTable;
 use crate::keeper::listen_for_deaths;
-use crate::net::{Net, within};
+use crate::net::{Net, Steer, within};
 use crate::netns::NetNsId;
 use crate::nic::{self, Nic, NicPolicy};
+use crate::power::NO_PRIVILEGE;
 use crate::refusal::Refusal;
 use crate::session::Progress;
 
@@ -128,8 +130,8 @@ pub struct Live {
     pub deaths: OwnedFd,
     /// Holds the stack's number in its namespace, for keepers.
     pub claim: OwnedFd,
-    /// Keeps maps and programs in place when the daemon dies, for keepers.
-    pub keepalive: OwnedFd,
+    /// Keeps maps and programs in place when the daemon dies, for keepers; `None` when there are none.
+    pub keepalive: Option<OwnedFd>,
     /// Its keeper; `None` after too many deaths.
     pub keeper: Option<KeeperProcess>,
     /// Its V-NICs.
@@ -244,7 +246,9 @@ impl Stack {
             .map_err(|e| Refusal::failed("making the stack's memory", e))?;
         let deaths = within(net.ns(), listen_for_deaths)
             .map_err(|e| Refusal::failed("listening for socket ends", e))?;
-        let keepalive = net.flows().map().keepalive().try_clone_to_owned();
+        let keep =
+            |flows: &FlowTable<Steer>| flows.map().keepalive().map(|fd| fd.try_clone_to_owned());
+        let keepalive = keep(&net.flows()).transpose();
         let keepalive = keepalive.map_err(|e| Refusal::failed("duplicating descriptors", e))?;
         let mut live = Box::new(Live {
             net: net.clone(),
@@ -328,6 +332,11 @@ impl Stack {
             .collect();
         live.nics.retain(|nic| !gone.contains(&nic.desc.ifindex));
         live.problems.retain(|ifindex, _| exists(*ifindex));
+        if live.net.is_local_only() {
+            let no = |ifindex| (ifindex, NO_PRIVILEGE.to_owned());
+            live.problems.extend(new.into_iter().map(no));
+            return false;
+        }
         gone.iter()
             .for_each(|ifindex| live.net.flows().map_mut().leave(*ifindex, self.id));
         let mut changed = live.nics.len() != before;
@@ -385,9 +394,9 @@ impl Stack {
             live.memory.as_fd(),
             live.net.cplane().memfd(),
             live.deaths.as_fd(),
-            live.keepalive.as_fd(),
             live.claim.as_fd(),
         ];
+        fds.extend(live.keepalive.as_ref().map(|fd| fd.as_fd()));
         fds.extend(nic_fds);
         let control = Control::Setup {
             stack_id: self.id,
@@ -400,6 +409,7 @@ impl Stack {
             dims: List::new(dims.to_words()),
             nic_gen: live.nic_gen,
             nics,
+            local_only: live.net.is_local_only(),
         };
         (control, fds)
     }

@@ -74,8 +74,8 @@ pub struct Duty {
     control: Option<OwnedFd>,
     buf: Box<[u8]>,
     done: bool,
-    /// Keep the flow programs attached, and the stack's number taken, after the daemon's death.
-    _held: [OwnedFd; 2],
+    /// Keep the stack's number taken, and the flow programs attached, after the daemon's death.
+    _held: (OwnedFd, Option<OwnedFd>),
 }
 
 impl Duty {
@@ -95,15 +95,17 @@ impl Duty {
             dims,
             nic_gen,
             nics,
+            local_only,
         } = setup
         else {
             anyhow::bail!("the first message is no setup");
         };
-        let (Some(stack), Some(cplane), Some(deaths), Some(keepalive), Some(claim)) =
-            (fds.pop(), fds.pop(), fds.pop(), fds.pop(), fds.pop())
+        let (Some(stack), Some(cplane), Some(deaths), Some(claim)) =
+            (fds.pop(), fds.pop(), fds.pop(), fds.pop())
         else {
             anyhow::bail!("descriptors are missing");
         };
+        let programs = if local_only { None } else { fds.pop() };
         let memory = (stack.as_fd(), stack_len, &opts[..]);
         let mut served = Served::new(stack_id, memory, (cplane.as_fd(), cplane_len, &dims[..]))
             .context("mapping the stack")?;
@@ -138,7 +140,7 @@ impl Duty {
             control: None,
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
             done: false,
-            _held: [keepalive, claim],
+            _held: (claim, programs),
         };
         if !fresh {
             duty.succeed();
