@@ -116,6 +116,15 @@ options! {
         /// Whether the library does anything at all; `off` leaves every socket to the kernel.
         accelerate: bool = true, Kind::Switch, "FLYOVER_ACCELERATE", "accelerate",
             "use user-level stacks at all";
+        /// Whether connections between two programs on this host go through shared memory, when both
+        /// are run by Flyover and share a stack.
+        local: bool = true, Kind::Switch, "FLYOVER_LOCAL", "local",
+            "connections within the host go through shared memory";
+        /// How many calls have to move bytes on a connection within this host before it goes through
+        /// shared memory; until then the kernel carries it.
+        local_after: u32 = 0, Kind::Int { min: 0, max: 1_000_000, unit: Unit::Count },
+            "FLYOVER_LOCAL_AFTER", "local-after",
+            "calls before a local connection goes through shared memory";
         /// Where `flyoverd` listens.
         socket: Text<107> = Text::<107>::new(crate::DEFAULT_SOCKET).expect("fits"),
             Kind::Text { what: "PATH", max: 107 }, "FLYOVER_SOCKET", "socket",

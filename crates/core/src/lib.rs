@@ -13,6 +13,7 @@
 //! | `stack/` | layout, lock, poll, timers, buffers, ready sets, recovery |
 //! | `demux/` | from addresses to a socket |
 //! | `ip/` | checksums, routes, ICMP errors |
+//! | `local/` | pairs: both ends of a connection in this stack |
 //! | `sock/` | the slot that every endpoint has, its queues and options |
 //! | `tcp/`, `udp/` | the protocols |
 //! | `dump/` | what tools see |
@@ -27,6 +28,7 @@ pub mod dump;
 pub mod effects;
 pub mod error;
 pub mod ip;
+pub mod local;
 pub mod sock;
 pub mod stack;
 mod stretch;
@@ -37,6 +39,7 @@ pub mod udp;
 pub use effects::{Effect, Effects};
 pub use error::Error;
 pub use ip::icmp::IcmpError;
+pub use local::{Facts, Seen};
 pub use sock::opts::SockOpt;
 pub use sock::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, SockRef};
 pub use stack::layout::{LAYOUT_HASH, layout_len};

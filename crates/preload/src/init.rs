@@ -96,6 +96,8 @@ extern "C" fn start() {
     let _ = next::resolve_vfork();
     let settings = Settings {
         accelerate: opts.accelerate && !program_is(SANDBOXED),
+        local: opts.local,
+        local_after: opts.local_after,
         spin,
         inherited,
     };

@@ -34,6 +34,7 @@ pub mod fdtable;
 mod generations;
 pub mod io;
 pub mod life;
+pub mod local;
 pub mod os;
 pub mod policy;
 pub mod process;

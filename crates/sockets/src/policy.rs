@@ -42,11 +42,13 @@ pub enum Reason {
     Ordered = 17,
     /// A connection that was the kernel's when this program first saw it.
     Adopted = 18,
+    /// A connection within this host whose other end is not (yet) in the stack.
+    Unpaired = 19,
 }
 
 impl Reason {
     /// All reasons in order of their codes.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::NotInet,
         Self::NoDaemon,
         Self::Loopback,
@@ -66,11 +68,15 @@ impl Reason {
         Self::HandedOver,
         Self::Ordered,
         Self::Adopted,
+        Self::Unpaired,
     ];
 
     /// True when nothing but circumstance keeps the socket with the kernel: it may be taken over.
     pub const fn may_return(self) -> bool {
-        matches!(self, Self::Ordered | Self::Adopted | Self::KernelAccept)
+        matches!(
+            self,
+            Self::Ordered | Self::Adopted | Self::KernelAccept | Self::Unpaired
+        )
     }
 
     /// The code kept in the fd table.
@@ -108,6 +114,7 @@ impl Reason {
             Self::HandedOver => "handed-over",
             Self::Ordered => "ordered",
             Self::Adopted => "adopted",
+            Self::Unpaired => "unpaired",
         }
     }
 }

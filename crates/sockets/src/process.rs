@@ -92,6 +92,10 @@ pub enum Fd {
 pub struct Settings {
     /// Accelerate at all.
     pub accelerate: bool,
+    /// Let connections within this host go through shared memory.
+    pub local: bool,
+    /// So many calls have to move bytes on such a connection first.
+    pub local_after: u32,
     /// How long to spin before a sleep.
     pub spin: Budget,
     /// The parent had accelerated sockets: unknown inet descriptors may be some.
@@ -204,6 +208,14 @@ impl Sockets {
     pub fn on_kernel_accept(&self, fd: i32) {
         let _: bool = self.table.store(fd, Entry::Kernel(0));
         self.table.set_made(fd, self.fork_generation());
+        if self.settings.accelerate
+            && self.settings.local
+            && let Ok(peer) = self.os.getpeername(fd)
+            && let Some(remote) = peer.endpoint()
+        {
+            let v6 = peer.family() == libc::AF_INET6;
+            let _: bool = self.accepted_by_kernel(fd, v6, Some(remote));
+        }
     }
 
     /// Counts a socket that is with the kernel for this reason.
@@ -257,6 +269,9 @@ impl Sockets {
                 sock,
                 v6: h.v6,
             };
+            if shared.has(flag::PAIRED) && shared.k_fresh.load(Ordering::Relaxed) != 0 {
+                return self.welcome(fd, ep);
+            }
             return if kind == SockKind::Tcp {
                 Fd::Tcp(ep)
             } else {
@@ -355,6 +370,9 @@ impl Sockets {
                         v6: h.v6,
                     };
                     if matches!(entry, Entry::Tcp(_)) {
+                        if ep.shared().k_fresh.load(Ordering::Relaxed) != 0 {
+                            return self.welcome(fd, ep);
+                        }
                         Fd::Tcp(ep)
                     } else {
                         Fd::Udp(ep)

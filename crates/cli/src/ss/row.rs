@@ -120,6 +120,9 @@ impl Row {
 /// The kind of the socket's V-NIC. One that serves several (a listener, an unconnected UDP socket)
 /// names all of their kinds.
 fn path(row: &SockRow, stack: &StackInfo) -> String {
+    if row.paired {
+        return "shm".to_owned();
+    }
     if let Some(kind) = row.nic.and_then(|slot| stack.kind_of(slot)) {
         return kind.to_owned();
     }
@@ -187,6 +190,7 @@ pub(super) mod tests {
             orphan: false,
             v6: false,
             handed_over: false,
+            paired: false,
             sopts: 0,
         }
     }

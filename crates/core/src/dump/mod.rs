@@ -37,6 +37,8 @@ pub struct SockRow {
     pub v6: bool,
     /// The kernel has the connection, or the UDP socket, by now; the endpoint is a mark.
     pub handed_over: bool,
+    /// One end of a pair: the other one is in this stack, too.
+    pub paired: bool,
     /// Options of the socket layer, which core does not look at.
     pub sopts: u32,
 }
@@ -71,6 +73,7 @@ impl Stack<'_> {
             orphan: s.has(flag::ORPHAN),
             v6: s.has(flag::V6),
             handed_over: s.has(flag::HANDED_OVER),
+            paired: s.has(flag::PAIRED),
             sopts: s.sopts.load(Relaxed),
         }
     }

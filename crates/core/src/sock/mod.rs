@@ -33,8 +33,9 @@ shm_struct! {
         pub pnext: SharedCell<OptIdx<Sock>>,
         /// 1 while on the post-poll list.
         pub pqueued: SharedCell<u32>,
-        /// Everything from here on is cleared when the slot is taken.
-        pub pad1: Shared32,
+        /// Everything from here on is cleared when the slot is taken. Of a pair's end: 1 until a holder of the descriptor has
+        /// brought the endpoint up to date with the kernel socket.
+        pub k_fresh: Shared32,
         /// [`Kind`].
         pub kind: Shared32,
         /// [`crate::tcp::state::TcpState`].
@@ -212,6 +213,22 @@ shm_struct! {
         /// Segments or datagrams sent.
         pub segs_out: Shared32,
 
+        // The local path (`local/`).
+        /// The other end of a pair.
+        pub peer: SharedCell<OptIdx<Sock>>,
+        /// The other end's generation.
+        pub peer_gen: SharedCell<u32>,
+        /// Calls that the kernel is carrying out on a mark that may be paired.
+        pub kbusy: Shared32,
+        /// Such calls that came back, for ever.
+        pub kseq: Shared32,
+        /// Bytes that the peer sent through the kernel before the pairing, in all.
+        pub k_total: Shared64,
+        /// Of those, how many nobody has read yet.
+        pub k_pend: Shared32,
+        /// Fills the gap; always 0.
+        pub gap2: Shared32,
+
         /// TCP's control block.
         pub tcb: Tcb,
     }
@@ -315,6 +332,11 @@ pub mod flag {
     pub const HANDING_OVER: u32 = 1 << 27;
     /// Frozen, on its way from the kernel.
     pub const RETURNING: u32 = 1 << 26;
+    /// One end of a pair: its bytes go from process to process through the stack's memory, beside an established
+    /// connection of the kernel's.
+    pub const PAIRED: u32 = 1 << 30;
+    /// The mark of a connection within this host that may be paired.
+    pub const LOCAL: u32 = 1 << 31;
 }
 
 /// Index of a socket slot.

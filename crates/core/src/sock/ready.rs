@@ -79,7 +79,8 @@ fn tcp(st: Stack<'_>, s: &Sock) -> u32 {
     if state != TcpState::SynSent && state != TcpState::SynRcvd {
         let urgent = s.tcb.tflags.get() & tflag::URG_IN != 0;
         let skipped = u32::from(urgent && crate::tcp::user::oob::next_is_urgent(s));
-        if s.rq_available() >= s.rcvlowat.get().max(1).saturating_add(skipped) {
+        let queued = s.rq_available().saturating_add(st.kernel_bytes_of(s));
+        if queued >= s.rcvlowat.get().max(1).saturating_add(skipped) {
             m |= ev::IN | ev::RDNORM;
         }
         if shut & SHUT_WR != 0 || has_space(st, s, s.sq_len.load(Relaxed)) {

@@ -7,7 +7,7 @@
 use super::Sock;
 use crate::error::Error;
 use crate::stack::Stack;
-use crate::stack::buf::{BUF_SIZE, BufId};
+use crate::stack::buf::{BUF_SIZE, Batch, BufId};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// Appends a filled buffer. The caller then publishes the bytes with [`publish`].
@@ -22,6 +22,57 @@ pub(crate) fn append(st: Stack<'_>, s: &Sock, b: BufId) {
     }
     crate::stretch::place();
     s.rq_tail.set(b.into());
+}
+
+/// Copies `data` to the end of the queue, at most `max` bytes, and makes them visible as they come; returns how many. The
+/// caller holds the stack lock.
+pub(crate) fn append_bytes(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) -> usize {
+    let mut done = 0usize;
+    let all = data.iter().map(|d| d.len()).sum::<usize>().min(max);
+    let mut batch = Batch::new();
+    for part in data {
+        let mut rest: &[u8] = part;
+        while !rest.is_empty() && done < all {
+            let (id, used) = match tail_room(st, s).filter(|(_, room)| *room > 0) {
+                Some((id, room)) => (id, BUF_SIZE - room as usize),
+                None => {
+                    let Some(id) = batch.next(st, all - done) else {
+                        return done;
+                    };
+                    append(st, s, id);
+                    (id, 0)
+                }
+            };
+            let n = rest.len().min(BUF_SIZE - used).min(all - done);
+            let (now, later) = rest.split_at(n);
+            let n = st.buf_bytes(id).sub(used, n).copy_in(now) as u32;
+            let b = st.buf(id);
+            b.len.set(b.len.get().saturating_add(n));
+            crate::stretch::place();
+            publish(s, n);
+            done += n as usize;
+            rest = later;
+        }
+    }
+    done
+}
+
+/// Puts a filled buffer before all others. The caller holds the stack lock and the receive lock, and publishes the bytes.
+pub(crate) fn prepend(st: Stack<'_>, s: &Sock, b: BufId) {
+    let first = s.rq_head.get();
+    if let Some(head) = first.opt() {
+        // What was read of it shows in the buffer itself from now on.
+        let h = st.buf(head);
+        let rd = s.rq_rd.get().min(h.len.get());
+        h.off.set(h.off.get().saturating_add(rd));
+        h.len.set(h.len.get() - rd);
+    }
+    s.rq_rd.set(0);
+    st.buf(b).next.set(first);
+    if first.is_none() {
+        s.rq_tail.set(b.into());
+    }
+    s.rq_head.set(b.into());
 }
 
 /// Makes `n` appended bytes visible to the consumer.

@@ -47,7 +47,7 @@ impl Locked<'_, '_, '_> {
         let s = st.sock(id);
         crate::stretch::place();
         let generation = s.gen_.load(Relaxed).wrapping_add(1);
-        s.clear_from(offset_of!(Sock, pad1));
+        s.clear_from(offset_of!(Sock, k_fresh));
         super::opts::defaults(st, s);
         s.gen_.store(generation, Release);
         s.state.store(TcpState::Closed as u32, Release);
@@ -107,6 +107,7 @@ impl Locked<'_, '_, '_> {
 
     fn take_apart(&mut self, id: SockId, s: &Sock) {
         let st = self.st;
+        crate::local::gone(self, id);
         st.unhash(id);
         wheel::disarm(st, id);
         self.unlink_time_wait(id);

@@ -115,6 +115,10 @@ counters! {
     takeovers_begun,
     /// Those that were.
     takeovers_of_kernel,
+    /// Connections within this host that were paired: their bytes go through shared memory.
+    local_pairs,
+    /// Pairs that went back to the kernel.
+    local_parted,
     /// TIME_WAIT sockets recycled early because slots were short.
     tw_recycled,
     /// TIME_WAIT sockets re-opened by a new SYN.

@@ -5,7 +5,8 @@
 use core::cell::Cell;
 use core::ffi::c_int;
 
-use flyover_sockets::process::Answer;
+use flyover_sockets::local::Entered;
+use flyover_sockets::process::{Answer, Ep};
 use flyover_sockets::{Errno, Sockets};
 
 use crate::{errno, fast};
@@ -59,9 +60,13 @@ pub(super) fn stream<S: Said>(
 ) -> isize {
     for _ in 0..TRIES {
         let away = Cell::new(false);
+        let entered = Cell::new(Entered::Free);
         let said = fast::inside(|lib| {
             let said = f(lib).said();
-            away.set(said.is_none() && lib.may_come_back(fd));
+            if said.is_none() && lib.may_come_back(fd) {
+                away.set(true);
+                entered.set(lib.enter_kernel(fd));
+            }
             said
         });
         match said.flatten() {
@@ -70,12 +75,27 @@ pub(super) fn stream<S: Said>(
             Some(Err(Errno::MOVED)) => continue,
             Some(r) => return errno::to_c(r),
         }
+        let entered = entered.replace(Entered::Free);
+        if let Entered::Home = entered {
+            continue;
+        }
         let r = kernel(Way { quiet: away.get() });
+        if let Entered::Counted(ep) = entered {
+            leave(fd, &ep);
+        }
         if r >= 0 || !away.get() || is_final(fd, signals) {
             return r;
         }
     }
     kernel(Way { quiet: false })
+}
+
+/// The kernel's call on a mark came back; `errno` is as it was then.
+#[cold]
+fn leave(fd: c_int, ep: &Ep) {
+    let e = errno::get();
+    let _: Option<()> = fast::inside(|lib| lib.leave_kernel(fd, ep));
+    errno::set(e);
 }
 
 /// The kernel's call failed: is that what the program has to know? `errno` is as it was then.

@@ -9,6 +9,7 @@ use libc::{sockaddr, socklen_t};
 
 use super::again::stream;
 use super::{answer, result};
+use crate::errno;
 use crate::{args, fast, init, next};
 
 #[unsafe(no_mangle)]
@@ -86,7 +87,17 @@ pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_
         };
     };
     fast::cancellation_point();
-    answer(|lib| lib.connect(fd, &a), kernel) as c_int
+    let connected = || {
+        let r = kernel();
+        let e = errno::get();
+        // What goes on in the background counts as well.
+        if r == 0 || matches!(e, libc::EINPROGRESS | libc::EINTR) {
+            let _: Option<()> = fast::inside(|lib| lib.connected_by_kernel(fd, &a));
+            errno::set(e);
+        }
+        r
+    };
+    answer(|lib| lib.connect(fd, &a), connected) as c_int
 }
 
 /// `accept` and `accept4`.

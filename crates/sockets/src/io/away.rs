@@ -4,12 +4,16 @@
 
 use std::io::{IoSlice, IoSliceMut};
 
+use flyover_core::ev;
+use flyover_core::sock::flag;
+
 use crate::errno::Errno;
 use crate::io::send::with_rest;
+use crate::local::Entered;
 use crate::os::{PollFd, Ran, Received};
 use crate::process::{Answer, Ep, Sockets};
 use crate::wait::Deadline;
-use crate::wait::sleep::{On, Slept};
+use crate::wait::sleep::{On, Slept, Want};
 
 /// How such a call went.
 pub(crate) enum Away<T> {
@@ -42,8 +46,12 @@ impl Sockets {
                 events,
                 revents: 0,
             }];
-            let slept = ep.att.sleep(On::Socks(&[]), &mut one, until);
-            if one[0].revents != 0 {
+            let home = Want {
+                sock: ep.sock,
+                events: ev::BACK,
+            };
+            let slept = ep.att.sleep(On::Socks(&[home]), &mut one, until);
+            if one[0].revents != 0 || !ep.shared().has(flag::HANDED_OVER) {
                 return Ok(());
             }
             match slept {
@@ -87,11 +95,18 @@ impl Sockets {
         let mut done = 0;
         loop {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            let entered = self.enter_kernel(fd);
+            if let Entered::Home = entered {
+                return self.rest_at_home(fd, from, done, flags);
+            }
             let sent = with_rest(from, done, |rest| {
                 let pieces: Vec<IoSlice<'_>> = rest.iter().map(|b| IoSlice::new(b)).collect();
                 let control = if done == 0 { control } else { &[] };
                 self.os.sendmsg(fd, &pieces, None, control, how)
             });
+            if let Entered::Counted(ep) = entered {
+                self.leave_kernel(fd, &ep);
+            }
             let failed = match sent {
                 Ok(n) => {
                     done += n;
@@ -106,12 +121,7 @@ impl Sockets {
                     Err(e) => e,
                 },
                 Err(e) if self.came_back(fd, e) => {
-                    let rest = with_rest(from, done, |rest| self.send(fd, rest, flags));
-                    return match rest {
-                        Answer::Value(n) => Answer::Value(done + n),
-                        _ if done > 0 => Answer::Value(done),
-                        answer => answer,
-                    };
+                    return self.rest_at_home(fd, from, done, flags);
                 }
                 Err(e) => e,
             };
@@ -122,6 +132,15 @@ impl Sockets {
                 self.os.raise_sigpipe();
             }
             return Answer::Error(failed);
+        }
+    }
+
+    /// The connection came back in the middle of a send.
+    fn rest_at_home(&self, fd: i32, from: &[&[u8]], done: usize, flags: i32) -> Answer {
+        match with_rest(from, done, |rest| self.send(fd, rest, flags)) {
+            Answer::Value(n) => Answer::Value(done + n),
+            _ if done > 0 => Answer::Value(done),
+            answer => answer,
         }
     }
 
@@ -143,10 +162,17 @@ impl Sockets {
         loop {
             let mut pieces: Vec<IoSliceMut<'_>> =
                 into.iter_mut().map(|b| IoSliceMut::new(b)).collect();
-            match self
+            let entered = self.enter_kernel(fd);
+            if let Entered::Home = entered {
+                return Away::Again;
+            }
+            let got = self
                 .os
-                .recvmsg(fd, &mut pieces, control, flags | libc::MSG_DONTWAIT)
-            {
+                .recvmsg(fd, &mut pieces, control, flags | libc::MSG_DONTWAIT);
+            if let Entered::Counted(ep) = entered {
+                self.leave_kernel(fd, &ep);
+            }
+            match got {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => {
                     if let Err(e) = self.wait_away(&ep, fd, libc::POLLIN, until) {

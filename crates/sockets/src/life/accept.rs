@@ -139,6 +139,10 @@ impl Sockets {
             Ok((new, peer)) => {
                 s.os_ready.store(1, Ordering::Release);
                 let remote = peer.endpoint();
+                if self.accepted_by_kernel(new, ep.v6, remote) {
+                    self.mark_made(new);
+                    return Some(Ok(Accepted { fd: new, peer }));
+                }
                 match self.make_mark(new, ep.v6, Reason::KernelAccept, remote) {
                     Some(entry) if self.table.store(new, entry) => {}
                     _ => self.leave_to_kernel(new, Reason::KernelAccept),

@@ -54,6 +54,12 @@ impl Sockets {
                 self.connects_in_kernel(fd, fresh, remote);
                 Answer::Kernel
             }
+            // What became of it, `connected_by_kernel` is told.
+            Err(Reason::Loopback | Reason::Local | Reason::NoVnic | Reason::NoRoute)
+                if self.settings.local =>
+            {
+                Answer::Kernel
+            }
             Err(reason) => {
                 self.leave_to_kernel(fd, reason);
                 Answer::Kernel

@@ -58,6 +58,8 @@ impl Sockets {
     fn shutdown_away(&self, fd: i32, ep: &Ep, how: i32) -> Answer {
         let done = ep.att.locked(|_| {
             let away = crate::life::takeover::is_away(ep.shared());
+            // Half of a connection cannot be paired.
+            ep.shared().clear_flag(flag::LOCAL);
             away.then(|| self.os.shutdown(fd, how))
         });
         match done {
@@ -119,6 +121,9 @@ impl Sockets {
         }
         if undone {
             let _: Fresh = self.back_to_fresh(fd, &ep, Errno::ECONNRESET.0);
+        }
+        if ours.is_ok() {
+            self.shutdown_beside(fd, &ep, how);
         }
         Answer::from(ours)
     }

@@ -125,6 +125,7 @@ impl Sockets {
             && !self.is_foreign_child()
         {
             let old = self.table.load(fd);
+            self.never_paired(&ep);
             ep.shared().reason.set(u32::from(reason.code()));
             let _: bool = self.table.replace(fd, old, Entry::Kernel(reason.code()));
         }
@@ -133,6 +134,7 @@ impl Sockets {
     /// A call that sleeps in the kernel's socket, and cannot be made in another way, is about to be made: if the kernel has
     /// the connection of `fd`, it keeps it.
     pub fn stays_for_good(&self, fd: i32) {
+        self.now_or_never(fd);
         let status = self.mark(fd).map(|_| self.os.fcntl(fd, libc::F_GETFL, 0));
         if let Some(Ok(status)) = status
             && status & libc::O_NONBLOCK == 0

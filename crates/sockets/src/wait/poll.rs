@@ -2,8 +2,8 @@
 
 use core::cell::Cell;
 
-use flyover_core::SockRef;
 use flyover_core::sock::flag;
+use flyover_core::{SockRef, ev};
 
 use crate::attach::Attachment;
 use crate::enter;
@@ -126,7 +126,8 @@ impl Sockets {
                 held = att.hold_all(s.wants.iter().map(|w| w.sock).collect(), s.closes);
             }
             if held.is_some() {
-                att.rest(On::Socks(&s.wants), &mut s.kernel, until, &|_| true);
+                let watched = s.watched();
+                att.rest(On::Socks(&watched), &mut s.kernel, until, &|_| true);
             }
             let woken = held.is_none()
                 || any_ours(&s)
@@ -266,6 +267,19 @@ impl Sockets {
 }
 
 impl Sorted {
+    /// What a sleep is on: the accelerated members, and the marks that may come back.
+    fn watched(&self) -> Vec<Want> {
+        let away = |m: &Member| match m {
+            Member::Away(sock) => Some(Want {
+                sock: *sock,
+                events: ev::BACK,
+            }),
+            _ => None,
+        };
+        let marks = self.members.iter().filter_map(away);
+        self.wants.iter().copied().chain(marks).collect()
+    }
+
     /// Makes the kernel's part of the call anew. A negative member reads as 0, whatever the program left there.
     fn restore(&mut self, fds: &[PollFd]) {
         let part = |(p, m): (&PollFd, &Member)| {

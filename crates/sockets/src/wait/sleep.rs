@@ -8,7 +8,8 @@ use core::cell::Cell;
 use core::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use flyover_core::sock::{Kind, OS_DATA};
+use flyover_core::ev;
+use flyover_core::sock::{Kind, OS_DATA, flag};
 use flyover_core::stack::wake::{ItemId, ItemMode, SetId, Wait, WaiterId};
 use flyover_core::{Error, SHUT_RD, Sock, SockRef, TcpState};
 use flyover_shm::Idx;
@@ -25,7 +26,7 @@ use crate::wait::spin::{PollFn, just_poll};
 pub struct Want {
     /// The socket.
     pub sock: SockRef,
-    /// `POLLIN` ..; errors and hang-ups always count.
+    /// `POLLIN` ..; errors and hang-ups always count. [`ev::BACK`]: nothing but that the mark is one no longer.
     pub events: u32,
 }
 
@@ -237,13 +238,13 @@ impl Attachment {
                 On::Sock(one) => (s.set, core::slice::from_ref(one), true, None),
                 On::More(one, n) => (s.set, core::slice::from_ref(one), true, Some(*n)),
             };
-            let how = ItemMode {
-                private: true,
-                exclusive,
-                quiet: known.is_some(),
-                ..ItemMode::default()
-            };
             for w in list {
+                let how = ItemMode {
+                    private: true,
+                    exclusive,
+                    quiet: known.is_some() || w.events == ev::BACK,
+                    ..ItemMode::default()
+                };
                 let added = match l.stack().get(w.sock) {
                     Some(_) => l.item_add(s.set, w.sock.id, w.events, 0, how),
                     None => Err(Error::Invalid),
@@ -261,7 +262,10 @@ impl Attachment {
                 list.iter()
                     .any(|w| has_moved_on(l.stack().sock(w.sock.id), n))
             };
-            if known.is_some_and(moved_on) {
+            let back = |w: &Want| {
+                w.events == ev::BACK && !l.stack().sock(w.sock.id).has(flag::HANDED_OVER)
+            };
+            if known.is_some_and(moved_on) || list.iter().any(back) {
                 return Ok(Wait::Ready);
             }
             began = l.stack().poll_seq();

@@ -48,6 +48,7 @@ impl Locked<'_, '_, '_> {
         st.state.waiter_slots.rebuild(st.waiters);
         self.rebuild_send_queues();
         self.rebuild_timers();
+        self.mend_pairs();
         self.rebuild_ready();
         let whole = self.mend_buffers(dead);
         if let Some(i) = suspect.checked_sub(1) {

@@ -81,6 +81,7 @@ macro_rules! count {
     }};
 }
 pub(crate) use count;
+pub(crate) use urg::pass_over;
 
 /// Handles one TCP segment.
 pub(crate) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, hdr: &TcpHdr) {

@@ -29,7 +29,7 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
 
 /// A second urgent byte: the first one goes if the program stands right before it, else it becomes ordinary data
 /// (Linux's `tcp_check_urg`). A reader who is inside at this moment keeps it as data.
-fn pass_over(l: &mut Locked<'_, '_, '_>, id: SockId) {
+pub(crate) fn pass_over(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let st = l.st;
     let s = st.sock(id);
     if s.has(flag::OOBINLINE) || !st.at_mark(id) || s.rq_available() == 0 {

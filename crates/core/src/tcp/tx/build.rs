@@ -1,7 +1,7 @@
 //! Segments: header, options, windows over the queued bytes, and the way to the V-NIC.
 
 use crate::ip::tx::{NoWay, Way, way, way_to};
-use crate::sock::{Sock, SockId, sendq};
+use crate::sock::{Sock, SockId, flag, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
@@ -439,6 +439,9 @@ fn note_syn_sent(l: &Locked<'_, '_, '_>, t: &Tcb) {
 
 /// A RST on an existing connection, at SND.NXT.
 pub(crate) fn send_rst(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    if l.st.sock(id).has(flag::PAIRED) {
+        return crate::local::reset_peer(l, id);
+    }
     let t = &l.st.sock(id).tcb;
     count!(l, tcp_rst_out);
     let options = options(l, t, false);

@@ -82,6 +82,9 @@ impl Locked<'_, '_, '_> {
     /// Our FIN follows the queued data.
     pub(crate) fn queue_fin(&mut self, id: SockId) {
         let s = self.st.sock(id);
+        if s.has(flag::PAIRED) {
+            return crate::local::fin(self, id);
+        }
         let t = &s.tcb;
         let next = match s.tcp_state() {
             TcpState::Established | TcpState::SynRcvd => TcpState::FinWait1,
@@ -140,7 +143,7 @@ impl Locked<'_, '_, '_> {
 
     fn close_connection(&mut self, id: SockId) {
         let s = self.st.sock(id);
-        let unread = s.rq_available() > 0;
+        let unread = s.rq_available() > 0 || self.st.kernel_bytes_of(s) > 0;
         let hard = s.has(flag::LINGER) && s.linger.get() == 0;
         let _: u32 = s.shut.fetch_or(SHUT_RD | SHUT_WR, AcqRel);
         if (unread || hard)
@@ -211,6 +214,7 @@ impl Locked<'_, '_, '_> {
     fn abort_state(&mut self, id: SockId) {
         let st = self.st;
         let s = st.sock(id);
+        crate::local::gone(self, id);
         st.unhash(id);
         wheel::disarm(st, id);
         self.unlink_time_wait(id);
@@ -242,6 +246,11 @@ impl Locked<'_, '_, '_> {
     pub(crate) fn enter_fin_wait2(&mut self, id: SockId) {
         let s = self.st.sock(id);
         if !s.has(flag::ORPHAN) {
+            return;
+        }
+        if s.has(flag::PAIRED) {
+            // The kernel's own socket waits for the peer's end.
+            self.destroy(id);
             return;
         }
         let linger2 = s.linger2.get().cast_signed();

@@ -65,9 +65,10 @@ pub struct Handover {
     pub fin_acked: bool,
 }
 
-/// True while the connection is frozen or when it is gone to the kernel: nothing may change it.
+/// True while the connection is frozen, when it is gone to the kernel, or has its other end in this stack: no segment and
+/// no timer may change it.
 pub(crate) fn is_frozen(s: &Sock) -> bool {
-    s.flags.load(Relaxed) & (flag::HANDING_OVER | flag::HANDED_OVER) != 0
+    s.flags.load(Relaxed) & (flag::HANDING_OVER | flag::HANDED_OVER | flag::PAIRED) != 0
 }
 
 /// How often a reader that is just copying is waited for.

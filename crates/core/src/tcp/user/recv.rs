@@ -160,6 +160,9 @@ fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
 
 /// True when the peer may be told of at least twice the window, or everything is read and a buffer lies idle.
 fn wants_update(st: Stack<'_>, s: &Sock) -> bool {
+    if s.has(flag::PAIRED) {
+        return crate::local::wants_update(st, s);
+    }
     if s.rq_available() == 0 {
         return true;
     }
@@ -177,6 +180,9 @@ pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let st = l.st;
     let s = st.sock(id);
     recvq::trim(st, s, l.env.me);
+    if s.has(flag::PAIRED) {
+        return crate::local::after_read(l, id);
+    }
     if s.kind() != crate::sock::Kind::Tcp || is_frozen(s) {
         return;
     }

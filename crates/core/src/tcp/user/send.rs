@@ -50,6 +50,9 @@ const NEAR_MOST: u32 = 1 << 20;
 
 /// `sk_stream_is_writeable`: at least a third of the buffer is free, and `TCP_NOTSENT_LOWAT` holds.
 pub(crate) fn has_space(st: Stack<'_>, s: &Sock, queued: u32) -> bool {
+    if s.has(flag::PAIRED) {
+        return crate::local::has_space(st, s);
+    }
     let low = s.notsent_lowat.get();
     if low != 0 {
         let flight = Seq(s.tcb.snd_nxt.get()).since(Seq(s.tcb.snd_una.get()));
@@ -79,6 +82,9 @@ impl Locked<'_, '_, '_> {
         let total: usize = data.iter().map(|d| d.len()).sum();
         if total == 0 {
             return Ok(0);
+        }
+        if s.has(flag::PAIRED) {
+            return self.local_send(id, data, total, flags);
         }
         let t = &s.tcb;
         let queued = s.sq_len.load(Relaxed);

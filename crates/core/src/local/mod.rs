@@ -1,0 +1,270 @@
+//! The local path: both ends of a connection are in this stack.
+//!
+//! The connection is one of the kernel's, established as ever, and stays so: names, credentials, `ss` and the end of a
+//! process are the kernel's business. Each end first has a mark (as a connection that was handed over), entered under its
+//! addresses. When both are there they are *paired*: from then on what one end sends is put straight into the receive
+//! queue of the other. There are no segments, no sequence numbers and no timers; of TCP's state the two ends keep what a
+//! program can see.
+//!
+//! Exactness. Whoever makes a call of the kernel's that moves bytes on a mark counts itself in and out
+//! ([`Stack::kernel_enter`]). Two ends are paired only when nobody is inside, and with the kernel's own numbers of bytes
+//! sent and read, taken since the last of them came out. What the kernel still holds then is read before anything else
+//! ([`Locked::local_bring_in`]).
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | marks, pairing, and the way back to the kernel |
+//! | `send.rs` | sending, room |
+//! | `end.rs` | FIN, reset, and an end that is gone |
+
+mod end;
+mod send;
+
+pub(crate) use end::{fin, gone, reset_peer};
+pub(crate) use send::{after_read, has_space, wants_update};
+
+use crate::error::Error;
+use crate::sock::{Kind, Sock, SockId, SockRef, flag, recvq};
+use crate::stack::Stack;
+use crate::stack::buf::BUF_SIZE;
+use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
+use crate::tcp::rx::count;
+use crate::tcp::state::TcpState;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
+use flyover_shm::OptIdx;
+use flyover_wire::Endpoint;
+
+/// A mark, and how many calls of the kernel's had come back when it was looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// The mark.
+    pub sock: SockRef,
+    /// `SO_COOKIE` of its kernel socket.
+    pub cookie: u64,
+    /// Calls that moved bytes; 0: none, so the kernel holds nothing.
+    pub calls: u32,
+}
+
+/// What the kernel says of one end, at a moment at which nobody moved bytes on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Facts {
+    /// Bytes that the program ever gave to the kernel.
+    pub sent: u64,
+    /// Bytes that it ever got from it.
+    pub read: u64,
+    /// Bytes that wait in the kernel's receive queue.
+    pub waiting: u32,
+}
+
+/// So much may wait in the kernel at the pairing, bytes; more of it is read there first.
+const MOST_WAITING: u64 = 256 << 10;
+
+impl Stack<'_> {
+    /// A call of the kernel's that moves bytes on the mark is about to be made. False: it is a mark no longer, make the
+    /// call here. After true, [`kernel_leave`](Self::kernel_leave) has to follow.
+    pub fn kernel_enter(self, id: SockId) -> bool {
+        let s = self.sock(id);
+        let _: u32 = s.kbusy.fetch_add(1, SeqCst);
+        fence(SeqCst);
+        if s.has(flag::HANDED_OVER) {
+            return true;
+        }
+        let _: u32 = s.kbusy.fetch_sub(1, Release);
+        false
+    }
+
+    /// The call came back; returns how many have by now.
+    pub fn kernel_leave(self, id: SockId) -> u32 {
+        let s = self.sock(id);
+        let n = s.kseq.fetch_add(1, AcqRel).wrapping_add(1);
+        let _: u32 = s.kbusy.fetch_sub(1, Release);
+        n
+    }
+
+    /// Takes the receive lock of an end that was just paired. False: somebody reads, or is at this very thing.
+    pub fn local_welcome(self, id: SockId, me: u16) -> bool {
+        recvq::lock(self.sock(id), me)
+    }
+
+    /// Gives it back.
+    pub fn local_welcomed(self, id: SockId) {
+        recvq::unlock(self.sock(id));
+    }
+
+    /// Bytes that the kernel held when the end was paired and that nobody has read.
+    pub fn kernel_bytes(self, id: SockId) -> u32 {
+        self.kernel_bytes_of(self.sock(id))
+    }
+
+    pub(crate) fn kernel_bytes_of(self, s: &Sock) -> u32 {
+        if s.has(flag::PAIRED) {
+            s.k_pend.load(Acquire)
+        } else {
+            0
+        }
+    }
+
+    /// The other end, while there is one.
+    pub(crate) fn peer_of(self, s: &Sock) -> Option<SockId> {
+        let id = s.peer.get().opt()?;
+        let p = self.sock(id);
+        let live = p.gen_.load(Relaxed) == s.peer_gen.get() && p.has(flag::PAIRED);
+        (live && p.kind() == Kind::Tcp).then_some(id)
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// A mark for a connection of the kernel's within this host; `reason` is kept for the socket layer.
+    ///
+    /// # Errors
+    /// [`Error::NoBuffers`] when all slots are in use, [`Error::AddressInUse`] when the stack has such a connection.
+    pub fn local_mark(
+        &mut self,
+        v6: bool,
+        cookie: u64,
+        local: Endpoint,
+        remote: Endpoint,
+        reason: u32,
+    ) -> Result<SockRef, Error> {
+        let st = self.st;
+        if let Some(old) = st.find_conn(local, remote) {
+            // The kernel has one such connection only: that mark's socket has ended, and nobody heard of it yet.
+            let s = st.sock(old);
+            if !s.has(flag::LOCAL) && !s.has(flag::PAIRED) {
+                return Err(Error::AddressInUse);
+            }
+            st.unhash(old);
+            s.clear_flag(flag::LOCAL);
+        }
+        let r = self.mark_alloc(v6, cookie, local, remote, reason)?;
+        st.sock(r.id).set_flag(flag::LOCAL);
+        st.hash_conn(r.id);
+        Ok(r)
+    }
+
+    /// The mark of the other end of `id`'s connection, if both may be paired now, and this one.
+    pub fn local_ends(&self, id: SockId) -> Option<(Seen, Seen)> {
+        let st = self.st;
+        let s = st.sock(id);
+        let other = st.find_conn(s.remote(), s.local())?;
+        Some((self.seen(id)?, self.seen(other)?))
+    }
+
+    fn seen(&self, id: SockId) -> Option<Seen> {
+        let s = self.st.sock(id);
+        let no = flag::HANDING_OVER | flag::ORPHAN | flag::RETURNING;
+        let may = s.has(flag::LOCAL | flag::HANDED_OVER) && s.flags.load(Relaxed) & no == 0;
+        (may && s.kbusy.load(Acquire) == 0).then(|| Seen {
+            sock: self.st.sock_ref(id),
+            cookie: s.cookie.load(Acquire),
+            calls: s.kseq.load(Acquire),
+        })
+    }
+
+    /// Pairs two ends that were [seen](Self::local_ends) and of which the kernel has said what it holds.
+    ///
+    /// # Errors
+    /// [`Error::WouldBlock`]: somebody has used one of them meanwhile, or bytes are on their way in the kernel: look
+    /// again later.
+    pub fn local_pair(&mut self, a: (Seen, Facts), b: (Seen, Facts)) -> Result<(), Error> {
+        let st = self.st;
+        let pend = |from: &Facts, to: &Facts| {
+            let left = from.sent.checked_sub(to.read)?;
+            (left == u64::from(to.waiting) && left <= MOST_WAITING).then_some(left as u32)
+        };
+        let (Some(to_a), Some(to_b)) = (pend(&b.1, &a.1), pend(&a.1, &b.1)) else {
+            return Err(Error::WouldBlock);
+        };
+        let same =
+            |seen: &Seen| st.get(seen.sock).and_then(|_| self.seen(seen.sock.id)) == Some(*seen);
+        if a.0.sock.id == b.0.sock.id || !same(&a.0) || !same(&b.0) {
+            return Err(Error::WouldBlock);
+        }
+        let ends = [(a.0.sock, b.0.sock, to_a), (b.0.sock, a.0.sock, to_b)];
+        for (me, other, pend) in ends {
+            let s = st.sock(me.id);
+            s.peer.set(other.id.into());
+            s.peer_gen.set(other.generation);
+            s.k_pend.store(pend, Relaxed);
+            s.k_fresh.store(1, Relaxed);
+            s.set_flag(flag::PAIRED);
+            s.clear_flag(flag::HANDED_OVER);
+        }
+        // Whoever counted himself in before the marks went finds no mark and goes out again; whoever found one is seen
+        // here.
+        fence(SeqCst);
+        if ends
+            .iter()
+            .any(|(me, ..)| st.sock(me.id).kbusy.load(SeqCst) != 0)
+        {
+            for (me, ..) in ends {
+                self.unpair_one(me.id);
+            }
+            return Err(Error::WouldBlock);
+        }
+        for (me, ..) in ends {
+            st.sock(me.id).reason.set(0);
+            self.raise(me.id, ev::STATE);
+        }
+        count!(self, local_pairs);
+        Ok(())
+    }
+
+    /// A mark again, as before the pairing; the queues are empty.
+    fn unpair_one(&mut self, id: SockId) {
+        let s = self.st.sock(id);
+        s.peer.set(OptIdx::NONE);
+        s.k_pend.store(0, Relaxed);
+        s.set_flag(flag::HANDED_OVER);
+        s.clear_flag(flag::PAIRED);
+    }
+
+    /// What the kernel held at the pairing comes before all else in the receive queue. The caller has read it, holds the
+    /// receive lock, and has brought the rest of the endpoint up to date. False: there is no room, and it is lost, so the
+    /// connection is reset.
+    pub fn local_bring_in(&mut self, id: SockId, bytes: &[u8]) -> bool {
+        let st = self.st;
+        let s = st.sock(id);
+        let mut ok = true;
+        for piece in bytes.rchunks(BUF_SIZE) {
+            let Some(b) = st.alloc_buf() else {
+                ok = false;
+                break;
+            };
+            let n = st.buf_bytes(b).copy_in(piece) as u32;
+            st.buf(b).len.set(n);
+            recvq::prepend(st, s, b);
+            recvq::publish(s, n);
+        }
+        s.k_pend.store(0, Release);
+        s.k_fresh.store(0, Release);
+        if !ok {
+            count!(self, no_buffer);
+            reset_peer(self, id);
+            self.reset_conn(id, Error::Reset);
+        }
+        ok
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// After a death: an end whose other end does not point back is reset.
+    pub(crate) fn mend_pairs(&mut self) {
+        let st = self.st;
+        for r in st.each_sock() {
+            let s = st.sock(r.id);
+            if !s.has(flag::PAIRED) || s.peer.get().is_none() || s.tcp_state() == TcpState::Closed {
+                continue;
+            }
+            let back = st
+                .peer_of(s)
+                .is_some_and(|p| st.sock(p).peer.get().opt() == Some(r.id));
+            if !back {
+                s.peer.set(OptIdx::NONE);
+                self.reset_conn(r.id, Error::Reset);
+            }
+        }
+    }
+}

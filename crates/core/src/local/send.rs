@@ -1,0 +1,144 @@
+//! Sending within a pair: straight into the other end's receive queue.
+
+use super::end;
+use crate::error::Error;
+use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use crate::stack::wake::ev;
+use crate::tcp::rx::count;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use crate::tcp::user::oob;
+use crate::tcp::user::send::SendFlags;
+use core::sync::atomic::Ordering::{Relaxed, SeqCst};
+use core::sync::atomic::fence;
+
+/// Bytes that wait for the reader at the most, unless the program set the buffers' sizes. Small enough to stay in the
+/// cache between the two copies.
+const LIMIT: u32 = 1 << 20;
+/// The same when the stack is short of buffers.
+const LIMIT_SHORT: u32 = 64 << 10;
+/// A write of so many bytes is taken whole while there is any room, as Linux does with a segment of the loopback's size.
+const WHOLE: u32 = 65_483;
+
+/// What the two buffers of this direction hold: the sender's `SO_SNDBUF` and the receiver's `SO_RCVBUF`.
+fn limit(st: Stack<'_>, s: &Sock, p: &Sock) -> u32 {
+    let set = s.has(flag::SNDBUF_SET) || p.has(flag::RCVBUF_SET);
+    let most = if set {
+        s.sndbuf.get().saturating_add(p.rcvbuf.get())
+    } else {
+        LIMIT
+    };
+    if st.buf_pressure() {
+        most.min(LIMIT_SHORT)
+    } else {
+        most
+    }
+}
+
+/// `sk_stream_is_writeable` for one end of a pair.
+pub(crate) fn has_space(st: Stack<'_>, s: &Sock) -> bool {
+    let Some(p) = st.peer_of(s) else { return true };
+    let p = st.sock(p);
+    let (queued, limit) = (p.rq_available(), limit(st, s, p));
+    queued < limit && limit - queued >= queued / 2
+}
+
+/// True when a reader has something to do under the stack lock: a writer waits for room, or the queue's last buffer lies
+/// idle.
+pub(crate) fn wants_update(st: Stack<'_>, s: &Sock) -> bool {
+    fence(SeqCst);
+    s.rq_available() == 0 || st.peer_of(s).is_some_and(|p| st.sock(p).has(flag::NOSPACE))
+}
+
+/// The second half of a read: the writer hears of the room.
+pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let st = l.st;
+    let Some(p) = st.peer_of(st.sock(id)) else {
+        return;
+    };
+    let w = st.sock(p);
+    if w.has(flag::NOSPACE) && has_space(st, w) {
+        w.clear_flag(flag::NOSPACE);
+        l.raise(p, ev::SPACE);
+    }
+}
+
+impl Locked<'_, '_, '_> {
+    /// [`Locked::tcp_send`] on one end of a pair, which has found that it may send.
+    pub(crate) fn local_send(
+        &mut self,
+        id: SockId,
+        data: &[&[u8]],
+        total: usize,
+        flags: SendFlags,
+    ) -> Result<usize, Error> {
+        let st = self.st;
+        let s = st.sock(id);
+        let Some(to) = st.peer_of(s) else {
+            // The peer is gone: the kernel takes the bytes, and its RST follows.
+            end::reset_by_peer(self, id);
+            return Ok(total);
+        };
+        let p = st.sock(to);
+        let half = matches!(p.tcp_state(), TcpState::FinWait1 | TcpState::FinWait2);
+        if half && p.shut.load(Relaxed) & SHUT_RD != 0 && !p.has(flag::PEER_FIN) {
+            // It reads no more and has said all: new data resets the connection (RFC 2525 section 2.17).
+            end::reset_peer(self, to);
+            self.reset_conn(to, Error::Reset);
+            return Ok(total);
+        }
+        let room = self.room(s, p);
+        if room == 0 {
+            return Err(Error::WouldBlock);
+        }
+        let most = room.max(WHOLE.min(total as u32)) as usize;
+        let before = st.intend(to);
+        let n = recvq::append_bytes(st, p, data, most);
+        st.state.intent.store(before, Relaxed);
+        if n == 0 {
+            count!(self, no_buffer);
+            s.set_flag(flag::NOSPACE);
+            return Err(Error::WouldBlock);
+        }
+        if n < total {
+            s.set_flag(flag::NOSPACE);
+        }
+        self.account(s, p, n as u32);
+        if flags.oob && n == total {
+            oob::local_urgent(self, to);
+        } else if p.tcb.tflags.get() & tflag::URG_IN != 0 {
+            oob::note_arrival(self, to);
+        }
+        self.raise(to, ev::DATA);
+        Ok(n)
+    }
+
+    /// Room for the writer; when there is none, the reader is asked to tell.
+    fn room(&self, s: &Sock, p: &Sock) -> u32 {
+        let most = limit(self.st, s, p);
+        let room = most.saturating_sub(p.rq_available());
+        if room > 0 {
+            return room;
+        }
+        s.set_flag(flag::NOSPACE);
+        // The reader stores what he read, then looks at the flag.
+        fence(SeqCst);
+        most.saturating_sub(p.rq_available())
+    }
+
+    fn account(&mut self, s: &Sock, p: &Sock, n: u32) {
+        let bytes = u64::from(n);
+        let add = |cell: &flyover_shm::Shared64| {
+            cell.store(cell.load(Relaxed).wrapping_add(bytes), Relaxed)
+        };
+        add(&s.bytes_out);
+        add(&p.bytes_in);
+        s.data_out.set(s.data_out.get().wrapping_add(1));
+        p.data_in.set(p.data_in.get().wrapping_add(1));
+        p.tcb.rcv_nxt.set(p.tcb.rcv_nxt.get().wrapping_add(n));
+        s.tcb.last_tx.set(self.env.now.0);
+        p.tcb.last_rx.set(self.env.now.0);
+    }
+}

@@ -1,0 +1,162 @@
+//! What the kernel holds of one end of a connection, whoever has its descriptor: one question to `NETLINK_SOCK_DIAG`
+//! (`sock_diag(7)`), which needs no privilege. The kernel answers within the call that asks.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::IpAddr;
+
+use flyover_core::local::Facts;
+use flyover_wire::{Endpoint, Ip};
+
+use crate::errno::Errno;
+use crate::os::Os;
+
+const NETLINK_SOCK_DIAG: i32 = 4;
+/// `SOCK_DIAG_BY_FAMILY` of linux/sock_diag.h.
+const BY_FAMILY: u16 = 20;
+/// `INET_DIAG_INFO` of linux/inet_diag.h: the attribute, and its bit in the request.
+const INFO: u16 = 2;
+/// Length of `struct nlmsghdr`.
+const HEADER: usize = 16;
+/// Length of `struct inet_diag_req_v2`.
+const REQUEST: usize = 56;
+/// Length of `struct inet_diag_msg`.
+const MESSAGE: usize = 72;
+/// `TCP_ESTABLISHED`.
+const ESTABLISHED: u8 = 1;
+
+/// The facts of the established connection `local` to `remote` whose socket has this cookie.
+pub(super) fn facts(os: &dyn Os, cookie: u64, local: Endpoint, remote: Endpoint) -> Option<Facts> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let fd = os.socket(libc::AF_NETLINK, kind, NETLINK_SOCK_DIAG).ok()?;
+    let mut answer = [0u8; 2048];
+    let n = ask(os, fd, &request(cookie, local, remote), &mut answer);
+    let _: Result<(), Errno> = os.close(fd);
+    decode(answer.get(..n?)?)
+}
+
+fn ask(os: &dyn Os, fd: i32, question: &[u8], answer: &mut [u8]) -> Option<usize> {
+    let sent = os.sendmsg(fd, &[IoSlice::new(question)], None, &[], 0);
+    sent.ok()?;
+    let got = os.recvmsg(fd, &mut [IoSliceMut::new(answer)], &mut [], 0);
+    got.ok().map(|m| m.n)
+}
+
+fn request(cookie: u64, local: Endpoint, remote: Endpoint) -> [u8; HEADER + REQUEST] {
+    let mut b = [0u8; HEADER + REQUEST];
+    let mut put = |at: usize, v: &[u8]| {
+        if let Some(to) = b.get_mut(at..at + v.len()) {
+            to.copy_from_slice(v);
+        }
+    };
+    put(0, &((HEADER + REQUEST) as u32).to_ne_bytes());
+    put(4, &BY_FAMILY.to_ne_bytes());
+    put(6, &(libc::NLM_F_REQUEST as u16).to_ne_bytes());
+    let family = match local.ip.is_v4() {
+        true => libc::AF_INET,
+        false => libc::AF_INET6,
+    };
+    put(
+        16,
+        &[family as u8, libc::IPPROTO_TCP as u8, 1 << (INFO - 1)],
+    );
+    put(20, &u32::MAX.to_ne_bytes());
+    put(24, &local.port.to_be_bytes());
+    put(26, &remote.port.to_be_bytes());
+    put(28, address(local.ip).as_slice());
+    put(44, address(remote.ip).as_slice());
+    put(64, &(cookie as u32).to_ne_bytes());
+    put(68, &((cookie >> 32) as u32).to_ne_bytes());
+    b
+}
+
+/// An address as `inet_diag_sockid` has it: an IPv4 one in the first four bytes.
+fn address(ip: Ip) -> [u8; 16] {
+    let mut b = [0u8; 16];
+    match ip.to_std() {
+        IpAddr::V4(v4) => b[..4].copy_from_slice(&v4.octets()),
+        IpAddr::V6(v6) => b = v6.octets(),
+    }
+    b
+}
+
+fn decode(answer: &[u8]) -> Option<Facts> {
+    let u16_at = |at: usize| Some(u16::from_ne_bytes(answer.get(at..at + 2)?.try_into().ok()?));
+    let u32_at = |at: usize| Some(u32::from_ne_bytes(answer.get(at..at + 4)?.try_into().ok()?));
+    let u64_at = |at: usize| Some(u64::from_ne_bytes(answer.get(at..at + 8)?.try_into().ok()?));
+    if u16_at(4)? != BY_FAMILY || *answer.get(HEADER + 1)? != ESTABLISHED {
+        return None;
+    }
+    let waiting = u32_at(HEADER + 56)?;
+    let mut at = HEADER + MESSAGE;
+    loop {
+        let len = usize::from(u16_at(at)?);
+        if len < 4 {
+            return None;
+        }
+        if u16_at(at + 2)? != INFO {
+            at += len.next_multiple_of(4);
+            continue;
+        }
+        // Of struct tcp_info (linux/tcp.h).
+        let info = at + 4;
+        let end = at + len;
+        let known = |field: usize| (info + field + 8 <= end).then_some(info + field);
+        let sent = u64_at(known(200)?)?;
+        let again = u64_at(known(208)?)?;
+        let unsent = u64::from(u32_at(known(144)?)?);
+        let received = u64_at(known(128)?)?;
+        return Some(Facts {
+            sent: sent.checked_sub(again)? + unsent,
+            read: received.checked_sub(u64::from(waiting))?,
+            waiting,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(state: u8, waiting: u32, info: &[u8]) -> Vec<u8> {
+        let mut m = vec![0u8; HEADER + MESSAGE];
+        m[4..6].copy_from_slice(&BY_FAMILY.to_ne_bytes());
+        m[HEADER + 1] = state;
+        m[HEADER + 56..HEADER + 60].copy_from_slice(&waiting.to_ne_bytes());
+        // Another attribute comes first.
+        m.extend_from_slice(&5u16.to_ne_bytes());
+        m.extend_from_slice(&15u16.to_ne_bytes());
+        m.extend_from_slice(&[1, 0, 0, 0]);
+        m.extend_from_slice(&(4 + info.len() as u16).to_ne_bytes());
+        m.extend_from_slice(&INFO.to_ne_bytes());
+        m.extend_from_slice(info);
+        m
+    }
+
+    #[test]
+    fn bytes_are_counted_by_the_kernels_words() {
+        let mut info = vec![0u8; 280];
+        info[200..208].copy_from_slice(&1000u64.to_ne_bytes());
+        info[208..216].copy_from_slice(&100u64.to_ne_bytes());
+        info[144..148].copy_from_slice(&7u32.to_ne_bytes());
+        info[128..136].copy_from_slice(&50u64.to_ne_bytes());
+        let facts = Facts {
+            sent: 907,
+            read: 20,
+            waiting: 30,
+        };
+        assert_eq!(decode(&message(ESTABLISHED, 30, &info)), Some(facts));
+        assert_eq!(decode(&message(8, 30, &info)), None, "a FIN has come");
+        assert_eq!(decode(&message(ESTABLISHED, 30, &info[..180])), None);
+        assert_eq!(decode(&[0; 20]), None);
+    }
+
+    #[test]
+    fn an_ipv4_address_comes_first() {
+        let e = |s: &str| -> Endpoint { s.parse().expect("an address") };
+        let b = request(0x1_0000_0002, e("127.0.0.1:80"), e("127.0.0.2:5555"));
+        assert_eq!(b[16], libc::AF_INET as u8);
+        assert_eq!(&b[28..32], &[127, 0, 0, 1]);
+        assert_eq!(&b[44..48], &[127, 0, 0, 2]);
+        assert_eq!(&b[64..72], &[2, 0, 0, 0, 1, 0, 0, 0]);
+    }
+}

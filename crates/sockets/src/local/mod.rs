@@ -1,0 +1,251 @@
+//! The local path: connections within this host. The kernel opens them, as ever; when both ends are under Flyover and in
+//! one stack their bytes go through its memory (`flyover_core::local`). Each end gets its mark when it is connected or
+//! accepted; whoever comes second pairs them, and the other one hears of it at its next call, or in its sleep.
+//!
+//! | file | what |
+//! |---|---|
+//! | `mod.rs` | marks, pairing, the first look at a paired end |
+//! | `diag.rs` | what the kernel holds of an end: `NETLINK_SOCK_DIAG` |
+
+mod diag;
+
+use core::sync::atomic::Ordering;
+use std::io::IoSliceMut;
+
+use flyover_core::local::{Facts, Seen};
+use flyover_core::sock::flag;
+use flyover_wire::{Endpoint, Ip};
+
+use crate::addr::Addr;
+use crate::entry::{Entry, Handle};
+use crate::errno::Errno;
+use crate::policy::Reason;
+use crate::process::{Ep, Fd, Sockets};
+
+/// Bytes read at a time of what the kernel held.
+const PIECE: usize = 64 << 10;
+
+/// A call of the kernel's on a mark, counted in.
+#[derive(Debug)]
+#[must_use]
+pub enum Entered {
+    /// The connection cannot be paired: nothing to count.
+    Free,
+    /// Counted: [`Sockets::leave_kernel`] has to follow.
+    Counted(Ep),
+    /// It is no mark any more: the call is the stack's.
+    Home,
+}
+
+impl Sockets {
+    /// The kernel has connected `fd`, or is about to: if its peer is on this host, it gets its mark.
+    pub fn connected_by_kernel(&self, fd: i32, to: &Addr) {
+        let Fd::Fresh(fresh) = self.look(fd) else {
+            return;
+        };
+        let marked = to
+            .endpoint()
+            .filter(|_| !fresh.dgram && !fresh.unbound && fresh.shut == 0)
+            .and_then(|_| self.mark_local(fd, fresh.v6, None));
+        let Some(ep) = marked else {
+            self.leave_to_kernel(fd, self.why_kernel(to));
+            return;
+        };
+        if fresh.in_epoll {
+            self.epolls.fresh_became_mark(self, fd, &ep);
+        }
+        self.pair_at(fd, &ep, 0);
+    }
+
+    fn why_kernel(&self, to: &Addr) -> Reason {
+        match (to.endpoint(), self.attached()) {
+            (Some(e), _) if e.ip.is_loopback() || e.ip.is_unspecified() => Reason::Loopback,
+            (Some(e), Some(att)) if att.cplane.is_local(e.ip) => Reason::Local,
+            _ => Reason::NoVnic,
+        }
+    }
+
+    /// The kernel accepted `fd`. True: it has its mark, or is paired already.
+    pub(crate) fn accepted_by_kernel(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> bool {
+        match self.mark_local(fd, v6, peer) {
+            Some(ep) => {
+                self.pair_at(fd, &ep, 0);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The mark of a connection within this host.
+    fn mark_local(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> Option<Ep> {
+        if !self.settings.local {
+            return None;
+        }
+        let remote = match peer {
+            Some(p) => p,
+            None => self.os.getpeername(fd).ok()?.endpoint()?,
+        };
+        let local = self.kernel_local(fd).ok()?;
+        let near = remote.ip.is_loopback() || remote.ip == local.ip;
+        if !near && !self.attached()?.cplane.is_local(remote.ip) || is_scoped(remote.ip) {
+            return None;
+        }
+        let att = self.attach_for_new().ok()?;
+        // As in `tell_ss`: connections of the V-NICs come first.
+        if att.stack.socks_used() > att.stack.limits().socks / 2 {
+            self.count_kernel_path(Reason::StackFull);
+            return None;
+        }
+        let cookie = self.cookie(fd).ok()?;
+        let reason = Reason::Unpaired;
+        let sock = att
+            .locked(|l| l.local_mark(v6, cookie, local, remote, u32::from(reason.code())))
+            .ok()?;
+        let entry = Entry::Tcp(Handle::new(sock, v6));
+        if !self.table.store(fd, entry) {
+            att.locked(|l| l.free_unused(sock.id));
+            return None;
+        }
+        self.count_kernel_path(reason);
+        Some(Ep { att, sock, v6 })
+    }
+
+    /// Pairs the mark when so many calls have moved bytes on it that it pays. Later on it is tried more and more rarely: the
+    /// other end may be a plain program.
+    fn pair_at(&self, fd: i32, ep: &Ep, calls: u32) {
+        let Some(since) = calls.checked_sub(self.settings.local_after) else {
+            return;
+        };
+        if since == 0 || since.is_power_of_two() {
+            let _: bool = self.pair(fd, ep);
+        }
+    }
+
+    /// Pairs the mark now. False: the other end is not here, or this is not the moment.
+    fn pair(&self, _fd: i32, ep: &Ep) -> bool {
+        let Some((own, other)) = ep.att.locked(|l| l.local_ends(ep.sock.id)) else {
+            return false;
+        };
+        let s = ep.shared();
+        let (local, remote) = (s.local(), s.remote());
+        let Some(a) = self.facts(&own, local, remote) else {
+            return false;
+        };
+        let Some(b) = self.facts(&other, remote, local) else {
+            return false;
+        };
+        ep.att
+            .locked(|l| l.local_pair((own, a), (other, b)))
+            .is_ok()
+    }
+
+    /// What the kernel holds of an end. `None`: it is not established, or not to be found.
+    fn facts(&self, of: &Seen, local: Endpoint, remote: Endpoint) -> Option<Facts> {
+        if of.calls == 0 {
+            // Nobody has moved a byte on it, and it was established when it got its mark.
+            return Some(Facts::default());
+        }
+        diag::facts(self.os, of.cookie, local, remote)
+    }
+
+    /// A call of the kernel's that moves bytes is about to be made on `fd`.
+    pub fn enter_kernel(&self, fd: i32) -> Entered {
+        let Some(ep) = self.mark(fd) else {
+            return match self.table.load(fd) {
+                Entry::Tcp(_) => Entered::Home,
+                _ => Entered::Free,
+            };
+        };
+        if !ep.shared().has(flag::LOCAL) {
+            return Entered::Free;
+        }
+        match ep.att.stack.kernel_enter(ep.sock.id) {
+            true => Entered::Counted(ep),
+            false => Entered::Home,
+        }
+    }
+
+    /// It came back.
+    pub fn leave_kernel(&self, fd: i32, ep: &Ep) {
+        let calls = ep.att.stack.kernel_leave(ep.sock.id);
+        self.pair_at(fd, ep, calls);
+    }
+
+    /// A call that cannot be counted is about to be made on a mark: it is paired now or never.
+    pub(crate) fn now_or_never(&self, fd: i32) {
+        if let Some(ep) = self.mark(fd).filter(|ep| ep.shared().has(flag::LOCAL))
+            && !self.pair(fd, &ep)
+        {
+            self.never_paired(&ep);
+        }
+    }
+
+    /// The mark stays one.
+    pub(crate) fn never_paired(&self, ep: &Ep) {
+        ep.att.locked(|_| ep.shared().clear_flag(flag::LOCAL));
+    }
+
+    /// The first look at an end that was paired: what the program told the kernel socket so far is noted in the endpoint,
+    /// and what the kernel holds comes into the receive queue.
+    #[cold]
+    pub(crate) fn welcome(&self, fd: i32, ep: Ep) -> Fd {
+        let stack = ep.att.stack;
+        let mut tries = 0u32;
+        while ep.shared().k_fresh.load(Ordering::Acquire) != 0 {
+            if !stack.local_welcome(ep.sock.id, ep.att.me) {
+                // Another thread is at it; if it dies its lock is opened.
+                tries += 1;
+                if tries.is_multiple_of(1 << 10) {
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(50_000));
+                }
+                core::hint::spin_loop();
+                continue;
+            }
+            if ep.shared().k_fresh.load(Ordering::Acquire) != 0 {
+                let status = self.os.fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
+                ep.shared()
+                    .put_flag(flag::NONBLOCK, status & libc::O_NONBLOCK != 0);
+                self.copy_options(fd, &ep);
+                let held = self.read_kernel(fd, stack.kernel_bytes(ep.sock.id) as usize);
+                let _: bool = ep.att.locked(|l| l.local_bring_in(ep.sock.id, &held));
+            }
+            stack.local_welcomed(ep.sock.id);
+        }
+        Fd::Tcp(ep)
+    }
+
+    /// Reads up to `n` bytes of the kernel's. Fewer come only when another holder of the socket died with them in hand.
+    fn read_kernel(&self, fd: i32, n: usize) -> Vec<u8> {
+        let mut held = vec![0u8; n];
+        let mut have = 0;
+        while have < n {
+            let room = have + PIECE.min(n - have);
+            let Some(into) = held.get_mut(have..room) else {
+                break;
+            };
+            let flags = libc::MSG_DONTWAIT;
+            match self
+                .os
+                .recvmsg(fd, &mut [IoSliceMut::new(into)], &mut [], flags)
+            {
+                Ok(m) if m.n > 0 => have += m.n,
+                Err(Errno::EINTR) => {}
+                Ok(_) | Err(_) => break,
+            }
+        }
+        held.truncate(have);
+        held
+    }
+
+    /// What the program does to the sending direction, the kernel's connection goes through as well.
+    pub(crate) fn shutdown_beside(&self, fd: i32, ep: &Ep, how: i32) {
+        if ep.shared().has(flag::PAIRED) {
+            let _: Result<(), Errno> = self.os.shutdown(fd, how);
+        }
+    }
+}
+
+/// Addresses that mean something else on every interface.
+fn is_scoped(ip: Ip) -> bool {
+    ip.is_v6_link_local()
+}
