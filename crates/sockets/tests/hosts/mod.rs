@@ -206,7 +206,8 @@ fn host(n: u8, peer: u8, nic: MemNic) -> Host {
     }));
     let settings = Settings {
         accelerate: true,
-        local: true,
+        // The fake kernel connects nothing.
+        local: false,
         local_after: 0,
         spin: Budget::Adaptive,
         inherited: false,
