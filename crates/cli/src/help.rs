@@ -92,7 +92,10 @@ flyover check [--json]
 Says what this machine can do: kernel, privileges, limits, and for each interface how it is
 accelerated and why, or what is in the way and what to do. Changes nothing.
 
-Exit status: 0 when programs can be accelerated on at least one interface, 1 otherwise.
+Without privilege it says what works nevertheless, and what takes root.
+
+Exit status: 0 when programs can be accelerated on at least one interface or on the local path to
+one another, 1 otherwise.
 ";
 
 /// `flyover ps --help`.
@@ -133,8 +136,10 @@ flyover daemon start    start flyoverd if none is running, and wait until it ans
 flyover daemon stop     end it, and wait until it is gone
 flyover daemon status   say whether it is running (exit status 0) or not (3)
 
-The socket is that of FLYOVER_SOCKET, else /run/flyover/flyoverd.sock. Options of the daemon
-are environment variables: see `flyover options`.
+The socket is that of FLYOVER_SOCKET, else /run/flyover/flyoverd.sock; without privilege, that of
+a daemon of this user alone, in $XDG_RUNTIME_DIR/flyover, /run/user/UID/flyover or
+/tmp/flyover-UID. It makes no V-NICs, but stacks for the local path between this user's programs.
+Options of the daemon are environment variables: see `flyover options`.
 ";
 
 /// `flyover options`.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, Stat, fstat, mkdir, open, stat};
+use rustix::fs::{Access, FlockOperation, Mode, OFlags, Stat, access, fstat, mkdir, open, stat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -116,6 +116,24 @@ impl Candidate {
         }
     }
 
+    /// What [`Self::make`] would give, without making anything.
+    ///
+    /// # Errors
+    /// As [`Self::make`].
+    pub fn look(&self) -> Result<PathBuf, Unfit> {
+        match self.open() {
+            Err(Unfit {
+                why: Flaw::Os(Errno::NOENT),
+                path,
+            }) if path != self.base => {
+                let may = access(&self.base, Access::WRITE_OK | Access::EXEC_OK);
+                may.map_err(|e| unfit(&self.base, Flaw::Os(e)))?;
+            }
+            found => drop(found?),
+        }
+        Ok(self.path())
+    }
+
     fn check_base(&self) -> Result<(), Unfit> {
         let found = stat(&self.base).map_err(|e| unfit(&self.base, Flaw::Os(e)))?;
         let mode = found.st_mode & 0o7777;
@@ -127,6 +145,17 @@ impl Candidate {
         }
         Ok(())
     }
+}
+
+fn first<T>(get: impl Fn(&Candidate) -> Result<T, Unfit>) -> Result<T, Vec<Unfit>> {
+    let mut all = Vec::new();
+    for candidate in Candidate::all() {
+        match get(&candidate) {
+            Ok(found) => return Ok(found),
+            Err(unfit) => all.push(unfit),
+        }
+    }
+    Err(all)
 }
 
 fn unfit(path: &Path, why: Flaw) -> Unfit {
@@ -173,19 +202,20 @@ impl Place {
         found.map(Candidate::open).transpose()
     }
 
+    /// Where [`Self::make_first`] would be, without making anything.
+    ///
+    /// # Errors
+    /// As [`Self::make_first`].
+    pub fn look_first() -> Result<PathBuf, Vec<Unfit>> {
+        first(Candidate::look)
+    }
+
     /// The first place that serves, made if need be.
     ///
     /// # Errors
     /// What is wrong with each.
     pub fn make_first() -> Result<Self, Vec<Unfit>> {
-        let mut all = Vec::new();
-        for candidate in Candidate::all() {
-            match candidate.make() {
-                Ok(place) => return Ok(place),
-                Err(unfit) => all.push(unfit),
-            }
-        }
-        Err(all)
+        first(Candidate::make)
     }
 
     /// The directory.
@@ -287,6 +317,8 @@ mod tests {
         let scratch = Scratch::new("made", 0o700);
         let candidate = scratch.candidate(true);
         assert_eq!(candidate.open().unwrap_err().why, Flaw::Os(Errno::NOENT));
+        assert_eq!(candidate.look().unwrap(), candidate.path());
+        assert!(!candidate.path().exists());
         let place = candidate.make().unwrap();
         let mode = fs::metadata(place.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o7777, 0o700);

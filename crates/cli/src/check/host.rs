@@ -7,6 +7,7 @@ use flyover_config::{ProcessOpts, vars};
 use rustix::process::{Resource, geteuid, getrlimit};
 use serde::Serialize;
 
+use crate::daemon::DaemonError;
 use crate::{daemon, places};
 
 /// A finding: a fact, and what to do when it is in the way.
@@ -60,9 +61,29 @@ pub(super) struct Host {
     pub(super) kernel: Kernel,
     /// All that was found.
     pub(super) findings: Vec<Finding>,
+    /// V-NICs: from the daemon that there is or that a `flyover run` starts.
+    #[serde(skip)]
+    pub(super) vnics: Source,
+}
+
+/// What daemon programs of this user get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Source {
+    /// Root's.
+    System,
+    /// Their user's own, without V-NICs.
+    User,
+    /// None.
+    Nobody,
 }
 
 impl Host {
+    /// Whether programs of this user can reach one another through shared memory: with a daemon of whatever kind, and the
+    /// library.
+    pub(super) fn local_works(&self) -> bool {
+        self.vnics != Source::Nobody && places::library().is_some()
+    }
+
     /// Whether nothing is in the way of acceleration.
     pub(super) fn usable(&self) -> bool {
         self.findings.iter().all(|f| f.weight != Weight::Bad)
@@ -103,17 +124,23 @@ pub(super) fn look() -> Host {
         .to_string_lossy()
         .into_owned();
     let kernel = Kernel::parse(&release);
+    let (daemon, vnics) = daemon_finding();
+    let status = read("/proc/self/status");
     let findings = vec![
         kernel_finding(kernel, release),
         btf(),
         jit(read("/proc/sys/net/core/bpf_jit_enable").as_deref()),
-        daemon_finding(),
+        daemon,
         library_finding(),
-        privileges(read("/proc/self/status").as_deref().unwrap_or("")),
+        privileges(status.as_deref().unwrap_or(""), daemon::is_privileged()),
         files(getrlimit(Resource::Nofile).current),
         memlock(getrlimit(Resource::Memlock).current),
     ];
-    Host { kernel, findings }
+    Host {
+        kernel,
+        findings,
+        vnics,
+    }
 }
 
 fn read(path: &str) -> Option<String> {
@@ -164,26 +191,73 @@ fn jit(value: Option<&str>) -> Finding {
     }
 }
 
-fn daemon_finding() -> Finding {
+/// How to get V-NICs.
+pub(super) const ASK_ROOT: &str =
+    "V-NICs take a flyoverd of root: `systemctl start flyoverd`, or `sudo flyover daemon start`";
+
+fn daemon_finding() -> (Finding, Source) {
     let options: ProcessOpts = match vars::from_env() {
         Ok(options) => options,
-        Err(error) => return bad("flyoverd", "unknown", error.to_string()),
+        Err(error) => {
+            let finding = bad("flyoverd", "unknown", error.to_string());
+            return (finding, Source::Nobody);
+        }
     };
-    match daemon::connect(options.socket.as_str()) {
-        Ok(_) => good("flyoverd", format!("answers on {}", options.socket)),
-        Err(daemon::DaemonError::NotRunning) if geteuid().is_root() => match places::daemon() {
-            Some(_) => good(
-                "flyoverd",
-                "not running; the first `flyover run` of root starts it",
-            ),
-            None => bad(
-                "flyoverd",
-                "not installed",
-                "put flyoverd beside this program",
-            ),
+    let socket = options.socket.as_str();
+    let not_installed = || {
+        bad(
+            "flyoverd",
+            "not installed",
+            "put flyoverd beside this program",
+        )
+    };
+    match daemon::connect(socket) {
+        Ok(_) if daemon::user::is_own(socket) => own_daemon(),
+        Ok(_) => (
+            good("flyoverd", format!("answers on {socket}")),
+            Source::System,
+        ),
+        Err(DaemonError::NotRunning) if daemon::is_privileged() => match places::daemon() {
+            Some(_) => {
+                let how = "not running; the first `flyover run` of root starts it";
+                (good("flyoverd", how), Source::System)
+            }
+            None => (not_installed(), Source::Nobody),
         },
-        Err(error) => bad("flyoverd", "not usable", error.to_string()),
+        Err(DaemonError::NotRunning | DaemonError::Denied(_)) if daemon::is_usual(socket) => {
+            own_daemon()
+        }
+        Err(error) => {
+            let finding = bad("flyoverd", "not usable", error.to_string());
+            (finding, Source::Nobody)
+        }
     }
+}
+
+/// The daemon of this user, which runs or will run.
+fn own_daemon() -> (Finding, Source) {
+    let value = match (daemon::user::find(), places::daemon()) {
+        (Ok(Some(found)), _) => format!("this user's own, answers on {}", found.socket),
+        (Ok(None), None) => {
+            let advice = "put flyoverd beside this program";
+            return (bad("flyoverd", "not installed", advice), Source::Nobody);
+        }
+        (Ok(None), Some(_)) => match daemon::user::place() {
+            Ok(place) => format!(
+                "not running; `flyover run` starts this user's own in {}",
+                place.display()
+            ),
+            Err(error) => {
+                let finding = bad("flyoverd", "not usable", error.to_string());
+                return (finding, Source::Nobody);
+            }
+        },
+        (Err(error), _) => {
+            let finding = bad("flyoverd", "not usable", error.to_string());
+            return (finding, Source::Nobody);
+        }
+    };
+    (note("flyoverd", value, ASK_ROOT), Source::User)
 }
 
 fn library_finding() -> Finding {
@@ -197,11 +271,12 @@ fn library_finding() -> Finding {
     }
 }
 
+const NONE: &str = "no capabilities";
 /// Bit numbers of linux/capability.h.
 const CAPABILITIES: [(u32, &str); 3] = [(12, "NET_ADMIN"), (13, "NET_RAW"), (39, "BPF")];
 
-/// `status`: proc_pid_status(5).
-fn privileges(status: &str) -> Finding {
+/// `status`: proc_pid_status(5). Capabilities of a user namespace are shown there, too, and count for nothing outside it.
+fn privileges(status: &str, enough: bool) -> Finding {
     let effective = status
         .lines()
         .find_map(|line| line.strip_prefix("CapEff:"))
@@ -218,12 +293,17 @@ fn privileges(status: &str) -> Finding {
         "not root"
     };
     let held = if held.is_empty() {
-        "no capabilities".to_owned()
+        NONE.to_owned()
     } else {
         held.join(", ")
     };
+    let in_vain = if enough || held == NONE {
+        ""
+    } else {
+        "; not enough for V-NICs, as in a container or a user namespace"
+    };
     // Only the daemon needs any.
-    good("privileges", format!("{user}, {held}"))
+    good("privileges", format!("{user}, {held}{in_vain}"))
 }
 
 fn files(limit: Option<u64>) -> Finding {
@@ -274,10 +354,12 @@ mod tests {
         assert_eq!(jit(Some("0")).weight, Weight::Note);
         assert_eq!(files(Some(256)).weight, Weight::Note);
         assert_eq!(files(None).value, "unlimited");
-        let all = privileges("Name:\tx\nCapEff:\t000001ffffffffff\n").value;
+        let all = privileges("Name:\tx\nCapEff:\t000001ffffffffff\n", true).value;
         assert!(all.ends_with(", NET_ADMIN, NET_RAW, BPF"), "{all}");
+        let in_vain = privileges("CapEff:\t000001ffffffffff", false).value;
+        assert!(in_vain.contains("not enough"), "{in_vain}");
         assert!(
-            privileges("CapEff:\t0000000000000000")
+            privileges("CapEff:\t0000000000000000", false)
                 .value
                 .ends_with("no capabilities")
         );

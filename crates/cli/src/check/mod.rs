@@ -17,6 +17,8 @@ use std::process::ExitCode;
 
 use serde::{Deserialize, Serialize};
 
+use host::Source;
+
 use crate::{Form, Outcome, help, only_json, show, show_json, stacks};
 
 /// Everything that `check` finds out.
@@ -27,6 +29,8 @@ struct Report {
     interfaces: Vec<verdict::Judged>,
     /// Whether at least one interface can be accelerated.
     accelerated: bool,
+    /// Whether programs of this user can reach one another through shared memory. That takes no privilege.
+    local_path: bool,
 }
 
 /// Runs `flyover check`.
@@ -40,25 +44,41 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
         .into_iter()
         .map(|i| verdict::judge(i, host.kernel))
         .collect();
-    if let Some(view) = daemon_view() {
-        interfaces.iter_mut().for_each(|i| view.overrule(i));
+    match host.vnics {
+        Source::System => {
+            if let Some(view) = daemon_view() {
+                interfaces.iter_mut().for_each(|i| view.overrule(i));
+            }
+        }
+        Source::User => interfaces.iter_mut().for_each(takes_root),
+        Source::Nobody => {}
     }
     let accelerated = host.usable() && interfaces.iter().any(verdict::Judged::is_served);
+    let local_path = host.local_works();
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         host,
         interfaces,
         accelerated,
+        local_path,
     };
     match form {
         Form::Json => show_json(&report)?,
         Form::Text | Form::HelpShown => show(&render::text(&report)),
     }
-    Ok(if report.accelerated {
+    Ok(if report.accelerated || report.local_path {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// What an ordinary user's own daemon leaves of an interface.
+fn takes_root(interface: &mut verdict::Judged) {
+    if interface.vnic.take().is_some() {
+        interface.why = "this user's own flyoverd makes no V-NICs".to_owned();
+        interface.advice = host::ASK_ROOT.to_owned();
+    }
 }
 
 /// The daemon's word on the same interfaces: it may be told to leave some alone.

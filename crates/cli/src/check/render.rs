@@ -24,8 +24,15 @@ pub(super) fn text(report: &Report) -> String {
     out.push_str(&match (report.accelerated, counted) {
         (true, 1) => "Programs can be accelerated on 1 interface.\n".to_owned(),
         (true, n) => format!("Programs can be accelerated on {n} interfaces.\n"),
-        (false, 0) => "No interface can be accelerated; programs use the kernel.\n".to_owned(),
+        (false, 0) => {
+            "No interface can be accelerated; programs use the kernel there.\n".to_owned()
+        }
         (false, _) => "Programs use the kernel until what is marked ✗ is put right.\n".to_owned(),
+    });
+    out.push_str(if report.local_path {
+        "Programs of this user can use the local path to one another: shared memory, no privilege.\n"
+    } else {
+        "Programs cannot use the local path to one another: it takes a flyoverd and libflyover.so.\n"
     });
     out
 }
@@ -90,7 +97,7 @@ fn block(i: &Judged) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::host::{Host, Kernel};
+    use super::super::host::{Host, Kernel, Source};
     use super::super::verdict::{judge, tests::veth};
     use super::*;
 
@@ -106,9 +113,14 @@ mod tests {
         let findings = vec![finding(Weight::Good, ""), finding(Weight::Note, "do this")];
         let report = Report {
             version: "0",
-            host: Host { kernel, findings },
+            host: Host {
+                kernel,
+                findings,
+                vnics: Source::System,
+            },
             interfaces: vec![judge(veth(), kernel)],
             accelerated: true,
+            local_path: true,
         };
         assert_eq!(
             text(&report),
@@ -123,6 +135,7 @@ veth0: veth, up, MTU 1500, 2 queues
   offloads  tso gro
 
 Programs can be accelerated on 1 interface.
+Programs of this user can use the local path to one another: shared memory, no privilege.
 "
         );
     }

@@ -76,7 +76,7 @@ pub(crate) fn is_privileged() -> bool {
 }
 
 /// Whether the socket is one that nobody chose by name: that of root's daemon, or of this user's.
-fn is_usual(socket: &str) -> bool {
+pub(crate) fn is_usual(socket: &str) -> bool {
     socket == DEFAULT_SOCKET || user::is_own(socket)
 }
 
@@ -132,23 +132,9 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     let socket = options.socket.as_str();
     let words: Vec<_> = args.iter().map(|a| a.to_str()).collect();
     match words[..] {
-        [Some("start")] => match connect(socket) {
-            Ok(_) => {
-                show_line(&format!(
-                    "flyoverd is running already{}",
-                    stop::pid_text(socket)
-                ));
-                Ok(ExitCode::SUCCESS)
-            }
-            Err(DaemonError::NotRunning) => {
-                start::start(socket, start::Life::UntilStopped)?;
-                show_line("flyoverd started");
-                Ok(ExitCode::SUCCESS)
-            }
-            Err(error) => Err(error.into()),
-        },
-        [Some("stop")] => stop::stop(socket),
-        [Some("status")] => stop::status(socket),
+        [Some("start")] => start_by_name(socket),
+        [Some("stop")] => stop::stop(&in_charge_of(socket)?),
+        [Some("status")] => stop::status(&in_charge_of(socket)?),
         [Some(start::DETACHED), Some(program), Some(log)] => start::detached(program, log),
         [Some("--help" | "-h")] => {
             show(help::DAEMON);
@@ -158,4 +144,38 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
             "daemon takes start, stop or status".to_owned(),
         )),
     }
+}
+
+/// An ordinary user is in charge of his own daemon, if it runs; of root's he only sees whether it does.
+fn in_charge_of(socket: &str) -> Result<String, DaemonError> {
+    if socket == DEFAULT_SOCKET
+        && !is_privileged()
+        && let Some(own) = user::find()?
+    {
+        return Ok(own.socket);
+    }
+    Ok(socket.to_owned())
+}
+
+fn start_by_name(socket: &str) -> Outcome {
+    let own = is_usual(socket) && !is_privileged();
+    match connect(socket) {
+        Ok(_) => {
+            let pid = stop::pid_text(socket);
+            show_line(&format!("flyoverd is running already{pid}"));
+        }
+        Err(DaemonError::NotRunning | DaemonError::Denied(_)) if own => {
+            let found = user::obtain(start::Life::UntilStopped)?;
+            show_line(&format!(
+                "flyoverd of this user is running on {}, without V-NICs, which take root",
+                found.socket
+            ));
+        }
+        Err(DaemonError::NotRunning) => {
+            start::start(socket, start::Life::UntilStopped)?;
+            show_line("flyoverd started");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(ExitCode::SUCCESS)
 }

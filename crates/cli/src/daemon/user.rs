@@ -63,9 +63,9 @@ pub(crate) fn is_own(socket: &str) -> bool {
     matches!(Place::of_socket(socket.as_ref()), Ok(Some(_)))
 }
 
-/// Where a daemon would be started now.
-pub(crate) fn place() -> Result<Place, DaemonError> {
-    Place::make_first().map_err(no_place)
+/// Where a daemon would be started now; makes nothing.
+pub(crate) fn place() -> Result<PathBuf, DaemonError> {
+    Place::look_first().map_err(no_place)
 }
 
 fn no_place(unfit: Vec<Unfit>) -> DaemonError {
@@ -85,7 +85,7 @@ pub(super) fn obtain(life: Life) -> Result<Found, DaemonError> {
         if let Some(found) = find_for(LAYOUT_HASH)? {
             return Ok(found);
         }
-        let place = place()?;
+        let place = Place::make_first().map_err(no_place)?;
         let locked = place
             .lock(true)
             .map_err(|e| DaemonError::Start(format!("locking {}: {e}", place.path().display())))?;

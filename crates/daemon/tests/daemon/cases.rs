@@ -7,6 +7,7 @@ mod keeper;
 mod lies;
 mod life;
 mod raw;
+mod user;
 
 /// A case: its name and what it does.
 pub type Case = (&'static str, fn());
@@ -62,5 +63,13 @@ cases! {
         one_daemon_per_socket,
         numbers_are_unique_in_a_namespace,
         keepers_start_from_anywhere,
+    }
+    user {
+        stacks_without_v_nics,
+        what_takes_privilege_is_refused,
+        one_namespace_only,
+        one_user_only,
+        its_keepers_are_replaced,
+        who_stays_is_a_client_until_its_end,
     }
 }

@@ -15,6 +15,10 @@ fn main() -> ExitCode {
         world::helper(&args[1..]);
         return ExitCode::SUCCESS;
     }
+    if args.first().is_some_and(|arg| arg == "hello") {
+        world::hello(&args[1..]);
+        return ExitCode::SUCCESS;
+    }
     if !rustix::process::geteuid().is_root() {
         println!("skipped: needs root");
         return ExitCode::SUCCESS;

@@ -158,15 +158,30 @@ impl Daemon {
         Self::of(Path::new(env!("CARGO_BIN_EXE_flyoverd")), args)
     }
 
+    /// A daemon of root without root's capabilities.
+    pub fn unprivileged(args: &[&str]) -> Self {
+        let path = Self::new_path();
+        let plain = Self::command(&path);
+        let mut command = Command::new("setpriv");
+        command.args(["--bounding-set=-all", "--inh-caps=-all", "--"]);
+        command.arg(plain.get_program()).args(plain.get_args());
+        Self::run(command, path, args)
+    }
+
     /// The daemon of another program file.
     pub fn of(program: &Path, args: &[&str]) -> Self {
+        let path = Self::new_path();
+        Self::run(Self::command_of(program, &path), path, args)
+    }
+
+    fn new_path() -> PathBuf {
         let dir = std::env::temp_dir().join(format!("flyd-{}", unique()));
-        let path = dir.join("s");
-        let mut child = Self::command_of(program, &path)
-            .args(args)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        dir.join("s")
+    }
+
+    fn run(mut command: Command, path: PathBuf, args: &[&str]) -> Self {
+        let dir = path.parent().unwrap().to_owned();
+        let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
         // Its standard output is the descriptor that it reports to.
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
@@ -274,6 +289,44 @@ impl Drop for Helper {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// What a daemon says to a process of another user.
+pub fn try_hello_as(uid: u32, socket: &str) -> String {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let out = command.args(["hello", socket]).uid(uid).gid(uid).output();
+    String::from_utf8(out.unwrap().stdout).unwrap()
+}
+
+/// A process that stays a client of the daemon, without a connection to it.
+pub fn stayer(daemon: &Daemon) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["hello", daemon.path.to_str().unwrap(), "stay"]);
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = pipes.spawn().unwrap();
+    let mut line = String::new();
+    let out = child.stdout.take().unwrap();
+    BufReader::new(out).read_line(&mut line).unwrap();
+    assert_eq!(line, "welcome\n");
+    child
+}
+
+/// The process of these two.
+pub fn hello(args: &[String]) {
+    let connected = Client::connect(args[0].as_bytes(), LAYOUT_HASH);
+    let stay = args.len() > 1;
+    match connected {
+        Ok(mut client) => {
+            if stay {
+                client.stay().unwrap();
+            }
+            println!("welcome");
+        }
+        Err(e) => println!("{e}"),
+    }
+    if stay {
+        let _ = std::io::stdin().read_line(&mut String::new());
     }
 }
 

@@ -30,7 +30,7 @@ fn endpoint(addr: SocketAddr) -> Endpoint {
     }
 }
 
-fn spec(local: SocketAddr) -> FilterSpec {
+pub fn spec(local: SocketAddr) -> FilterSpec {
     FilterSpec {
         proto: 6,
         local: endpoint(local),
@@ -47,7 +47,7 @@ fn connection(local: SocketAddr) -> Connection {
 }
 
 /// A connection from this port that exists nowhere.
-fn image(local: SocketAddr) -> TcpImage {
+pub fn image(local: SocketAddr) -> TcpImage {
     let Connection { local, remote } = connection(local);
     TcpImage {
         local,
