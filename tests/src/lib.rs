@@ -11,6 +11,7 @@
 //! | [`cmd`] | start a program in a namespace, plain or under `flyover run`; capture; time limit |
 //! | [`procfs`] | what the kernel says: process trees, CPU time, listening ports, SNMP counters |
 //! | [`daemon`] | a private `flyoverd`, and who belongs to it |
+//! | [`user`] | programs of an ordinary user, and the daemon that they start |
 //! | [`sockets`] | `flyover ss --json`, and proof that the kernel's TCP was bypassed |
 //! | [`echo`] | a live connection that a test can ask for one echo at a time |
 //! | [`machine`] | what machine a measurement was made on |
@@ -36,5 +37,6 @@ pub mod sockets;
 pub mod stats;
 pub mod table;
 pub mod tools;
+pub mod user;
 pub mod wiring;
 pub mod workloads;

@@ -29,6 +29,8 @@ mod runtimes;
 mod sockperf;
 mod time;
 mod upgrades;
+mod user;
+mod user_places;
 mod visible;
 
 use anyhow::Result;
@@ -104,6 +106,8 @@ fn cases() -> Vec<Case> {
     time::cases(&mut cases);
     upgrades::cases(&mut cases);
     inherited::cases(&mut cases);
+    user::cases(&mut cases);
+    user_places::cases(&mut cases);
     crate::suites::quick(&mut cases);
     super::storm::cases(&mut cases);
     cost::cases(&mut cases);
