@@ -12,13 +12,14 @@ use std::process::{Command, ExitCode, Stdio};
 use std::rc::Rc;
 
 use anyhow::{Context as _, anyhow};
-use flyover_config::{ProcessOpts, vars};
-use flyover_proto::Client;
+use flyover_proto::SOCKET_ENV;
+use rustix::fs::{fstat, stat};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Serialize;
 
+use crate::daemon::Found as Daemon;
 use crate::stacks::{self, StackInfo};
 use crate::{Failure, Form, Outcome, help, places, show, show_json};
 
@@ -116,8 +117,8 @@ pub(crate) fn main(way: Way, args: &[OsString]) -> Outcome {
     if form == Form::HelpShown {
         return Ok(ExitCode::SUCCESS);
     }
-    let mut client = stacks::connect()?;
-    let list = stacks::list(&mut client)?.stacks;
+    let mut daemon = stacks::connect()?;
+    let list = stacks::list(&mut daemon.client)?.stacks;
     for pid in targets.iter().filter_map(|t| t.process()) {
         if !list
             .iter()
@@ -128,7 +129,7 @@ pub(crate) fn main(way: Way, args: &[OsString]) -> Outcome {
     }
     let mut rows = Vec::new();
     for stack in &list {
-        rows.extend(one_stack(&mut client, way, stack, &targets)?);
+        rows.extend(one_stack(&mut daemon, way, stack, &targets)?);
     }
     if form == Form::Json {
         show_json(&rows)?;
@@ -195,7 +196,7 @@ fn text(rows: &[Row]) -> String {
 }
 
 fn one_stack(
-    client: &mut Client,
+    daemon: &mut Daemon,
     way: Way,
     stack: &StackInfo,
     targets: &[Target],
@@ -224,21 +225,31 @@ fn one_stack(
         rows = leave_out_shared(stack, &mut found);
     }
     // The helper attaches, and wakes sleepers, in the network namespace of the stack.
-    let net = std::fs::File::open(format!("/proc/{inside}/ns/net"))
-        .context("opening the network namespace of the process")?;
-    move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
-        .context("entering the network namespace of the process")?;
-    let (memory, ..) = client
+    enter_netns(inside)?;
+    let (memory, ..) = daemon
+        .client
         .stack_fd(stack.id)
         .with_context(|| format!("asking for the memory of stack {}", stack.id))?;
     if all {
         // New sockets from here on.
-        move_them(&memory, way, true, &[])?;
+        move_them(&daemon.socket, &memory, way, true, &[])?;
     }
     for batch in found.chunks(BATCH) {
-        rows.extend(move_them(&memory, way, false, batch)?);
+        rows.extend(move_them(&daemon.socket, &memory, way, false, batch)?);
     }
     Ok(rows)
+}
+
+/// Enters the network namespace of a process. Where this one is already, that takes no privilege.
+fn enter_netns(pid: u32) -> anyhow::Result<()> {
+    let net = std::fs::File::open(format!("/proc/{pid}/ns/net"))
+        .context("opening the network namespace of the process")?;
+    let (wanted, ours) = (fstat(&net)?, stat("/proc/thread-self/ns/net")?);
+    if (wanted.st_dev, wanted.st_ino) == (ours.st_dev, ours.st_ino) {
+        return Ok(());
+    }
+    move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
+        .context("entering the network namespace of the process")
 }
 
 /// Sockets that a program without the library holds as well stay where that one can use them.
@@ -342,12 +353,12 @@ fn socket_inode(link: &Path) -> Option<u64> {
 
 /// Runs the helper with these sockets; `switch`: it also says what becomes of new ones.
 fn move_them(
+    socket: &str,
     memory: &OwnedFd,
     way: Way,
     switch: bool,
     batch: &[Found],
 ) -> anyhow::Result<Vec<Row>> {
-    let options: ProcessOpts = vars::from_env()?;
     let library = places::library().ok_or_else(|| anyhow!("libflyover.so is not installed"))?;
     let mut order = match way {
         Way::Out => "out".to_owned(),
@@ -369,7 +380,7 @@ fn move_them(
         .arg("--version")
         .env("LD_PRELOAD", library)
         .env("_FLYOVER_HANDOVER", order)
-        .env("FLYOVER_SOCKET", options.socket.as_str())
+        .env(SOCKET_ENV, socket)
         .env("FLYOVER_ACCELERATE", "1")
         .stdin(Stdio::null())
         .stderr(Stdio::inherit())

@@ -3,9 +3,7 @@
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use flyover_proto::Client;
-
-use crate::daemon::DaemonError;
+use crate::daemon::{DaemonError, Found};
 use crate::stacks::{self, StackInfo, Stacks, View};
 use crate::{Form, Outcome, help, only_json, printable, show, show_json};
 
@@ -16,7 +14,7 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let stacks = match stacks::connect_all() {
-        Ok(clients) => collect(clients)?,
+        Ok(daemons) => collect(daemons)?,
         // No daemon has no stacks: that is an answer.
         Err(error) if matches!(error.downcast_ref(), Some(DaemonError::NotRunning)) => {
             eprintln!("flyover: flyoverd is not running");
@@ -31,9 +29,9 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-fn collect(clients: Vec<Client>) -> anyhow::Result<Stacks> {
+fn collect(daemons: Vec<Found>) -> anyhow::Result<Stacks> {
     let mut all: Option<Stacks> = None;
-    for mut client in clients {
+    for Found { mut client, .. } in daemons {
         let mut list = stacks::list(&mut client)?;
         for stack in &mut list.stacks {
             // A stack that is being made or unmade has no memory to look at.

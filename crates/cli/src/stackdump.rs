@@ -14,6 +14,7 @@ use flyover_vnic::NicState;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::daemon::Found;
 use crate::stacks::{self, StackInfo, View};
 use crate::{Failure, Form, Outcome, help, printable, show, show_json};
 
@@ -45,7 +46,7 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let mut dumps = Vec::new();
-    for mut client in stacks::connect_all()? {
+    for Found { mut client, .. } in stacks::connect_all()? {
         for info in stacks::list(&mut client)?.stacks {
             let named = |s: &String| info.id.to_string() == *s || info.name == *s;
             if wish.stack.as_ref().is_none_or(named) {

@@ -10,7 +10,7 @@ use flyover_proto::Client;
 use flyover_shm::Map;
 use serde::{Deserialize, Serialize};
 
-use crate::daemon;
+use crate::daemon::{self, Found};
 
 /// The daemon's answer to `Ps`. Fields that another version leaves out are empty.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug, Default)]
@@ -141,13 +141,13 @@ impl StackInfo {
 }
 
 /// Connections to the daemons that this user may ask, at least one.
-pub(crate) fn connect_all() -> anyhow::Result<Vec<Client>> {
+pub(crate) fn connect_all() -> anyhow::Result<Vec<Found>> {
     let options: ProcessOpts = vars::from_env()?;
     Ok(daemon::all(options.socket.as_str())?)
 }
 
 /// A connection to the first of them: root's, if it runs.
-pub(crate) fn connect() -> anyhow::Result<Client> {
+pub(crate) fn connect() -> anyhow::Result<Found> {
     let first = connect_all()?.into_iter().next();
     first.ok_or_else(|| daemon::DaemonError::NotRunning.into())
 }

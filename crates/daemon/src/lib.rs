@@ -4,6 +4,7 @@
 //! its kernel socket holds (`getsockname`). It never maps a stack's memory.
 //!
 //! - `main.rs`, `args.rs`, `server.rs`, `listener.rs`: start, listen, end.
+//! - `heirs.rs`: who may still come.
 //! - `session.rs`: one client, one thread; `peer.rs`: who it is; `rate.rs`: how fast it may ask.
 //! - `daemon.rs`: what all parts share; `power.rs`: what it may do at all.
 //! - `stacks/`: the private truth about stacks; their keepers.
@@ -25,6 +26,7 @@ pub mod cplane;
 mod daemon;
 mod filters;
 mod handover;
+mod heirs;
 pub mod keeper;
 mod listener;
 mod net;

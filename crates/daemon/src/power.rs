@@ -7,6 +7,7 @@ use flyover_proto::RefusedCode;
 use flyover_vnic::host::missing_privileges;
 use rustix::process::geteuid;
 
+use crate::heirs;
 use crate::netns::NetNs;
 use crate::peer::Peer;
 use crate::refusal::Refusal;
@@ -57,6 +58,11 @@ impl Power {
     /// Only what takes no privilege.
     pub fn is_user(&self) -> bool {
         matches!(self, Self::User(_))
+    }
+
+    /// True when a process may still come that is no client yet. Root's daemon does not look, but waits long.
+    pub fn has_heirs(&self, socket: &str) -> bool {
+        matches!(self, Self::User(home) if heirs::any(socket, home.uid))
     }
 
     /// False for other users than the one that this daemon serves.

@@ -97,6 +97,10 @@ fn serve(daemon: &Arc<Daemon>, listener: &mut Listener, signals: &SignalFd) {
         }
         let idle_exit = daemon.opts.idle_exit_s;
         if idle_exit > 0 && busy_at.elapsed() >= Duration::from_secs(idle_exit.into()) {
+            if daemon.power.has_heirs(daemon.opts.socket.as_str()) {
+                busy_at = Instant::now();
+                continue;
+            }
             // Whoever comes now finds nobody, and starts another daemon; whoever came is served.
             let over = listener.retire(|sock| {
                 accept(daemon, sock);

@@ -98,7 +98,7 @@ struct DaemonInterface {
 
 /// Asks a daemon that runs; what it says is a refinement, so silence is no failure.
 fn daemon_view() -> Option<DaemonView> {
-    serde_json::from_str(&stacks::connect().ok()?.check().ok()?).ok()
+    serde_json::from_str(&stacks::connect().ok()?.client.check().ok()?).ok()
 }
 
 impl DaemonView {

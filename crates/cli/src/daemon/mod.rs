@@ -52,6 +52,14 @@ pub(crate) enum DaemonError {
     Start(String),
 }
 
+/// A daemon that answers.
+pub(crate) struct Found {
+    /// Its socket.
+    pub(crate) socket: String,
+    /// A connection to it.
+    pub(crate) client: Client,
+}
+
 /// Connects and says hello.
 pub(crate) fn connect(socket: &str) -> Result<Client, DaemonError> {
     connect_for(socket, ANY_LAYOUT)
@@ -114,15 +122,19 @@ fn stay(client: &mut Client) {
 
 /// The daemons that this user may ask, at least one: that of the socket, and unless that one was chosen by name, the user's
 /// own. No answer of the one does not keep from asking the other.
-pub(crate) fn all(socket: &str) -> Result<Vec<Client>, DaemonError> {
+pub(crate) fn all(socket: &str) -> Result<Vec<Found>, DaemonError> {
     let own = if socket == DEFAULT_SOCKET {
         user::find().ok().flatten()
     } else {
         None
     };
-    match (connect(socket), own) {
+    let first = connect(socket).map(|client| Found {
+        socket: socket.to_owned(),
+        client,
+    });
+    match (first, own) {
         (Err(error), None) => Err(error),
-        (first, own) => Ok(first.into_iter().chain(own.map(|own| own.client)).collect()),
+        (first, own) => Ok(first.into_iter().chain(own).collect()),
     }
 }
 

@@ -12,19 +12,11 @@ use rustix::net::sockopt::socket_peercred;
 use rustix::process::geteuid;
 
 use super::start::{self, Life};
-use super::{ANY_LAYOUT, DaemonError, connect_for};
+use super::{ANY_LAYOUT, DaemonError, Found, connect_for};
 use crate::places;
 
 /// A directory or a daemon can go away between being found and being used. This often.
 const TRIES: u32 = 16;
-
-/// A daemon of this user that answers.
-pub(crate) struct Found {
-    /// Its socket.
-    pub(crate) socket: String,
-    /// A connection to it.
-    pub(crate) client: Client,
-}
 
 /// The daemon that runs, for commands that map no stack.
 pub(crate) fn find() -> Result<Option<Found>, DaemonError> {

@@ -44,8 +44,9 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
         return Ok(ExitCode::SUCCESS);
     }
     let mut sockets = match stacks::connect_all() {
-        Ok(mut clients) => {
-            let each = clients.iter_mut().map(|client| collect(client, &wish));
+        Ok(mut daemons) => {
+            let clients = daemons.iter_mut().map(|found| &mut found.client);
+            let each = clients.map(|client| collect(client, &wish));
             each.collect::<anyhow::Result<Vec<_>>>()?.concat()
         }
         Err(error) if matches!(error.downcast_ref(), Some(DaemonError::NotRunning)) => {

@@ -24,6 +24,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     add("user.many-at-once", many_at_once);
     add("user.ends-and-returns", ends_and_returns);
     add("user.late-socket", late_socket);
+    add("user.left-behind", left_behind);
     add("user.killed-daemon", killed_daemon);
     add("user.stopped-daemon", stopped_daemon);
     add("user.killed-keeper", killed_keeper);
@@ -117,6 +118,20 @@ fn late_socket(lab: &Lab) -> Result<()> {
     let mut program = run.piped().spawn()?;
     wait_for_line(&mut program)?;
     ensure_equal("processes", processes(&user.ps(HERE)?)?.len(), 1)?;
+    end(vec![program])?;
+    user.ensure_gone()
+}
+
+/// The same in a process that the program left behind, itself long gone.
+fn left_behind(lab: &Lab) -> Result<()> {
+    let user = User::new(lab)?;
+    let script = flyover_e2e::runner::scripts().join("user_attach.py");
+    let line = format!("(sleep 5; /usr/bin/python3 {}) &", script.display());
+    let run = user.flyover(HERE, "run -- /bin/sh -c").arg(line);
+    let mut program = run.spawn()?;
+    wait_until(LIMIT, || Ok(program.has_ended()?.then_some(())))?;
+    ensure!(program.stdout().is_empty());
+    wait_until(LIMIT, || Ok(program.stdout().contains('\n').then_some(())))?;
     end(vec![program])?;
     user.ensure_gone()
 }
