@@ -9,7 +9,7 @@ use flyover_core::{Handover, LAYOUT_HASH, SockRef, Stack};
 use flyover_cplane::{Dims, Reader};
 use flyover_proto::{
     Attach, Attached, AttachedFds, Client, ClientError, Connection, FilterSpec, KeeperLink, List,
-    MAX_NARROW, NicDesc, NicFds, StackName, TcpImage, Text, VnicPref,
+    MAX_NARROW, NicDesc, NicFds, RefusedCode, StackName, TcpImage, Text, VnicPref,
 };
 use flyover_shm::host::Map;
 use flyover_sockets::attach::{
@@ -106,8 +106,10 @@ impl Connector for FlyoverDaemon {
     fn attach(&self) -> Result<Parts, DaemonError> {
         self.try_attach().map_err(|e| {
             let level = match &e {
-                // No daemon is an ordinary state of affairs.
-                Failure::Client(ClientError::Absent(_)) => LogLevel::Info,
+                // No daemon is an ordinary state of affairs, and so is one that cannot do it without privilege.
+                Failure::Client(
+                    ClientError::Absent(_) | ClientError::Refused(RefusedCode::Unprivileged, _),
+                ) => LogLevel::Info,
                 _ => LogLevel::Error,
             };
             say(

@@ -19,6 +19,11 @@ const OTHERS_WRITE: u32 = 0o022;
 /// `S_ISVTX`: only their owners rename entries of this directory.
 const STICKY: u32 = 0o1000;
 
+/// Longest name of a socket in a place, with the slash: the number of a network namespace has 32 bits.
+const LONGEST_NAME: usize = "/net-4294967295.sock".len();
+/// Longest path of a socket, bytes (`sun_path` without the end, unix(7)).
+const LONGEST_SOCKET: usize = 107;
+
 /// Why a directory does not serve.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Unfit {
@@ -135,6 +140,9 @@ impl Candidate {
     }
 
     fn check_base(&self) -> Result<(), Unfit> {
+        if self.path().as_os_str().len() + LONGEST_NAME > LONGEST_SOCKET {
+            return Err(unfit(&self.path(), Flaw::Os(Errno::NAMETOOLONG)));
+        }
         let found = stat(&self.base).map_err(|e| unfit(&self.base, Flaw::Os(e)))?;
         let mode = found.st_mode & 0o7777;
         if self.own_base {
@@ -356,6 +364,15 @@ mod tests {
         fs::write(&planted, "").unwrap();
         let why = shared.candidate(false).make().unwrap_err().why;
         assert_eq!(why, Flaw::Os(Errno::NOTDIR));
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_refused() {
+        let scratch = Scratch::new("long", 0o700);
+        let mut candidate = scratch.candidate(true);
+        candidate.base.push("x".repeat(90));
+        let why = candidate.make().unwrap_err().why;
+        assert_eq!(why, Flaw::Os(Errno::NAMETOOLONG));
     }
 
     #[test]

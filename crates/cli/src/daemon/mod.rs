@@ -91,26 +91,27 @@ pub(crate) fn is_usual(socket: &str) -> bool {
 /// A daemon for programs of this build: the one that runs, else one that is started now: by root for everybody, by an
 /// ordinary user for himself. Returns its socket when it is another one than `socket`.
 pub(crate) fn ensure(socket: &str) -> Result<Option<String>, DaemonError> {
-    let error = match connect_for(socket, flyover_core::LAYOUT_HASH) {
-        Ok(mut client) => {
-            if user::is_own(socket) {
-                stay(&mut client);
-            }
-            return Ok(None);
-        }
-        Err(error) => error,
-    };
-    match error {
-        DaemonError::NotRunning if is_privileged() && !user::is_own(socket) => {
+    if user::is_own(socket) && !is_privileged() {
+        // From a `flyover run` around this one: that daemon may have ended, or be another network namespace's.
+        return own().map(Some);
+    }
+    match connect_for(socket, flyover_core::LAYOUT_HASH) {
+        Ok(_) => Ok(None),
+        Err(DaemonError::NotRunning) if is_privileged() => {
             start::start(socket, start::Life::UntilIdle).map(|()| None)
         }
-        DaemonError::NotRunning | DaemonError::Denied(_) if is_usual(socket) => {
-            let mut found = user::ensure()?;
-            stay(&mut found.client);
-            Ok(Some(found.socket))
+        Err(DaemonError::NotRunning | DaemonError::Denied(_)) if socket == DEFAULT_SOCKET => {
+            own().map(Some)
         }
-        error => Err(error),
+        Err(error) => Err(error),
     }
+}
+
+/// This user's own daemon, which counts this process as a client from here on.
+fn own() -> Result<String, DaemonError> {
+    let mut found = user::ensure()?;
+    stay(&mut found.client);
+    Ok(found.socket)
 }
 
 /// An ordinary user's daemon ends soon after its last client. This process is one until its end, so that the program which

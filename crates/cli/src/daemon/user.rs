@@ -4,7 +4,7 @@
 //! The directory's lock is held from the look that finds no daemon until the new one answers: of several programs that
 //! start at once, one starts it. A daemon that ends does so under the same lock.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use flyover_core::LAYOUT_HASH;
 use flyover_proto::{Candidate, Client, Place, Unfit};
@@ -50,9 +50,10 @@ fn socket_in(place: &Place) -> Result<String, DaemonError> {
     path.map_err(|path| DaemonError::Start(format!("{} is no text", path.display())))
 }
 
-/// Whether a socket of this name is in one of this user's places.
+/// Whether a socket of this name is, or was, in one of this user's places.
 pub(crate) fn is_own(socket: &str) -> bool {
-    matches!(Place::of_socket(socket.as_ref()), Ok(Some(_)))
+    let place = Path::new(socket).parent();
+    Candidate::all().iter().any(|c| place == Some(&c.path()))
 }
 
 /// Where a daemon would be started now; makes nothing.
@@ -72,7 +73,7 @@ pub(crate) fn ensure() -> Result<Found, DaemonError> {
 
 /// The same, with a daemon that goes on without clients when it is started now.
 pub(super) fn obtain(life: Life) -> Result<Found, DaemonError> {
-    let mut ended = DaemonError::NotRunning;
+    let mut failed = false;
     for _ in 0..TRIES {
         if let Some(found) = find_for(LAYOUT_HASH)? {
             return Ok(found);
@@ -90,10 +91,10 @@ pub(super) fn obtain(life: Life) -> Result<Found, DaemonError> {
         let log = PathBuf::from(format!("{socket}.log"));
         match start::launch(&program, &log, &socket, life) {
             Ok(()) => {}
-            // Between its start and our look it was ended, or its log is gone.
-            Err(error @ DaemonError::Start(_)) => ended = error,
+            // It may have been ended between its start and our look.
+            Err(DaemonError::Start(_)) if !failed => failed = true,
             Err(error) => return Err(error),
         }
     }
-    Err(ended)
+    Err(DaemonError::Start("it ends again and again".to_owned()))
 }

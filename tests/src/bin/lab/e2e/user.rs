@@ -25,6 +25,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     add("user.ends-and-returns", ends_and_returns);
     add("user.late-socket", late_socket);
     add("user.left-behind", left_behind);
+    add("user.nested", nested);
     add("user.killed-daemon", killed_daemon);
     add("user.stopped-daemon", stopped_daemon);
     add("user.killed-keeper", killed_keeper);
@@ -133,6 +134,26 @@ fn left_behind(lab: &Lab) -> Result<()> {
     ensure!(program.stdout().is_empty());
     wait_until(LIMIT, || Ok(program.stdout().contains('\n').then_some(())))?;
     end(vec![program])?;
+    user.ensure_gone()
+}
+
+/// `flyover run` in a program under `flyover run`: of a daemon that was ended meanwhile, and in another network namespace.
+fn nested(lab: &Lab) -> Result<()> {
+    let user = User::new(lab)?;
+    let flyover = lab.bin().join("flyover");
+    let flyover = flyover.display();
+    let script = flyover_e2e::runner::scripts().join("user_attach.py");
+    let again = format!("{flyover} run -- /usr/bin/python3 {}", script.display());
+    let lines = [
+        format!("{flyover} daemon stop >&2; {again}"),
+        format!("unshare -rn {again}"),
+    ];
+    for line in lines {
+        let run = user.flyover(HERE, "run -- /bin/sh -c").arg(&line);
+        let output = run.run(LIMIT)?;
+        let said = output.stderr.replace("flyoverd stopped\n", "");
+        ensure!(said.is_empty(), "{line}: {said}");
+    }
     user.ensure_gone()
 }
 
