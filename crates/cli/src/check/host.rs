@@ -212,7 +212,7 @@ fn daemon_finding() -> (Finding, Source) {
         )
     };
     match daemon::connect(socket) {
-        Ok(_) if daemon::user::is_own(socket) => own_daemon(),
+        Ok(_) if daemon::user::is_own(socket) => own_daemon(ASK_ROOT.to_owned()),
         Ok(_) => (
             good("flyoverd", format!("answers on {socket}")),
             Source::System,
@@ -224,8 +224,9 @@ fn daemon_finding() -> (Finding, Source) {
             }
             None => (not_installed(), Source::Nobody),
         },
-        Err(DaemonError::NotRunning | DaemonError::Denied(_)) if daemon::is_usual(socket) => {
-            own_daemon()
+        Err(DaemonError::NotRunning) if daemon::is_usual(socket) => own_daemon(ASK_ROOT.to_owned()),
+        Err(error) if daemon::is_usual(socket) && !daemon::is_privileged() => {
+            own_daemon(format!("V-NICs take root's flyoverd: {error}"))
         }
         Err(error) => {
             let finding = bad("flyoverd", "not usable", error.to_string());
@@ -234,8 +235,8 @@ fn daemon_finding() -> (Finding, Source) {
     }
 }
 
-/// The daemon of this user, which runs or will run.
-fn own_daemon() -> (Finding, Source) {
+/// The daemon of this user, which runs or will run. `advice`: how to get another one.
+fn own_daemon(advice: String) -> (Finding, Source) {
     let value = match (daemon::user::find(), places::daemon()) {
         (Ok(Some(found)), _) => format!("this user's own, answers on {}", found.socket),
         (Ok(None), None) => {
@@ -257,7 +258,7 @@ fn own_daemon() -> (Finding, Source) {
             return (finding, Source::Nobody);
         }
     };
-    (note("flyoverd", value, ASK_ROOT), Source::User)
+    (note("flyoverd", value, advice), Source::User)
 }
 
 fn library_finding() -> Finding {

@@ -39,7 +39,7 @@ pub(crate) enum DaemonError {
     #[error("flyoverd does not answer; see its log, or restart it with `flyover daemon stop`")]
     Silent,
     /// Another version.
-    #[error("{0}; restart it with `flyover daemon stop` (as root) after an upgrade")]
+    #[error("{0}; after an upgrade, restart it with `flyover daemon stop` (root's as root)")]
     Version(String),
     /// Some other refusal.
     #[error("flyoverd refuses: {0}")]
@@ -88,30 +88,42 @@ pub(crate) fn is_usual(socket: &str) -> bool {
     socket == DEFAULT_SOCKET || user::is_own(socket)
 }
 
+/// What [`ensure`] came to.
+#[derive(Default)]
+pub(crate) struct Ensured {
+    /// The daemon's socket, when it is another one than was asked for.
+    pub(crate) socket: Option<String>,
+    /// Why root's daemon, which runs, cannot be used.
+    pub(crate) instead_of: Option<DaemonError>,
+}
+
 /// A daemon for programs of this build: the one that runs, else one that is started now: by root for everybody, by an
-/// ordinary user for himself. Returns its socket when it is another one than `socket`.
-pub(crate) fn ensure(socket: &str) -> Result<Option<String>, DaemonError> {
+/// ordinary user for himself.
+pub(crate) fn ensure(socket: &str) -> Result<Ensured, DaemonError> {
     if user::is_own(socket) && !is_privileged() {
         // From a `flyover run` around this one: that daemon may have ended, or be another network namespace's.
-        return own().map(Some);
+        return own(None);
     }
     match connect_for(socket, flyover_core::LAYOUT_HASH) {
-        Ok(_) => Ok(None),
+        Ok(_) => Ok(Ensured::default()),
         Err(DaemonError::NotRunning) if is_privileged() => {
-            start::start(socket, start::Life::UntilIdle).map(|()| None)
+            start::start(socket, start::Life::UntilIdle).map(|()| Ensured::default())
         }
-        Err(DaemonError::NotRunning | DaemonError::Denied(_)) if socket == DEFAULT_SOCKET => {
-            own().map(Some)
-        }
-        Err(error) => Err(error),
+        Err(error) if is_privileged() || socket != DEFAULT_SOCKET => Err(error),
+        // Who is not to use root's daemon need not hear of it every time.
+        Err(DaemonError::NotRunning | DaemonError::Denied(_)) => own(None),
+        Err(error) => own(Some(error)),
     }
 }
 
 /// This user's own daemon, which counts this process as a client from here on.
-fn own() -> Result<String, DaemonError> {
+fn own(instead_of: Option<DaemonError>) -> Result<Ensured, DaemonError> {
     let mut found = user::ensure()?;
     stay(&mut found.client);
-    Ok(found.socket)
+    Ok(Ensured {
+        socket: Some(found.socket),
+        instead_of,
+    })
 }
 
 /// An ordinary user's daemon ends soon after its last client. This process is one until its end, so that the program which

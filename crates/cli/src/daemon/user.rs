@@ -98,3 +98,19 @@ pub(super) fn obtain(life: Life) -> Result<Found, DaemonError> {
     }
     Err(DaemonError::Start("it ends again and again".to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_sockets_are_known_by_their_place() {
+        let uid = geteuid().as_raw();
+        assert!(is_own(&format!("/tmp/flyover-{uid}/net-1.sock")));
+        assert!(is_own(&format!("/run/user/{uid}/flyover/net-1.sock")));
+        let foreign = uid + 1;
+        assert!(!is_own(&format!("/tmp/flyover-{foreign}/net-1.sock")));
+        assert!(!is_own(flyover_config::DEFAULT_SOCKET));
+        assert!(!is_own("@name") && !is_own("net-1.sock"));
+    }
+}

@@ -111,7 +111,14 @@ fn prepare(options: &ProcessOpts, program: &Path) -> Result<Ready, Obstacle> {
     let library = places::library().ok_or(Obstacle::NoLibrary)?;
     let preload = preload::merge(&library, std::env::var_os("LD_PRELOAD"))?;
     target::examine(program)?;
-    let socket = daemon::ensure(options.socket.as_str())?;
+    let daemon = daemon::ensure(options.socket.as_str())?;
+    if let Some(error) = daemon.instead_of {
+        say(
+            options,
+            &format!("{error}; going on with this user's own, without V-NICs"),
+        );
+    }
+    let socket = daemon.socket;
     Ok(Ready { preload, socket })
 }
 

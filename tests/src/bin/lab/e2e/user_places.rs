@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
+use flyover_e2e::cmd::Output;
 use flyover_e2e::lab::{Host, Lab, Side, ensure_equal};
 use flyover_e2e::runner::Case;
 use flyover_e2e::user::{LIMIT, User, ensure_quiet};
@@ -25,6 +26,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     add("user.open-runtime-directory", open_runtime_directory);
     add("user.other-users", other_users);
     add("user.root-s-daemon", root_s_daemon);
+    add("user.silent-root-s-daemon", silent_root_s_daemon);
 }
 
 /// Directories for a user without a runtime directory; what the test put there goes with the value.
@@ -156,33 +158,39 @@ fn other_users(lab: &Lab) -> Result<()> {
     user.ensure_gone()
 }
 
-/// Root's daemon is used when it may be; the user's own when it may not.
-fn root_s_daemon(lab: &Lab) -> Result<()> {
-    let user = User::new(lab)?;
-    let bin = lab.bin().display();
-    let python = "/usr/bin/python3";
+/// Runs a script as root in a mount namespace of its own, whose `/run/flyover` is that of this test alone. In it, `$run` is
+/// an accelerated program of the user that ends at once, `$place` the directory of the user's own daemon.
+fn script(lab: &Lab, user: &User<'_>, lines: &str) -> Result<Output> {
+    let (bin, uid, place) = (lab.bin().display(), user.uid, user.place());
     let script = flyover_e2e::runner::scripts().join("user_attach.py");
-    let setpriv = format!("setpriv --reuid={0} --regid={0} --clear-groups", user.uid);
-    let place = user.place();
     let runtime = place.parent().context("no runtime directory")?.display();
-    // All in one mount namespace, whose /run/flyover is that of this test alone.
-    let line = format!(
+    let head = format!(
         "set -e
         mount -t tmpfs tmpfs /run
         unset FLYOVER_SOCKET
         export XDG_RUNTIME_DIR={runtime} FLYOVER_IDLE_EXIT_S=1 FLYOVER_LOG=info
-        {bin}/flyover daemon start
-        {setpriv} {bin}/flyover run -- {python} {script} </dev/null
-        test ! -e {place} || echo own daemon beside root\\'s
-        chmod 700 /run/flyover/flyoverd.sock
-        {setpriv} {bin}/flyover run -- {python} {script} </dev/null
-        test -e {place} || echo no own daemon
-        {bin}/flyover daemon stop",
-        script = script.display(),
+        flyover={bin}/flyover place={place} server={script}
+        as_user=\"setpriv --reuid={uid} --regid={uid} --clear-groups\"
+        run=\"$as_user $flyover run -- /usr/bin/python3 $server\"
+        {lines}",
         place = place.display(),
+        script = script.display(),
     );
     let wrapper = ["unshare", "-m", "sh", "-c"].map(Into::into).into();
-    let done = lab.wrapped(HERE, wrapper, line).run(LIMIT)?;
+    lab.wrapped(HERE, wrapper, head).run(LIMIT)
+}
+
+/// Root's daemon is used when it may be; the user's own when it may not.
+fn root_s_daemon(lab: &Lab) -> Result<()> {
+    let user = User::new(lab)?;
+    let lines = "$flyover daemon start
+        $run </dev/null
+        test ! -e $place || echo another daemon
+        chmod 700 /run/flyover/flyoverd.sock
+        $run </dev/null
+        test -e $place || echo no own daemon
+        $flyover daemon stop";
+    let done = script(lab, &user, lines)?;
     let lines: Vec<&str> = done.stdout.lines().collect();
     ensure!(lines.len() == 4, "{}{}", done.stdout, done.stderr);
     ensure!(
@@ -190,5 +198,29 @@ fn root_s_daemon(lab: &Lab) -> Result<()> {
         "{lines:?}"
     );
     ensure!(done.stderr.is_empty(), "{}", done.stderr);
+    user.ensure_gone()
+}
+
+/// Root's daemon is there and does not answer: one line says so, and the user's own is used.
+fn silent_root_s_daemon(lab: &Lab) -> Result<()> {
+    let user = User::new(lab)?;
+    let lines = "mkdir /run/flyover
+        /usr/bin/python3 -c '
+import os, socket, time
+s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+s.bind(\"/run/flyover/flyoverd.sock\")
+os.chmod(\"/run/flyover/flyoverd.sock\", 0o666)
+s.listen()
+print(\"listening\", flush=True)
+time.sleep(60)' >/run/said &
+        until grep -q listening /run/said; do sleep 0.05; done
+        $run </dev/null
+        test -e $place || echo no own daemon
+        kill $!";
+    let done = script(lab, &user, lines)?;
+    ensure!(done.stdout.trim().parse::<u16>().is_ok(), "{}", done.stdout);
+    let said = done.stderr.trim();
+    let all = said.contains("does not answer") && said.contains("this user's own");
+    ensure!(said.lines().count() == 1 && all, "{said}");
     user.ensure_gone()
 }
