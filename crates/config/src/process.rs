@@ -120,9 +120,10 @@ options! {
         /// are run by Flyover and share a stack.
         local: bool = true, Kind::Switch, "FLYOVER_LOCAL", "local",
             "connections within the host go through shared memory";
-        /// How many calls have to move bytes on a connection within this host before it goes through
-        /// shared memory; until then the kernel carries it.
-        local_after: u32 = 0, Kind::Int { min: 0, max: 1_000_000, unit: Unit::Count },
+        /// How many calls of one end have to move bytes on a connection within this host before it goes
+        /// through shared memory; until then the kernel carries it. With 0 it does so from the first
+        /// byte on, also where that costs more than it saves.
+        local_after: u32 = 4, Kind::Int { min: 0, max: 1_000_000, unit: Unit::Count },
             "FLYOVER_LOCAL_AFTER", "local-after",
             "calls before a local connection goes through shared memory";
         /// Where `flyoverd` listens.

@@ -23,6 +23,7 @@
 )]
 
 mod args;
+mod borrow;
 mod cancel;
 mod environ;
 mod errand;

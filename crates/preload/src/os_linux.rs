@@ -349,6 +349,10 @@ impl Os for Linux {
         events.is_none_or(|e| e & !how != 0)
     }
 
+    fn borrow_socket(&self, inode: u32) -> Result<i32, Errno> {
+        crate::borrow::socket(inode)
+    }
+
     fn eventfd(&self) -> Result<i32, Errno> {
         fd(sys!(
             SYS_eventfd2,

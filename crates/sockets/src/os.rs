@@ -127,6 +127,14 @@ pub trait Os: Sync + Send {
         let _: (i32, i32) = (epfd, fd);
         true
     }
+    /// A copy of the descriptor of the socket with this inode, out of the process that holds it (`pidfd_getfd(2)`).
+    ///
+    /// # Errors
+    /// `ENOENT`: nobody holds it of whom this process can know; `EPERM`: it may not take descriptors out of there.
+    fn borrow_socket(&self, inode: u32) -> Result<i32, Errno> {
+        let _: u32 = inode;
+        Err(Errno(libc::ENOENT))
+    }
     fn eventfd(&self) -> Result<i32, Errno>;
     /// `memfd_create(2)`, close-on-exec.
     fn memfd(&self) -> Result<i32, Errno>;

@@ -13,14 +13,17 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `mod.rs` | marks, pairing, and the way back to the kernel |
+//! | `mod.rs` | marks, pairing |
+//! | `part.rs` | the way back to the kernel |
 //! | `send.rs` | sending, room |
 //! | `end.rs` | FIN, reset, and an end that is gone |
 
 mod end;
+mod part;
 mod send;
 
 pub(crate) use end::{fin, gone, reset_peer};
+pub use part::Parting;
 pub(crate) use send::{after_read, has_space, wants_update};
 
 use crate::error::Error;

@@ -226,8 +226,8 @@ shm_struct! {
         pub k_total: Shared64,
         /// Of those, how many nobody has read yet.
         pub k_pend: Shared32,
-        /// Fills the gap; always 0.
-        pub gap2: Shared32,
+        /// 1 while bytes of a frozen end's queue are being sent through the kernel.
+        pub k_doubt: Shared32,
 
         /// TCP's control block.
         pub tcb: Tcb,

@@ -3,7 +3,7 @@
 //! (`TCP_REPAIR` needs its privilege), and the endpoint stays behind as a mark: every holder of the socket, in any
 //! process, finds it at the next call and goes on in the kernel, and whoever sleeps on it is woken.
 
-use flyover_core::sock::Kind as SockKind;
+use flyover_core::sock::{Kind as SockKind, flag};
 use flyover_core::{Error, Handover, TcpState};
 
 use crate::attach::DaemonError;
@@ -17,8 +17,8 @@ const PIECE: usize = 64 << 10;
 /// Numbers that are looked at before an exec although this program never used them.
 const FEW: i32 = 64;
 /// How often another process's handover of the same connection is waited for, 100 us each.
-const WAITS: u32 = 30_000;
-const WAIT_NS: u64 = 100_000;
+pub(crate) const WAITS: u32 = 30_000;
+pub(crate) const WAIT_NS: u64 = 100_000;
 
 impl Sockets {
     /// True when `fd` has an endpoint.
@@ -144,6 +144,9 @@ impl Sockets {
     }
 
     fn connection_leaves(&self, fd: i32, ep: &Ep, reason: Reason) -> Result<(), Errno> {
+        if ep.shared().has(flag::PAIRED) {
+            return self.pair_leaves(fd, ep, reason);
+        }
         let id = ep.sock.id;
         let image = match self.freeze(ep) {
             Ok(image) => image,
@@ -235,7 +238,7 @@ impl Sockets {
         Ok(())
     }
 
-    fn became_kernel(&self, fd: i32, ep: &Ep, reason: Reason) {
+    pub(crate) fn became_kernel(&self, fd: i32, ep: &Ep, reason: Reason) {
         self.count_kernel_path(reason);
         let old = self.table.load(fd);
         // What may come back keeps its place.

@@ -122,9 +122,6 @@ impl Sockets {
         if undone {
             let _: Fresh = self.back_to_fresh(fd, &ep, Errno::ECONNRESET.0);
         }
-        if ours.is_ok() {
-            self.shutdown_beside(fd, &ep, how);
-        }
         Answer::from(ours)
     }
 }

@@ -21,17 +21,38 @@ const HEADER: usize = 16;
 const REQUEST: usize = 56;
 /// Length of `struct inet_diag_msg`.
 const MESSAGE: usize = 72;
+/// Room for the answer, bytes: some 500 as a rule.
+const ROOM: usize = 2048;
 /// `TCP_ESTABLISHED`.
 const ESTABLISHED: u8 = 1;
 
 /// The facts of the established connection `local` to `remote` whose socket has this cookie.
 pub(super) fn facts(os: &dyn Os, cookie: u64, local: Endpoint, remote: Endpoint) -> Option<Facts> {
+    let mut answer = [0u8; ROOM];
+    decode(query(os, cookie, local, remote, &mut answer)?)
+}
+
+/// The inode of that socket, whatever state it is in.
+pub(super) fn inode(os: &dyn Os, cookie: u64, local: Endpoint, remote: Endpoint) -> Option<u32> {
+    let mut answer = [0u8; ROOM];
+    let m = query(os, cookie, local, remote, &mut answer)?;
+    let kind = m.get(4..6)?.try_into().ok().map(u16::from_ne_bytes);
+    let word = m.get(HEADER + 68..HEADER + 72)?.try_into().ok()?;
+    (kind == Some(BY_FAMILY)).then_some(u32::from_ne_bytes(word))
+}
+
+fn query<'a>(
+    os: &dyn Os,
+    cookie: u64,
+    local: Endpoint,
+    remote: Endpoint,
+    answer: &'a mut [u8; ROOM],
+) -> Option<&'a [u8]> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     let fd = os.socket(libc::AF_NETLINK, kind, NETLINK_SOCK_DIAG).ok()?;
-    let mut answer = [0u8; 2048];
-    let n = ask(os, fd, &request(cookie, local, remote), &mut answer);
+    let n = ask(os, fd, &request(cookie, local, remote), answer);
     let _: Result<(), Errno> = os.close(fd);
-    decode(answer.get(..n?)?)
+    answer.get(..n?)
 }
 
 fn ask(os: &dyn Os, fd: i32, question: &[u8], answer: &mut [u8]) -> Option<usize> {

@@ -5,9 +5,11 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | marks, pairing, the first look at a paired end |
+//! | `part.rs` | the way back: what waits in the queues goes through the kernel |
 //! | `diag.rs` | what the kernel holds of an end: `NETLINK_SOCK_DIAG` |
 
 mod diag;
+mod part;
 
 use core::sync::atomic::Ordering;
 use std::io::IoSliceMut;
@@ -126,6 +128,10 @@ impl Sockets {
         let Some((own, other)) = ep.att.locked(|l| l.local_ends(ep.sock.id)) else {
             return false;
         };
+        // An end that never moved a byte may be about to become the standard input of a program without the library.
+        if self.settings.local_after > 0 && other.calls == 0 {
+            return false;
+        }
         let s = ep.shared();
         let (local, remote) = (s.local(), s.remote());
         let Some(a) = self.facts(&own, local, remote) else {
@@ -235,13 +241,6 @@ impl Sockets {
         }
         held.truncate(have);
         held
-    }
-
-    /// What the program does to the sending direction, the kernel's connection goes through as well.
-    pub(crate) fn shutdown_beside(&self, fd: i32, ep: &Ep, how: i32) {
-        if ep.shared().has(flag::PAIRED) {
-            let _: Result<(), Errno> = self.os.shutdown(fd, how);
-        }
     }
 }
 

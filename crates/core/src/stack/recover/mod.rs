@@ -165,6 +165,10 @@ impl Locked<'_, '_, '_> {
         }
         for r in st.each_sock() {
             let s = st.sock(r.id);
+            if s.has(flag::HANDING_OVER | flag::PAIRED) && s.rlock.load(Relaxed) == tag {
+                self.local_rejoin(r.id);
+                continue;
+            }
             if s.has(flag::HANDING_OVER) && s.rlock.load(Relaxed) == tag {
                 crate::tcp::user::handover::abandon(self, r.id, unfinished);
                 continue;

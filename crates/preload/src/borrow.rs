@@ -1,0 +1,59 @@
+//! A descriptor out of another process of this user: the other end of a pair that goes back to the kernel. Rare, and then
+//! it may cost a walk through `/proc`.
+
+use std::fs;
+use std::path::Path;
+
+use flyover_sockets::Errno;
+
+use crate::sys;
+
+/// A copy of the descriptor of the socket with this inode, from whichever process holds it.
+///
+/// # Errors
+/// `ENOENT`: no process whose descriptors we may list has it; else what `pidfd_open(2)` and `pidfd_getfd(2)` say.
+pub(crate) fn socket(inode: u32) -> Result<i32, Errno> {
+    let wanted = format!("socket:[{inode}]");
+    let me = std::process::id();
+    let mut failed = Errno(libc::ENOENT);
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let pid = process
+            .file_name()
+            .to_str()
+            .and_then(|n| n.parse::<u32>().ok());
+        let Some(pid) = pid.filter(|pid| *pid != me) else {
+            continue;
+        };
+        if let Some(fd) = number_in(&process.path().join("fd"), &wanted) {
+            match take(pid, fd) {
+                Ok(fd) => return Ok(fd),
+                Err(e) => failed = e,
+            }
+        }
+    }
+    Err(failed)
+}
+
+/// The number under which a process has what its `/proc/PID/fd` shows as `wanted`.
+fn number_in(list: &Path, wanted: &str) -> Option<i32> {
+    let shows = |link: &fs::DirEntry| {
+        fs::read_link(link.path()).is_ok_and(|shown| shown.as_os_str() == wanted)
+    };
+    let links = fs::read_dir(list).ok()?;
+    let link = links.flatten().find(shows)?;
+    link.file_name().to_str()?.parse().ok()
+}
+
+fn take(pid: u32, fd: i32) -> Result<i32, Errno> {
+    let process = numbers(libc::SYS_pidfd_open, [pid as usize, 0, 0])?;
+    // It is made close-on-exec, pidfd_getfd(2).
+    let taken = numbers(libc::SYS_pidfd_getfd, [process, fd as usize, 0]);
+    let _: Result<usize, Errno> = numbers(libc::SYS_close, [process, 0, 0]);
+    taken.map(|fd| fd as i32)
+}
+
+/// A system call that takes numbers only.
+fn numbers(nr: libc::c_long, a: [usize; 3]) -> Result<usize, Errno> {
+    // SAFETY: no pointers are passed; the kernel checks all numbers.
+    unsafe { sys::call(nr, [a[0], a[1], a[2], 0, 0, 0]) }
+}
