@@ -200,7 +200,7 @@ fn scribbled(seed: u64, strikes: u64, concurrent: bool) {
                         let _: bool = net.hosts[0].locked(|l| l.recover(5));
                     }
                     2 if !concurrent => {
-                        net.hosts[0].locked(|l| l.owner_gone(1, Unfinished::Unknown))
+                        let _: bool = net.hosts[0].locked(|l| l.owner_gone(1, Unfinished::Unknown));
                     }
                     _ if concurrent => victim_polls(&mut net),
                     _ => programs[0].act(&mut net),

@@ -232,6 +232,8 @@ pub struct Attachment {
     pub(crate) pins: Pins,
     /// The process's descriptors.
     pub(crate) table: FdTable,
+    /// Queues of pairs that were read empty lately.
+    pub(crate) drained: crate::local::fast::Drained,
     daemon: Mutex<Box<dyn Daemon>>,
     contexts: Box<[Mutex<Context>]>,
     hint: AtomicU32,
@@ -280,6 +282,7 @@ impl Attachment {
             sleepers: Sleepers::new(),
             pins: Pins::default(),
             table,
+            drained: crate::local::fast::Drained::default(),
             daemon: Mutex::new(parts.daemon),
             contexts: (0..CONTEXTS).map(context).collect(),
             hint: AtomicU32::new(0),
@@ -392,6 +395,12 @@ impl Attachment {
     /// Handles what the V-NICs received, unless somebody else is at it. True when it was done.
     pub fn poll(&self, budget: u32) -> bool {
         self.try_locked(|l| l.poll(budget)).is_some()
+    }
+
+    /// True when packets can come by a V-NIC of this process.
+    #[inline]
+    pub(crate) fn has_nics(&self) -> bool {
+        self.nic_count != 0
     }
 
     /// The endpoint whose kernel socket has this cookie.

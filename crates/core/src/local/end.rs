@@ -1,6 +1,7 @@
 //! How a pair ends: what the other end sees of a FIN, a reset, or a death. The kernel connection beside it goes through the
 //! same by itself; what its sockets report of that nobody looks at.
 
+use super::fast::settle;
 use crate::error::Error;
 use crate::sock::{SHUT_RD, SockId, flag};
 use crate::stack::locked::Locked;
@@ -33,6 +34,8 @@ pub(crate) fn fin(l: &mut Locked<'_, '_, '_>, id: SockId) {
         _ => return,
     };
     if let Some(p) = other {
+        // Whoever sends at this moment is done, or sees that the direction is shut.
+        settle(l, p);
         take_fin(l, p, last);
     }
     if last {

@@ -16,13 +16,17 @@
 //! | `mod.rs` | marks, pairing |
 //! | `part.rs` | the way back to the kernel |
 //! | `send.rs` | sending, room |
+//! | `fast.rs` | sending without the stack lock |
 //! | `end.rs` | FIN, reset, and an end that is gone |
 
 mod end;
+mod fast;
 mod part;
 mod send;
 
 pub(crate) use end::{fin, gone, reset_peer};
+pub use fast::Sent;
+pub(crate) use fast::settle;
 pub use part::Parting;
 pub(crate) use send::{after_read, has_space, wants_update};
 
@@ -231,6 +235,9 @@ impl Locked<'_, '_, '_> {
         let st = self.st;
         let s = st.sock(id);
         let mut ok = true;
+        if !fast::hold(s, self.env.me) {
+            count!(self, local_stuck);
+        }
         for piece in bytes.rchunks(BUF_SIZE) {
             let Some(b) = st.alloc_buf() else {
                 ok = false;
@@ -241,6 +248,7 @@ impl Locked<'_, '_, '_> {
             recvq::prepend(st, s, b);
             recvq::publish(s, n);
         }
+        fast::let_go(s);
         s.k_pend.store(0, Release);
         s.k_fresh.store(0, Release);
         if !ok {

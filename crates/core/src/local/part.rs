@@ -89,6 +89,7 @@ impl Locked<'_, '_, '_> {
         }
         for end in ends.into_iter().flatten() {
             st.sock(end).set_flag(flag::HANDING_OVER);
+            super::settle(self, end);
         }
         Ok((self.parting(id), other.map(|o| self.parting(o))))
     }

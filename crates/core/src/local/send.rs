@@ -1,6 +1,6 @@
 //! Sending within a pair: straight into the other end's receive queue.
 
-use super::end;
+use super::{end, fast};
 use crate::error::Error;
 use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
 use crate::stack::Stack;
@@ -8,7 +8,6 @@ use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
-use crate::tcp::tcb::tflag;
 use crate::tcp::user::oob;
 use crate::tcp::user::send::SendFlags;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -16,7 +15,7 @@ use core::sync::atomic::fence;
 
 /// Bytes that wait for the reader at the most, unless the program set the buffers' sizes. Small enough to stay in the
 /// cache between the two copies.
-const LIMIT: u32 = 1 << 20;
+pub(super) const LIMIT: u32 = 1 << 20;
 /// The same when the stack is short of buffers.
 const LIMIT_SHORT: u32 = 64 << 10;
 /// A write of so many bytes is taken whole while there is any room, as Linux does with a segment of the loopback's size.
@@ -94,9 +93,15 @@ impl Locked<'_, '_, '_> {
             return Err(Error::WouldBlock);
         }
         let most = room.max(WHOLE.min(total as u32)) as usize;
+        if !fast::hold(p, self.env.me) {
+            count!(self, local_stuck);
+            return Err(Error::WouldBlock);
+        }
         let before = st.intend(to);
+        recvq::rewind(st, p, most, self.env.me);
         let n = recvq::append_bytes(st, p, data, most);
         st.state.intent.store(before, Relaxed);
+        fast::let_go(p);
         if n == 0 {
             count!(self, no_buffer);
             s.set_flag(flag::NOSPACE);
@@ -105,11 +110,9 @@ impl Locked<'_, '_, '_> {
         if n < total {
             s.set_flag(flag::NOSPACE);
         }
-        self.account(s, p, n as u32);
+        p.tcb.last_rx.set(self.env.now.0);
         if flags.oob && n == total {
             oob::local_urgent(self, to);
-        } else if p.tcb.tflags.get() & tflag::URG_IN != 0 {
-            oob::note_arrival(self, to);
         }
         self.raise(to, ev::DATA);
         Ok(n)
@@ -126,19 +129,5 @@ impl Locked<'_, '_, '_> {
         // The reader stores what he read, then looks at the flag.
         fence(SeqCst);
         most.saturating_sub(p.rq_available())
-    }
-
-    fn account(&mut self, s: &Sock, p: &Sock, n: u32) {
-        let bytes = u64::from(n);
-        let add = |cell: &flyover_shm::Shared64| {
-            cell.store(cell.load(Relaxed).wrapping_add(bytes), Relaxed)
-        };
-        add(&s.bytes_out);
-        add(&p.bytes_in);
-        s.data_out.set(s.data_out.get().wrapping_add(1));
-        p.data_in.set(p.data_in.get().wrapping_add(1));
-        p.tcb.rcv_nxt.set(p.tcb.rcv_nxt.get().wrapping_add(n));
-        s.tcb.last_tx.set(self.env.now.0);
-        p.tcb.last_rx.set(self.env.now.0);
     }
 }

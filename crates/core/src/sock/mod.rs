@@ -1,8 +1,9 @@
 //! A socket slot: what every endpoint has, whatever its protocol. TCP's own state is nested as [`Tcb`].
 //!
 //! Who may touch what: fields of type `Shared32`/`Shared64` may be read without the stack lock (readiness, `ss`);
-//! `rq_head`, `rq_rd` and `rq_out` belong to the holder of the socket's receive lock (`rlock`); every other cell
-//! belongs to the holder of the stack lock.
+//! `rq_head`, `rq_rd` and `rq_out` belong to the holder of the socket's receive lock (`rlock`); `rq_in`, `rq_tail` and
+//! `rq_seen` of one end of a pair belong to the holder of its producer's lock (`plock`); every other cell belongs to the
+//! holder of the stack lock.
 
 pub mod opts;
 pub mod ready;
@@ -33,6 +34,24 @@ shm_struct! {
         pub pnext: SharedCell<OptIdx<Sock>>,
         /// 1 while on the post-poll list.
         pub pqueued: SharedCell<u32>,
+        /// Fills the line; always 0.
+        pub fill_a: [Shared32; 9],
+
+        // Receive queue, the producer's share: a line of its own, which the consumer only reads.
+        /// Held by the other end of a pair while it appends: 0, or owner + 1. Not cleared with the slot.
+        pub plock: Shared32,
+        /// Bytes (TCP) or datagrams (UDP) queued so far.
+        pub rq_in: Shared32,
+        /// Last buffer.
+        pub rq_tail: SharedCell<OptIdx<Buf>>,
+        /// What the producer last knew of `rq_out`.
+        pub rq_seen: SharedCell<u32>,
+        /// Bytes that came through a pair, in all.
+        pub rq_total: Shared64,
+        /// Fills the line; always 0.
+        pub fill_b: [Shared32; 10],
+
+        // What every call looks at.
         /// Everything from here on is cleared when the slot is taken. Of a pair's end: 1 until a holder of the descriptor has
         /// brought the endpoint up to date with the kernel socket.
         pub k_fresh: Shared32,
@@ -44,16 +63,35 @@ shm_struct! {
         pub flags: Shared32,
         /// Bits of the socket layer: what `recvmsg` is to tell, which sends are the kernel's.
         pub sopts: Shared32,
-        /// `SO_COOKIE` of the kernel socket that the program holds; 0 when there is none yet.
-        pub cookie: Shared64,
         /// Pending error (`SO_ERROR`), an errno; 0 is none.
         pub err: Shared32,
         /// [`SHUT_RD`] | [`SHUT_WR`].
         pub shut: Shared32,
         /// What the kernel socket behind the fd has: [`OS_DATA`], [`OS_ERROR`] (set by the keeper, cleared by the reader).
         pub os_ready: Shared32,
+        /// `SO_COOKIE` of the kernel socket that the program holds; 0 when there is none yet.
+        pub cookie: Shared64,
+        /// Fills the line; always 0.
+        pub fill_c: [Shared32; 6],
+
+        // Receive queue, the consumer's share.
+        /// First buffer.
+        pub rq_head: SharedCell<OptIdx<Buf>>,
+        /// Bytes of the first buffer already read.
+        pub rq_rd: SharedCell<u32>,
+        /// Bytes (TCP) or datagrams (UDP) read so far.
+        pub rq_out: Shared32,
+        /// Held while reading: 0, or owner + 1.
+        pub rlock: Shared32,
+        /// Bytes in the UDP receive queue.
+        pub rq_bytes: Shared32,
+        /// Fills the line; always 0.
+        pub fill_d: [Shared32; 11],
+
         /// Why the socket stays with the kernel, for [`Kind::Kernel`] and marks; a code of the sockets crate.
         pub reason: SharedCell<u32>,
+        /// The other end of a pair.
+        pub peer: SharedCell<OptIdx<Sock>>,
         /// Local address, high half.
         pub local_hi: SharedCell<u64>,
         /// Local address, low half.
@@ -88,21 +126,8 @@ shm_struct! {
         /// Lower path MTU learnt from ICMP; 0 is none.
         pub pmtu: SharedCell<u32>,
 
-        // Receive queue.
-        /// First buffer; the consumer's.
-        pub rq_head: SharedCell<OptIdx<Buf>>,
-        /// Bytes of the first buffer already read; the consumer's.
-        pub rq_rd: SharedCell<u32>,
-        /// Bytes (TCP) or datagrams (UDP) read so far.
-        pub rq_out: Shared32,
-        /// Last buffer; the producer's.
-        pub rq_tail: SharedCell<OptIdx<Buf>>,
-        /// Bytes (TCP) or datagrams (UDP) queued so far.
-        pub rq_in: Shared32,
-        /// Held while reading: 0, or owner + 1.
-        pub rlock: Shared32,
-        /// Bytes in the UDP receive queue.
-        pub rq_bytes: Shared32,
+        /// Of a pair: the other end's generation.
+        pub peer_gen: SharedCell<u32>,
 
         // Send queue: stream bytes from SND.UNA on.
         /// First buffer.
@@ -214,10 +239,6 @@ shm_struct! {
         pub segs_out: Shared32,
 
         // The local path (`local/`).
-        /// The other end of a pair.
-        pub peer: SharedCell<OptIdx<Sock>>,
-        /// The other end's generation.
-        pub peer_gen: SharedCell<u32>,
         /// Calls that the kernel is carrying out on a mark that may be paired.
         pub kbusy: Shared32,
         /// Such calls that came back, for ever.
@@ -228,11 +249,27 @@ shm_struct! {
         pub k_pend: Shared32,
         /// 1 while bytes of a frozen end's queue are being sent through the kernel.
         pub k_doubt: Shared32,
+        /// Fills the slot up to a whole number of lines; always 0.
+        pub fill_e: [Shared32; 8],
 
         /// TCP's control block.
         pub tcb: Tcb,
     }
 }
+
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(Sock, plock) == 64, "the producer's line");
+    assert!(
+        offset_of!(Sock, k_fresh) == 128,
+        "the line that is only read"
+    );
+    assert!(offset_of!(Sock, rq_head) == 192, "the consumer's line");
+    assert!(
+        size_of::<Sock>().is_multiple_of(64),
+        "slots begin with a line"
+    );
+};
 
 /// What a slot holds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

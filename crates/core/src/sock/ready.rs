@@ -34,6 +34,11 @@ impl Stack<'_> {
         let mask = self.readiness(id);
         if wanted & (ev::OUT | ev::WRNORM) != 0 && mask & ev::OUT == 0 {
             self.sock(id).set_flag(flag::NOSPACE);
+            if self.is_paired(id) {
+                // The reader, who holds no lock, may have looked at the flag just before.
+                core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
+                return self.readiness(id);
+            }
         }
         mask
     }

@@ -50,11 +50,40 @@ pub(crate) fn append_bytes(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) 
             b.len.set(b.len.get().saturating_add(n));
             crate::stretch::place();
             publish(s, n);
+            s.rq_total
+                .store(s.rq_total.load(Relaxed).wrapping_add(u64::from(n)), Relaxed);
             done += n as usize;
             rest = later;
         }
     }
     done
+}
+
+/// An empty queue starts anew in its last buffer when `total` bytes do not fit behind what was read. The caller holds the
+/// producer's lock (or the stack lock of a queue that has none); a reader who is inside keeps the queue as it is.
+pub(crate) fn rewind(st: Stack<'_>, s: &Sock, total: usize, me: u16) {
+    let Some((tail, room)) = tail_room(st, s) else {
+        return;
+    };
+    if room as usize >= total || s.rq_available() != 0 || !lock(s, me) {
+        return;
+    }
+    if s.rq_available() == 0 {
+        let mut guard = st.limits().bufs;
+        while let Some(head) = s.rq_head.get().opt()
+            && head != tail
+            && guard > 0
+        {
+            guard -= 1;
+            s.rq_head.set(st.buf(head).next.get());
+            st.free_buf(head);
+        }
+        s.rq_head.set(tail.into());
+        s.rq_rd.set(0);
+        st.buf(tail).off.set(0);
+        st.buf(tail).len.set(0);
+    }
+    unlock(s);
 }
 
 /// Puts a filled buffer before all others. The caller holds the stack lock and the receive lock, and publishes the bytes.
@@ -207,8 +236,16 @@ pub(crate) fn trim(st: Stack<'_>, s: &Sock, me: u16) {
     if s.rq_available() != 0 || s.rq_head.get().opt().is_none() || !lock(s, me) {
         return;
     }
-    if s.rq_available() == 0 {
-        free_all(st, s);
+    // Of a pair's end the other one may be appending.
+    let alone = s
+        .plock
+        .compare_exchange(0, u32::from(me) + 1, Acquire, Relaxed)
+        .is_ok();
+    if alone {
+        if s.rq_available() == 0 {
+            free_all(st, s);
+        }
+        s.plock.store(0, Release);
     }
     unlock(s);
 }

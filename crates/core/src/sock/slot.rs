@@ -48,6 +48,10 @@ impl Locked<'_, '_, '_> {
         crate::stretch::place();
         let generation = s.gen_.load(Relaxed).wrapping_add(1);
         s.clear_from(offset_of!(Sock, k_fresh));
+        s.rq_in.store(0, Relaxed);
+        s.rq_tail.set(flyover_shm::OptIdx::NONE);
+        s.rq_seen.set(0);
+        s.rq_total.store(0, Relaxed);
         super::opts::defaults(st, s);
         s.gen_.store(generation, Release);
         s.state.store(TcpState::Closed as u32, Release);
@@ -108,6 +112,7 @@ impl Locked<'_, '_, '_> {
     fn take_apart(&mut self, id: SockId, s: &Sock) {
         let st = self.st;
         crate::local::gone(self, id);
+        crate::local::settle(self, id);
         st.unhash(id);
         wheel::disarm(st, id);
         self.unlink_time_wait(id);

@@ -19,6 +19,8 @@ pub mod work {
     pub const CLOSE: u32 = 2;
     /// Transmit what is queued.
     pub const SEND: u32 = 4;
+    /// Bytes came from the other end of a pair: whoever watches is told.
+    pub const DATA: u32 = 8;
 }
 
 /// Puts `bits` on the socket and the socket on the lock-free list. The caller then sets [`SOCKS`] in the lock word.
@@ -74,6 +76,9 @@ impl Locked<'_, '_, '_> {
         }
         if bits & work::SEND != 0 {
             self.post(id);
+        }
+        if bits & work::DATA != 0 {
+            self.raise(id, crate::stack::wake::ev::DATA);
         }
         if bits & work::CLOSE != 0 {
             self.close(id);

@@ -119,6 +119,8 @@ counters! {
     local_pairs,
     /// Pairs that went back to the kernel.
     local_parted,
+    /// Senders within a pair that did not come out of its queue in time.
+    local_stuck,
     /// TIME_WAIT sockets recycled early because slots were short.
     tw_recycled,
     /// TIME_WAIT sockets re-opened by a new SYN.

@@ -6,7 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use flyover_config::StackOpts;
-use flyover_core::{Effect, Effects, Env, Instant, Locked, NicSet, SockRef, Stack, WaiterId};
+use flyover_core::{
+    Effect, Effects, Env, Instant, Locked, NicSet, SockRef, Stack, Unfinished, WaiterId,
+};
 use flyover_cplane::{Dims, Reader};
 use flyover_proto::{Connection, FdBag, MAX_NARROW, NicDesc};
 use flyover_shm::host::{Map, futex_wait, futex_wake};
@@ -285,6 +287,15 @@ impl Served {
         }
         let whole = self.with_lock(|locked| locked.recover(dead));
         self.unmended = (whole == Some(false)).then_some(dead);
+        whole.is_some()
+    }
+
+    /// A process is gone. False: the lock is not to be had now.
+    pub fn owner_gone(&mut self, owner: u16, unfinished: Unfinished) -> bool {
+        let whole = self.locked(|locked| locked.owner_gone(owner, unfinished));
+        if whole == Some(false) {
+            self.unmended = Some(owner);
+        }
         whole.is_some()
     }
 

@@ -156,7 +156,8 @@ impl Sockets {
         let mut done = 0;
         let mut polled = false;
         let mut deadline = None;
-        let direct = want >= DIRECT_FROM && !how.peek && !all && !discards;
+        let paired = ep.att.stack.is_paired(id);
+        let direct = want >= DIRECT_FROM && !how.peek && !all && !discards && !paired;
         let short = self.await_low_water(ep, want, flags, &mut deadline);
         loop {
             if discards {
@@ -173,6 +174,8 @@ impl Sockets {
                 Ok(r) => {
                     if r.want_update {
                         ep.att.work(id, work::WINDOW);
+                    } else if paired && ep.shared().rq_available() == 0 {
+                        ep.att.note_drained(id);
                     }
                     move_peek(ep, r.n, how.peek);
                     done += r.n;
@@ -189,7 +192,8 @@ impl Sockets {
                         if done > 0 {
                             return Ok(done);
                         }
-                        if polled {
+                        // Nothing that a V-NIC holds is for one end of a pair.
+                        if polled || paired {
                             return Err(Errno::EAGAIN);
                         }
                         polled = true;

@@ -5,10 +5,12 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | marks, pairing, the first look at a paired end |
+//! | `fast.rs` | sending and receiving without the stack lock |
 //! | `part.rs` | the way back: what waits in the queues goes through the kernel |
 //! | `diag.rs` | what the kernel holds of an end: `NETLINK_SOCK_DIAG` |
 
 mod diag;
+pub mod fast;
 mod part;
 
 use core::sync::atomic::Ordering;
@@ -42,6 +44,10 @@ pub enum Entered {
 impl Sockets {
     /// The kernel has connected `fd`, or is about to: if its peer is on this host, it gets its mark.
     pub fn connected_by_kernel(&self, fd: i32, to: &Addr) {
+        if to.family() == libc::AF_UNSPEC {
+            // Dissolved.
+            return;
+        }
         let Fd::Fresh(fresh) = self.look(fd) else {
             return;
         };

@@ -13,6 +13,8 @@ mod sets;
 pub mod sleep;
 pub mod spin;
 
+use core::cell::Cell;
+
 use flyover_core::SockId;
 use flyover_core::ev;
 
@@ -198,7 +200,23 @@ impl Attachment {
             None => got() || self.is_ready(want),
             Some(n) => sleep::has_moved_on(self.stack.sock(me.id), n),
         };
-        if self.spin_with(b.spin, deadline, b.poll, ready) {
+        let paired = self.stack.is_paired(me.id);
+        let every = match paired {
+            true => spin::Every::NOW_AND_THEN,
+            false => spin::Every::ROUND,
+        };
+        // For bytes of the other end of a pair it is enough to look again when one of a few words has changed.
+        let seen = Cell::new(None);
+        let at_once = || {
+            if paired && want.events & ev::OUT == 0 {
+                let now = self.stack.signs_of_life(me.id);
+                if seen.replace(Some(now)) == Some(now) {
+                    return false;
+                }
+            }
+            ready()
+        };
+        if self.spin_with(b.spin, deadline, b.poll, every, at_once) {
             return Ok(());
         }
         // Of many threads on one socket those that lead watch the kernel's half; for the others the keeper does.

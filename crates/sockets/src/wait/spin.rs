@@ -43,11 +43,26 @@ const ADAPTIVE_NS: u64 = 20_000;
 
 /// The clock is looked at once in so many rounds.
 const CLOCK_ROUNDS: u32 = 8;
+/// The same when a round is nothing but a look at shared memory.
+const CLOCK_ROUNDS_SHORT: u32 = 64;
+/// A thread that waits for the other end of a pair looks at the V-NICs, for others, once in so many rounds.
+const FAVOUR_ROUNDS: u32 = 256;
+
+/// How often a spin looks at the V-NICs: once in so many rounds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Every(u32);
+
+impl Every {
+    /// In a wait for packets.
+    pub(super) const ROUND: Self = Self(1);
+    /// In a wait for something else.
+    pub(super) const NOW_AND_THEN: Self = Self(FAVOUR_ROUNDS);
+}
 
 impl Attachment {
     /// Polls the stack until `ready`, the budget is used up, the deadline passed or a signal waits. True: ready.
     pub fn spin(&self, budget: Budget, deadline: Deadline, ready: impl Fn() -> bool) -> bool {
-        self.spin_with(budget, deadline, &mut just_poll, ready)
+        self.spin_with(budget, deadline, &mut just_poll, Every::ROUND, ready)
     }
 
     /// The same with a poll of the caller's own.
@@ -56,8 +71,14 @@ impl Attachment {
         budget: Budget,
         deadline: Deadline,
         poll: &mut PollFn<'_>,
+        every: Every,
         ready: impl Fn() -> bool,
     ) -> bool {
+        let polls = self.has_nics();
+        let clock = match every.0 {
+            1 if polls => CLOCK_ROUNDS,
+            _ => CLOCK_ROUNDS_SHORT,
+        };
         let span = match budget {
             Budget::Fixed(ns) => ns,
             Budget::Adaptive => {
@@ -69,13 +90,15 @@ impl Attachment {
         let start = self.os.now();
         let mut rounds = 0u32;
         loop {
-            let _: Option<()> = self.try_locked(|l| poll(l));
+            if polls && rounds % every.0 == every.0 - 1 {
+                let _: Option<()> = self.try_locked(|l| poll(l));
+            }
             if ready() {
                 SCORE.with(|s| s.set((s.get() + 1).min(SCORE_MAX)));
                 return true;
             }
             rounds = rounds.wrapping_add(1);
-            if span != 0 && !rounds.is_multiple_of(CLOCK_ROUNDS) {
+            if span != 0 && !rounds.is_multiple_of(clock) {
                 core::hint::spin_loop();
                 continue;
             }

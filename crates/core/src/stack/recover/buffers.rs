@@ -5,7 +5,7 @@ use crate::sock::{Kind, Sock, SockId, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{Buf, BufId};
 use crate::stack::locked::Locked;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use flyover_shm::{Idx, OptIdx};
 
 /// Tag of a buffer that the walk has reached.
@@ -32,24 +32,32 @@ impl Locked<'_, '_, '_> {
                 }
                 tries -= 1;
                 if tries == 0 {
-                    self.let_readers_in(me);
+                    self.let_users_in(me);
+                    return false;
+                }
+                core::hint::spin_loop();
+            }
+            // Senders within a pair take buffers without the stack lock.
+            while s.plock.compare_exchange(0, me, Acquire, Relaxed).is_err() {
+                tries -= 1;
+                if tries == 0 {
+                    self.let_users_in(me);
                     return false;
                 }
                 core::hint::spin_loop();
             }
         }
         self.walk_queues();
-        self.let_readers_in(me);
+        self.let_users_in(me);
         true
     }
 
-    fn let_readers_in(&self, me: u32) {
+    fn let_users_in(&self, me: u32) {
         for r in self.st.each_sock() {
-            let _: Result<u32, u32> = self
-                .st
-                .sock(r.id)
-                .rlock
-                .compare_exchange(me, 0, Release, Relaxed);
+            let s = self.st.sock(r.id);
+            for lock in [&s.rlock, &s.plock] {
+                let _: Result<u32, u32> = lock.compare_exchange(me, 0, Release, Relaxed);
+            }
         }
     }
 

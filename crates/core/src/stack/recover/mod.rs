@@ -50,6 +50,7 @@ impl Locked<'_, '_, '_> {
         self.rebuild_timers();
         self.mend_pairs();
         self.rebuild_ready();
+        let _: bool = self.producer_gone(u32::from(dead) + 1);
         let whole = self.mend_buffers(dead);
         if let Some(i) = suspect.checked_sub(1) {
             self.give_up(Idx::new(i & (st.limits().socks - 1)));
@@ -150,7 +151,8 @@ impl Locked<'_, '_, '_> {
     /// A process is gone: its waiters are freed, and the sets that nobody else holds; receive locks that it held are
     /// opened; handovers that it began are finished. Its sockets follow when the kernel reports the end of the sockets
     /// behind them.
-    pub fn owner_gone(&mut self, owner: u16, unfinished: Unfinished) {
+    /// False: buffers that it had in hand stay lost until [`Locked::mend_buffers`] succeeds.
+    pub fn owner_gone(&mut self, owner: u16, unfinished: Unfinished) -> bool {
         let st = self.st;
         let tag = u32::from(owner) + 1;
         for i in 0..st.state.waiter_slots.touched(st.waiters) {
@@ -163,6 +165,7 @@ impl Locked<'_, '_, '_> {
             let id = Idx::new(i);
             self.set_loses(id, owner);
         }
+        let sending = self.producer_gone(tag);
         for r in st.each_sock() {
             let s = st.sock(r.id);
             if s.has(flag::HANDING_OVER | flag::PAIRED) && s.rlock.load(Relaxed) == tag {
@@ -175,5 +178,6 @@ impl Locked<'_, '_, '_> {
             }
             let _: Result<u32, u32> = s.rlock.compare_exchange(tag, 0, Release, Relaxed);
         }
+        !sending || self.mend_buffers(owner)
     }
 }

@@ -46,15 +46,17 @@ fn position(s: &Sock) -> Option<u32> {
     (back > 0).then(|| s.rq_in.load(Relaxed).wrapping_sub(back.cast_unsigned()))
 }
 
-/// The byte that came last from the other end of a pair is urgent.
+/// The byte that came last from the other end of a pair is urgent. Its number is that of the queue.
 pub(crate) fn local_urgent(l: &mut Locked<'_, '_, '_>, id: SockId) {
     crate::tcp::rx::pass_over(l, id);
-    let t = &l.st.sock(id).tcb;
-    t.rcv_up.set(t.rcv_nxt.get().wrapping_sub(1));
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let at = s.rq_in.load(Relaxed).wrapping_sub(1);
+    t.rcv_up.set(at);
+    t.urg_mark.set(at);
     t.tflags
-        .set((t.tflags.get() | tflag::URG_IN) & !tflag::OOB_HERE);
+        .set(t.tflags.get() | tflag::URG_IN | tflag::OOB_HERE);
     l.raise(id, ev::PRI);
-    note_arrival(l, id);
 }
 
 /// New in-order data came: was the urgent byte in it?

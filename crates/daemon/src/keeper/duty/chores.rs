@@ -50,11 +50,7 @@ impl Duty {
     fn bury(&mut self) {
         while let Some((owner, unfinished)) = self.pending.gone.first_key_value() {
             let (owner, unfinished) = (*owner, *unfinished);
-            if self
-                .served
-                .locked(|locked| locked.owner_gone(owner, unfinished))
-                .is_none()
-            {
+            if !self.served.owner_gone(owner, unfinished) {
                 return;
             }
             self.pending.gone.remove(&owner);

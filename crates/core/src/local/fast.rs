@@ -1,0 +1,160 @@
+//! Sending without the stack lock. What protects the receive queue of a pair's end is the producer's lock in its own slot:
+//! whoever appends holds it, under the stack lock or without. Whoever changes under the stack lock what a sender goes by
+//! (the link, a FIN, the freezing for a handover) changes it first and then waits until no sender is inside
+//! ([`settle`]): a sender looks after it has the lock.
+
+use super::send::LIMIT;
+use crate::sock::{SHUT_RD, SHUT_WR, Sock, SockId, SockRef, flag, recvq};
+use crate::stack::Stack;
+use crate::stack::locked::Locked;
+use crate::tcp::rx::count;
+use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
+
+/// How often a producer's lock is tried: its holder copies 64 KiB at the most, or has lost its CPU.
+const TRIES: u32 = 200_000;
+
+/// What a send without the stack lock did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// Bytes.
+    pub n: usize,
+    /// Somebody watches the other end: [`crate::stack::deferred::work::DATA`] is to be done for it.
+    pub watched: Option<SockId>,
+}
+
+/// Takes the producer's lock of `p`'s queue if it is free.
+pub(super) fn try_hold(p: &Sock, me: u16) -> bool {
+    p.plock
+        .compare_exchange(0, u32::from(me) + 1, Acquire, Relaxed)
+        .is_ok()
+}
+
+/// The same, with patience. False: its holder does not let go; if it died, the keeper will open the lock.
+pub(super) fn hold(p: &Sock, me: u16) -> bool {
+    for _ in 0..TRIES {
+        if try_hold(p, me) {
+            return true;
+        }
+        core::hint::spin_loop();
+    }
+    false
+}
+
+pub(super) fn let_go(p: &Sock) {
+    p.plock.store(0, Release);
+}
+
+/// Waits until no sender is inside that began before.
+pub(crate) fn settle(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let p = l.st.sock(id);
+    fence(SeqCst);
+    if p.plock.load(SeqCst) == 0 {
+        return;
+    }
+    if hold(p, l.env.me) {
+        let_go(p);
+    } else {
+        count!(l, local_stuck);
+    }
+}
+
+impl Stack<'_> {
+    /// Sends from one end of a pair, or `None`: nothing was done, the ordinary way is to be taken. `me`: owner slot.
+    #[inline]
+    pub fn local_send_fast(self, from: SockRef, data: &[&[u8]], me: u16) -> Option<Sent> {
+        let s = self.sock(from.id);
+        let to = s.peer.get().opt()?;
+        let p = self.sock(to);
+        let total: usize = data.iter().map(|d| d.len()).sum();
+        if total == 0 || !try_hold(p, me) {
+            return None;
+        }
+        let n = if is_open(from, s, to, p) && has_room(p, total) {
+            recvq::rewind(self, p, total, me);
+            recvq::append_bytes(self, p, data, total)
+        } else {
+            0
+        };
+        let_go(p);
+        // The bytes first, then the look whether somebody waits for them: who waits does it the other way round.
+        fence(SeqCst);
+        (n > 0).then(|| Sent {
+            n,
+            watched: p.items.get().opt().map(|_| to),
+        })
+    }
+
+    /// Words that change with everything that a reader of one end of a pair may wait for. Needs no lock.
+    #[inline]
+    pub fn signs_of_life(self, id: SockId) -> (u32, u32, u32, u32) {
+        let s = self.sock(id);
+        (
+            s.rq_in.load(Acquire),
+            s.flags.load(Relaxed),
+            s.shut.load(Relaxed) ^ s.state.load(Relaxed) << 8,
+            s.err.load(Relaxed),
+        )
+    }
+
+    /// True for the end of a pair; needs no lock.
+    #[inline]
+    pub fn is_paired(self, id: SockId) -> bool {
+        self.sock(id).has(flag::PAIRED)
+    }
+}
+
+/// Nothing out of the ordinary: both ends stand, and no flag says that somebody has to be told more than that bytes came.
+#[inline]
+fn is_open(from: SockRef, s: &Sock, to: SockId, p: &Sock) -> bool {
+    const LEAVING: u32 = flag::HANDING_OVER | flag::HANDED_OVER;
+    let (mine, its) = (s.flags.load(Acquire), p.flags.load(Acquire));
+    mine & (flag::PAIRED | LEAVING | flag::SNDBUF_SET) == flag::PAIRED
+        && its & (flag::PAIRED | LEAVING | flag::RCVBUF_SET) == flag::PAIRED
+        && s.gen_.load(Relaxed) == from.generation
+        && s.peer.get().opt() == Some(to)
+        && p.peer.get().opt() == Some(from.id)
+        && p.gen_.load(Relaxed) == s.peer_gen.get()
+        && s.err.load(Relaxed) == 0
+        && s.shut.load(Relaxed) & SHUT_WR == 0
+        && p.shut.load(Relaxed) & SHUT_RD == 0
+        && p.sopts.load(Relaxed) == 0
+        && p.tcb.tflags.get() & tflag::URG_IN == 0
+        && matches!(s.tcp_state(), TcpState::Established | TcpState::CloseWait)
+}
+
+/// What the producer last knew of the reader is enough as a rule.
+#[inline]
+fn has_room(p: &Sock, total: usize) -> bool {
+    let queued = p.rq_in.load(Relaxed).wrapping_sub(p.rq_seen.get());
+    if (queued as usize).saturating_add(total) <= LIMIT as usize {
+        return true;
+    }
+    let out = p.rq_out.load(Acquire);
+    p.rq_seen.set(out);
+    let queued = p.rq_in.load(Relaxed).wrapping_sub(out);
+    (queued as usize).saturating_add(total) <= LIMIT as usize
+}
+
+impl Locked<'_, '_, '_> {
+    /// The process with this tag (owner slot + 1) is gone: a queue that it was appending to may end anywhere, so that
+    /// connection is reset. True: there was one.
+    pub(crate) fn producer_gone(&mut self, tag: u32) -> bool {
+        let st = self.st;
+        let mut any = false;
+        for r in st.each_sock() {
+            let s = st.sock(r.id);
+            if s.plock.compare_exchange(tag, 0, Release, Relaxed).is_err() {
+                continue;
+            }
+            any = true;
+            if s.has(flag::PAIRED) && s.tcp_state() != TcpState::Closed {
+                super::reset_peer(self, r.id);
+                self.reset_conn(r.id, crate::error::Error::Reset);
+            }
+        }
+        any
+    }
+}
