@@ -39,8 +39,11 @@ pub(crate) enum DaemonError {
     #[error("flyoverd does not answer; see its log, or restart it with `flyover daemon stop`")]
     Silent,
     /// Another version.
-    #[error("{0}; after an upgrade, restart it with `flyover daemon stop` (root's as root)")]
+    #[error("{0}; restart it with `flyover daemon stop` (as root) after an upgrade")]
     Version(String),
+    /// The user's own is of another version.
+    #[error("this user's own flyoverd: {0}; end it with `flyover daemon stop` after an upgrade")]
+    OwnVersion(String),
     /// Some other refusal.
     #[error("flyoverd refuses: {0}")]
     Refused(String),

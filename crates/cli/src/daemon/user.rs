@@ -30,6 +30,7 @@ fn find_for(layout: u64) -> Result<Option<Found>, DaemonError> {
             Ok(client) if is_ours(&client) => return Ok(Some(Found { socket, client })),
             Ok(_) => return Err(DaemonError::Denied(socket)),
             Err(DaemonError::NotRunning) => {}
+            Err(DaemonError::Version(text)) => return Err(DaemonError::OwnVersion(text)),
             Err(error) => return Err(error),
         }
     }
