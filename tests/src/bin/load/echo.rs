@@ -12,6 +12,8 @@ use clap::Subcommand;
 use flyover_e2e::pattern::Random;
 use flyover_e2e::stats::Latencies;
 
+use crate::start;
+
 #[derive(clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -117,36 +119,14 @@ fn load(
     let allowed = resets.then(AtomicU64::default).map(Arc::new);
     let counted = allowed.clone();
     let until = Instant::now() + Duration::from_secs_f64(seconds);
-    let begun = Instant::now();
-    let workers: Vec<_> = (0..connections)
-        .map(|number| {
-            let allowed = allowed.clone();
-            std::thread::spawn(move || {
-                let random = Random::new(number as u64);
-                if udp {
-                    load_udp(address, until, max, random)
-                } else {
-                    load_tcp(address, until, max, random, allowed.as_deref())
-                }
-            })
-        })
-        .collect();
-    let mut latencies = Latencies::default();
-    let mut bytes = 0;
-    for worker in workers {
-        match worker.join() {
-            Ok(result) => {
-                let (some, count) = result?;
-                latencies.append(some);
-                bytes += count;
-            }
-            Err(_) => bail!("a thread panicked"),
+    let mut report = start::on_threads(connections, move |number| {
+        let random = Random::new(number as u64);
+        if udp {
+            load_udp(address, until, max, random)
+        } else {
+            load_tcp(address, until, max, random, allowed.as_deref())
         }
-    }
-    let elapsed = begun.elapsed().as_secs_f64();
-    let mut report = latencies.to_json();
-    report["messages_per_second"] = (latencies.count() as f64 / elapsed).into();
-    report["bytes_verified"] = bytes.into();
+    })?;
     if let Some(resets) = counted {
         report["resets"] = resets.load(Relaxed).into();
     }

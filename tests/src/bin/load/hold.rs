@@ -1,6 +1,6 @@
 //! Holds many idle connections: a server that accepts and keeps, a client that opens and keeps.
 
-use std::io::Read as _;
+use std::io::{BufRead as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ pub struct Args {
 pub enum Role {
     /// Accept and keep.
     Server { address: SocketAddr },
-    /// Open, say `ready`, keep until standard input ends.
+    /// Open, say `ready`, keep until standard input ends; a number there is how many more to open.
     Client {
         address: SocketAddr,
         #[arg(long, default_value_t = 1000)]
@@ -38,13 +38,21 @@ pub fn run(args: Args) -> Result<()> {
             connections,
         } => {
             let mut held = Vec::new();
-            for number in 0..connections {
-                let stream = TcpStream::connect(address);
-                held.push(stream.with_context(|| format!("connection {number}"))?);
+            open(address, connections, &mut held)?;
+            for line in std::io::stdin().lock().lines() {
+                open(address, line?.trim().parse()?, &mut held)?;
             }
-            println!("ready");
-            std::io::stdin().read_to_end(&mut Vec::new())?;
             Ok(())
         }
     }
+}
+
+fn open(address: SocketAddr, more: usize, held: &mut Vec<TcpStream>) -> Result<()> {
+    for _ in 0..more {
+        let stream = TcpStream::connect(address);
+        held.push(stream.with_context(|| format!("connection {}", held.len()))?);
+    }
+    println!("ready");
+    std::io::stdout().flush()?;
+    Ok(())
 }

@@ -6,7 +6,10 @@ mod call;
 mod connrate;
 mod echo;
 mod hold;
+mod memcached;
 mod pingpong;
+mod ring;
+mod start;
 mod storm;
 mod stream;
 
@@ -25,10 +28,14 @@ enum Load {
     Connrate(connrate::Args),
     /// Echo server and verifying clients.
     Echo(echo::Args),
+    /// A client of memcached that compares every value.
+    Memcached(memcached::Args),
     /// Many idle connections.
     Hold(hold::Args),
     /// What the kill storm runs.
     Storm(storm::Args),
+    /// Two processes and a bare ring in shared memory: the floor of the local path.
+    Ring(ring::Args),
     /// What a call costs that is not accelerated.
     Call,
 }
@@ -39,8 +46,10 @@ fn main() -> ExitCode {
         Load::Stream(args) => stream::run(args),
         Load::Connrate(args) => connrate::run(args),
         Load::Echo(args) => echo::run(args),
+        Load::Memcached(args) => memcached::run(args),
         Load::Hold(args) => hold::run(args),
         Load::Storm(args) => storm::run(args),
+        Load::Ring(args) => ring::run(args),
         Load::Call => call::run(),
     })
 }

@@ -10,7 +10,8 @@ use clap::Subcommand;
 use flyover_e2e::pattern::Random;
 use flyover_e2e::procfs;
 use flyover_e2e::stats::Latencies;
-use rustix::thread::{CpuSet, sched_setaffinity};
+
+use crate::start;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -26,6 +27,9 @@ pub struct Args {
     /// Bytes of a message.
     #[arg(long, global = true, default_value_t = 64)]
     size: usize,
+    /// Stay on this processor; without it, where the scheduler likes, or with --spin each side on one of its own.
+    #[arg(long, global = true)]
+    cpu: Option<usize>,
 }
 
 #[derive(Subcommand)]
@@ -35,59 +39,45 @@ pub enum Role {
     /// Measure.
     Client {
         address: SocketAddr,
-        /// Round trips that are measured.
-        #[arg(long, default_value_t = 20_000)]
-        count: usize,
-        /// Round trips before that.
-        #[arg(long, default_value_t = 1_000)]
-        warmup: usize,
+        #[command(flatten)]
+        span: Span,
     },
 }
 
-/// Stays on one processor, if there is more than one; where that is not allowed, wherever the scheduler likes.
-fn pin(cpu: usize) {
-    let mut set = CpuSet::new();
-    set.set(cpu);
-    if std::thread::available_parallelism().is_ok_and(|n| n.get() > cpu) {
-        let _ = sched_setaffinity(None, &set);
-    }
+/// How much is measured.
+#[derive(Clone, Copy, clap::Args)]
+pub struct Span {
+    /// Round trips that are measured, at most.
+    #[arg(long, default_value_t = 20_000)]
+    count: usize,
+    /// Seconds that are measured, at most.
+    #[arg(long, default_value_t = f64::MAX)]
+    seconds: f64,
+    /// Round trips before that.
+    #[arg(long, default_value_t = 1_000)]
+    warmup: usize,
+    /// Before what is measured, print `ready` and wait for a line.
+    #[arg(long)]
+    gate: bool,
 }
 
 pub fn run(args: Args) -> Result<()> {
-    if args.spin {
-        pin(usize::from(matches!(args.role, Role::Server { .. })));
+    let own = usize::from(matches!(args.role, Role::Server { .. }));
+    if let Some(cpu) = args.cpu.or(args.spin.then_some(own)) {
+        start::pin(cpu);
     }
     match (&args.role, args.udp) {
         (Role::Server { address }, false) => serve_tcp(*address, args.spin, args.size),
         (Role::Server { address }, true) => serve_udp(*address, args.spin),
-        (
-            Role::Client {
-                address,
-                count,
-                warmup,
-            },
-            false,
-        ) => {
+        (Role::Client { address, span }, false) => {
             let mut stream = TcpStream::connect(address).context("connecting")?;
             stream.set_nodelay(true)?;
             stream.set_nonblocking(args.spin)?;
-            measure(*count, *warmup, args.size, |request, answer| {
-                write_all(&mut stream, request)?;
-                ensure!(
-                    read_exact(&mut stream, answer)?,
-                    "the server closed the connection"
-                );
-                Ok(true)
+            measure(*span, args.size, |request, answer| {
+                ask(&mut stream, request, answer)
             })
         }
-        (
-            Role::Client {
-                address,
-                count,
-                warmup,
-            },
-            true,
-        ) => {
+        (Role::Client { address, span }, true) => {
             let any = if address.is_ipv4() {
                 "0.0.0.0:0"
             } else {
@@ -99,7 +89,7 @@ pub fn run(args: Args) -> Result<()> {
             if !args.spin {
                 socket.set_read_timeout(Some(LOST_AFTER))?;
             }
-            measure(*count, *warmup, args.size, |request, answer| {
+            measure(*span, args.size, |request, answer| {
                 ask_udp(&socket, request, answer)
             })
         }
@@ -108,24 +98,31 @@ pub fn run(args: Args) -> Result<()> {
 
 const LOST_AFTER: Duration = Duration::from_millis(200);
 
+/// Sends a request over a stream and reads its answer.
+pub fn ask(stream: &mut (impl Read + Write), request: &[u8], answer: &mut [u8]) -> Result<bool> {
+    write_all(stream, request)?;
+    ensure!(
+        read_exact(stream, answer)?,
+        "the server closed the connection"
+    );
+    Ok(true)
+}
+
+/// The warm-up takes at most this long, however slow the round trips are.
+const WARM_AFTER: Duration = Duration::from_millis(500);
+
 /// Prints percentiles of the round trips; `ask` says whether an answer came at all.
-fn measure(
-    count: usize,
-    warmup: usize,
+pub fn measure(
+    span: Span,
     size: usize,
     mut ask: impl FnMut(&[u8], &mut [u8]) -> Result<bool>,
 ) -> Result<()> {
     let mut random = Random::new(0xf1);
     let (mut request, mut answer) = (vec![0; size], vec![0; size]);
-    let mut latencies = Latencies::with_capacity(count);
+    let mut latencies = Latencies::with_capacity(span.count);
     let mut lost = 0u64;
-    let mut begun = Instant::now();
-    let mut cpu = Duration::ZERO;
-    for number in 0..warmup + count {
-        if number == warmup {
-            begun = Instant::now();
-            cpu = own_cpu();
-        }
+    // When the request was sent, and how long its answer took; `None`: it got lost.
+    let mut exchange = || -> Result<(Instant, Option<Duration>)> {
         random.fill(&mut request);
         let sent = Instant::now();
         let answered = ask(&request, &mut answer)?;
@@ -133,14 +130,32 @@ fn measure(
         if !answered {
             lost += 1;
             ensure!(lost < 100, "too many datagrams were lost");
-            continue;
+            return Ok((sent, None));
         }
-        ensure!(answer == request, "message {number} came back changed");
-        if number >= warmup {
+        ensure!(answer == request, "a message came back changed");
+        Ok((sent, Some(elapsed)))
+    };
+    let warming = Instant::now();
+    for _ in 0..span.warmup {
+        if exchange()?.0.duration_since(warming) >= WARM_AFTER {
+            break;
+        }
+    }
+    if span.gate {
+        start::gate()?;
+    }
+    let (begun, cpu) = (Instant::now(), own_cpu());
+    for _ in 0..span.count {
+        let (sent, elapsed) = exchange()?;
+        if let Some(elapsed) = elapsed {
             latencies.push(elapsed.as_nanos() as u64);
+        }
+        if sent.duration_since(begun).as_secs_f64() >= span.seconds {
+            break;
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
+    let count = latencies.count();
     let mut report = latencies.to_json();
     report["lost"] = lost.into();
     report["messages_per_second"] = (count as f64 / seconds).into();
@@ -179,13 +194,18 @@ fn serve_tcp(address: SocketAddr, spin: bool, size: usize) -> Result<()> {
         std::thread::spawn(move || -> Result<()> {
             stream.set_nodelay(true)?;
             stream.set_nonblocking(spin)?;
-            let mut message = vec![0; size];
-            while read_exact(&mut stream, &mut message)? {
-                write_all(&mut stream, &message)?;
-            }
-            Ok(())
+            answer(&mut stream, size)
         });
     }
+}
+
+/// Sends every message of `size` bytes back, until the end of the stream.
+pub fn answer(stream: &mut (impl Read + Write), size: usize) -> Result<()> {
+    let mut message = vec![0; size];
+    while read_exact(stream, &mut message)? {
+        write_all(stream, &message)?;
+    }
+    Ok(())
 }
 
 fn serve_udp(address: SocketAddr, spin: bool) -> Result<()> {
@@ -205,7 +225,7 @@ fn serve_udp(address: SocketAddr, spin: bool) -> Result<()> {
 }
 
 /// False at the end of the stream.
-fn read_exact(stream: &mut TcpStream, mut into: &mut [u8]) -> io::Result<bool> {
+fn read_exact(stream: &mut impl Read, mut into: &mut [u8]) -> io::Result<bool> {
     while !into.is_empty() {
         match stream.read(into) {
             Ok(0) => return Ok(false),
@@ -218,7 +238,7 @@ fn read_exact(stream: &mut TcpStream, mut into: &mut [u8]) -> io::Result<bool> {
     Ok(true)
 }
 
-fn write_all(stream: &mut TcpStream, mut from: &[u8]) -> io::Result<()> {
+fn write_all(stream: &mut impl Write, mut from: &[u8]) -> io::Result<()> {
     while !from.is_empty() {
         match stream.write(from) {
             Ok(len) => from = &from[len..],
