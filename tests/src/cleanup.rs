@@ -44,14 +44,19 @@ fn live() -> MutexGuard<'static, Live> {
     LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// First call of every runner: checks for root, becomes the subreaper of everything it starts,
-/// raises the limit of open files, arranges the clean-up on signals and panics, and removes what
-/// killed runs left.
+/// First call of a runner that makes namespaces: checks for root, then [`prepare_anyone`].
 pub fn prepare() -> Result<()> {
     anyhow::ensure!(
         rustix::process::geteuid().is_root(),
         "network namespaces need root: run this as root"
     );
+    prepare_anyone()
+}
+
+/// First call of a runner that needs no root: becomes the subreaper of everything it starts,
+/// raises the limit of open files, arranges the clean-up on signals and panics, and removes what
+/// killed runs left.
+pub fn prepare_anyone() -> Result<()> {
     // The value is only a flag here: any process id turns the setting on.
     set_child_subreaper(Some(rustix::process::getpid())).context("becoming a subreaper")?;
     let limit = getrlimit(Resource::Nofile);
@@ -176,7 +181,11 @@ pub fn remove_directory(path: &Path) {
 
 /// Removes namespaces, directories and processes of runners that no longer exist.
 fn sweep() {
-    for name in entries(Path::new("/run/netns")) {
+    let namespaces = match rustix::process::geteuid().is_root() {
+        true => entries(Path::new("/run/netns")),
+        false => Vec::new(),
+    };
+    for name in namespaces {
         if owner(&name).is_some_and(is_gone) {
             eprintln!("removing namespace {name} of a run that was killed");
             remove_netns(&name);
@@ -187,7 +196,7 @@ fn sweep() {
             continue;
         }
         let path = std::env::temp_dir().join(&name);
-        kill_all(&procfs::using_socket_below(&path));
+        kill_all(&procfs::using_directory(&path));
         let _ = fs::remove_dir_all(&path);
     }
 }

@@ -17,6 +17,9 @@ use crate::procfs;
 /// Environment variable with the path of the daemon's socket.
 pub const SOCKET_VARIABLE: &str = "FLYOVER_SOCKET";
 
+/// Environment variable with the directory in which the daemon of an ordinary user has its own.
+pub const RUNTIME_VARIABLE: &str = "XDG_RUNTIME_DIR";
+
 const START_LIMIT: Duration = Duration::from_secs(10);
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -103,25 +106,35 @@ impl Flyoverd {
             }
             self.stopped = true;
         }
-        let until = Instant::now() + STOP_LIMIT;
-        loop {
-            cleanup::reap_orphans();
-            let left: Vec<String> = procfs::using_socket_below(&self.directory)
-                .into_iter()
-                .filter(|&pid| procfs::is_running(pid))
-                .map(|pid| format!("{pid} {}", procfs::name_of(pid).unwrap_or_default()))
-                .collect();
-            if left.is_empty() {
-                return Ok(());
-            }
-            ensure!(Instant::now() < until, "left behind: {}", left.join(", "));
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        ensure_unused(&self.directory)
     }
 
     fn log_tail(&self) -> String {
         let log = fs::read(self.directory.join("flyoverd.err")).unwrap_or_default();
         tail(&String::from_utf8_lossy(&log), 15)
+    }
+}
+
+/// Processes that run and use this directory, with their names.
+fn left_behind(directory: &Path) -> Vec<String> {
+    procfs::using_directory(directory)
+        .into_iter()
+        .filter(|&pid| procfs::is_running(pid))
+        .map(|pid| format!("{pid} {}", procfs::name_of(pid).unwrap_or_default()))
+        .collect()
+}
+
+/// Waits until no process uses this directory any more.
+pub fn ensure_unused(directory: &Path) -> Result<()> {
+    let until = Instant::now() + STOP_LIMIT;
+    loop {
+        cleanup::reap_orphans();
+        let left = left_behind(directory);
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "left behind: {}", left.join(", "));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -134,7 +147,7 @@ impl Drop for Flyoverd {
             cleanup::kill_all(&tree);
         }
         forget_child(self.pid());
-        cleanup::kill_all(&procfs::using_socket_below(&self.directory));
+        cleanup::kill_all(&procfs::using_directory(&self.directory));
     }
 }
 

@@ -1,7 +1,9 @@
 //! What one test needs: namespaces wired together, a private daemon, a directory for its files.
 
 use std::ffi::OsString;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::cmd::{Cmd, Proc};
-use crate::daemon::{Flyoverd, SOCKET_VARIABLE};
+use crate::daemon::{Flyoverd, RUNTIME_VARIABLE, SOCKET_VARIABLE, ensure_unused};
 use crate::netns::Netns;
 use crate::procfs::{self, Proto};
 
@@ -90,7 +92,8 @@ pub struct Setup {
     pub options: Vec<String>,
 }
 
-/// Two hosts and what is between them. Made by the functions of [`crate::wiring`].
+/// Two hosts and what is between them, made by the functions of [`crate::wiring`]; or one host that is both
+/// ([`Lab::within_host`]).
 #[derive(Debug)]
 pub struct Lab {
     /// Where servers run; its interface is `eth0`.
@@ -103,8 +106,13 @@ pub struct Lab {
     pub side: Side,
     setup: Setup,
     daemon: Option<Flyoverd>,
+    /// Where the daemon of an ordinary user listens, in a lab within the host.
+    own: Option<PathBuf>,
     commands: AtomicU32,
 }
+
+/// What ports of a lab within the host are away from the usual ones: an ordinary user has only those above 1023.
+const SHIFT: u16 = 20_000;
 
 impl Lab {
     /// Puts wired namespaces together with a daemon, which is started when a side needs it.
@@ -128,8 +136,58 @@ impl Lab {
             side,
             setup: setup.clone(),
             daemon,
+            own: None,
             commands,
         })
+    }
+
+    /// Server and client on this very host, for an ordinary user: programs talk over loopback, and nothing is started
+    /// beforehand. The daemon of the first `flyover run` listens where no other run of this user looks.
+    pub fn within_host(setup: &Setup, side: Side) -> Result<Self> {
+        ensure!(
+            std::env::var_os(SOCKET_VARIABLE).is_none(),
+            "{SOCKET_VARIABLE} is set: unset it, this is about a daemon that nobody started"
+        );
+        let own = setup.directory.join("run");
+        fs::DirBuilder::new().mode(0o700).create(&own)?;
+        Ok(Self {
+            server: Netns::here(),
+            client: Netns::here(),
+            others: Vec::new(),
+            side: if setup.plain { Side::Neither } else { side },
+            setup: setup.clone(),
+            daemon: None,
+            own: Some(own),
+            commands: AtomicU32::new(0),
+        })
+    }
+
+    /// Is it a lab within one host?
+    pub fn is_within_host(&self) -> bool {
+        self.own.is_some()
+    }
+
+    /// Where servers are reached, IPv4.
+    pub fn address(&self) -> Ipv4Addr {
+        if self.is_within_host() {
+            Ipv4Addr::LOCALHOST
+        } else {
+            SERVER
+        }
+    }
+
+    /// The port that a server takes here which usually takes this one.
+    pub fn port(&self, usual: u16) -> u16 {
+        if self.is_within_host() {
+            usual + SHIFT
+        } else {
+            usual
+        }
+    }
+
+    /// Both.
+    pub fn at(&self, usual: u16) -> SocketAddr {
+        SocketAddr::new(IpAddr::V4(self.address()), self.port(usual))
     }
 
     /// The namespace of a host.
@@ -210,6 +268,10 @@ impl Lab {
         let log = self
             .directory()
             .join(format!("{number:02}-{}-{short}", host.name()));
+        let (variable, place) = match &self.own {
+            Some(own) => (RUNTIME_VARIABLE, own.clone()),
+            None => (SOCKET_VARIABLE, self.socket()),
+        };
         Cmd::new(
             self.netns(host),
             wrapper,
@@ -217,7 +279,7 @@ impl Lab {
             self.directory(),
             log,
         )
-        .env(SOCKET_VARIABLE, self.socket())
+        .env(variable, place)
     }
 
     /// One of our own workload programs on this host, under Flyover when the host is accelerated.
@@ -253,7 +315,8 @@ impl Lab {
                 .then_some(()))
         })
         .with_context(|| format!("waiting for {} port {port}", proto.name()))?;
-        if self.side.includes(host) {
+        // Within the host a listener stays with the kernel.
+        if self.side.includes(host) && !self.is_within_host() {
             self.wait_accelerated_listener(host, proto, port)?;
         }
         Ok(())
@@ -261,10 +324,19 @@ impl Lab {
 
     /// Ends the daemon and checks that nothing of Flyover is left.
     pub fn finish(mut self) -> Result<()> {
-        match self.daemon.take() {
-            Some(daemon) => daemon.stop(),
-            None => Ok(()),
+        if let Some(daemon) = self.daemon.take() {
+            return daemon.stop();
         }
+        if !self.is_within_host() {
+            return Ok(());
+        }
+        if self.side != Side::Neither {
+            // It may have ended by itself: then there is nothing to stop.
+            self.plain(Host::Server, self.setup.bin.join("flyover"))
+                .args("daemon stop")
+                .output(Duration::from_secs(10))?;
+        }
+        ensure_unused(self.directory())
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`netns`] | one network namespace: create, configure, enter, delete |
 //! | [`lab`] | namespaces wired together, a private daemon, a directory: what one test needs |
 //! | [`wiring`] | the topologies: a pair, a pair behind a lossy middlebox, two gateways |
+//! | [`local`] | the same within this host, as an ordinary user: the local path |
 //! | [`cmd`] | start a program in a namespace, plain or under `flyover run`; capture; time limit |
 //! | [`procfs`] | what the kernel says: process trees, CPU time, listening ports, SNMP counters |
 //! | [`daemon`] | a private `flyoverd`, and who belongs to it |
@@ -27,6 +28,7 @@ pub mod cmd;
 pub mod daemon;
 pub mod echo;
 pub mod lab;
+pub mod local;
 pub mod machine;
 pub mod netns;
 pub mod pattern;

@@ -1,7 +1,8 @@
-//! One network namespace: create, configure, enter, delete.
+//! One network namespace: create, configure, enter, delete; or the one that the runner is in.
 
 use std::fs::{self, File};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
@@ -15,11 +16,16 @@ pub const PREFIX: &str = "flye2e-";
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
-/// A named network namespace that is deleted, with every process in it, when dropped.
+/// A network namespace. One that was made is deleted, with every process in it, when the last handle goes.
+#[derive(Clone, Debug)]
+pub struct Netns(Arc<Place>);
+
 #[derive(Debug)]
-pub struct Netns {
-    name: String,
-    handle: File,
+enum Place {
+    /// The runner's own.
+    Here,
+    /// One below `/run/netns`.
+    Named { name: String, handle: File },
 }
 
 impl Netns {
@@ -33,11 +39,16 @@ impl Netns {
         ip(&["netns", "add", &name])?;
         let path = format!("/run/netns/{name}");
         let handle = File::open(&path).with_context(|| format!("opening {path}"))?;
-        let netns = Self { name, handle };
+        let netns = Self(Arc::new(Place::Named { name, handle }));
         netns.ip("link set lo up")?;
         netns.use_cubic()?;
         netns.sysctl("net/ipv4/ip_local_port_range", "10000 65000")?;
         Ok(netns)
+    }
+
+    /// The namespace that the runner is in, as it is.
+    pub fn here() -> Self {
+        Self(Arc::new(Place::Here))
     }
 
     /// A namespace may only use the algorithms that the host allows to everyone; the host's list is
@@ -56,31 +67,40 @@ impl Netns {
         chosen
     }
 
-    /// The name below `/run/netns`.
+    /// The name below `/run/netns`; `.` is the runner's own.
     pub fn name(&self) -> &str {
-        &self.name
+        match &*self.0 {
+            Place::Here => ".",
+            Place::Named { name, .. } => name,
+        }
     }
 
     /// Runs `work` on a thread that is inside the namespace: the sockets it makes and the children
     /// it starts belong there.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
         use std::os::fd::AsFd;
+        let Place::Named { name, handle } = &*self.0 else {
+            return Ok(work());
+        };
         std::thread::scope(|scope| {
             let inside = scope.spawn(|| -> Result<T> {
-                move_into_link_name_space(self.handle.as_fd(), Some(LinkNameSpaceType::Network))
-                    .with_context(|| format!("entering namespace {}", self.name))?;
+                move_into_link_name_space(handle.as_fd(), Some(LinkNameSpaceType::Network))
+                    .with_context(|| format!("entering namespace {name}"))?;
                 Ok(work())
             });
             match inside.join() {
                 Ok(result) => result,
-                Err(_) => bail!("a thread inside namespace {} panicked", self.name),
+                Err(_) => bail!("a thread inside namespace {name} panicked"),
             }
         })
     }
 
     /// `ip` with these words, inside the namespace.
     pub fn ip(&self, words: &str) -> Result<()> {
-        let mut args = vec!["-n", self.name.as_str()];
+        let mut args = match &*self.0 {
+            Place::Here => Vec::new(),
+            Place::Named { name, .. } => vec!["-n", name.as_str()],
+        };
         args.extend(words.split_whitespace());
         ip(&args)
     }
@@ -97,7 +117,7 @@ impl Netns {
         if !output.status.success() {
             bail!(
                 "{program} in {}: {}: {}",
-                self.name,
+                self.name(),
                 output.status,
                 String::from_utf8_lossy(&output.stderr).trim()
             );
@@ -121,13 +141,15 @@ impl Netns {
         // /proc/sys/net shows the namespace of the thread that opens it.
         let path = format!("/proc/sys/{key}");
         self.enter(|| fs::write(&path, value))?
-            .with_context(|| format!("writing {value:?} to {path} in {}", self.name))
+            .with_context(|| format!("writing {value:?} to {path} in {}", self.name()))
     }
 }
 
-impl Drop for Netns {
+impl Drop for Place {
     fn drop(&mut self) {
-        cleanup::remove_netns(&self.name);
+        if let Self::Named { name, .. } = self {
+            cleanup::remove_netns(name);
+        }
     }
 }
 

@@ -87,6 +87,16 @@ pub fn cpu_time(pids: &[u32]) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// Memory that these processes use together, bytes: what several map counts once (`Pss` of proc_pid_smaps_rollup(5)).
+pub fn memory(pids: &[u32]) -> u64 {
+    let of = |pid: &u32| -> Option<u64> {
+        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    pids.iter().filter_map(of).sum::<u64>() * 1024
+}
+
 /// CPU time used by all processes of this run, and by the kernel threads that process packets.
 pub fn cpu_of_run() -> Duration {
     let mut pids = descendants(std::process::id());
@@ -110,19 +120,22 @@ pub fn name_of(pid: u32) -> Option<String> {
     )
 }
 
-/// Processes whose environment names a daemon socket below `directory`: the daemon of a lab, its
-/// keepers, and the programs that were started under it.
-pub fn using_socket_below(directory: &Path) -> Vec<u32> {
-    let wanted = format!("FLYOVER_SOCKET={}/", directory.display());
+/// Processes whose environment names a daemon socket below `directory`, or the place of an ordinary user's daemon: the
+/// daemon of a lab, its keepers, and the programs that were started under it.
+pub fn using_directory(directory: &Path) -> Vec<u32> {
+    let wanted = ["FLYOVER_SOCKET", "XDG_RUNTIME_DIR"]
+        .map(|name| format!("{name}={}/", directory.display()));
     all()
         .into_iter()
         .map(|(pid, _)| pid)
         .filter(|&pid| pid != std::process::id())
         .filter(|pid| {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment
-                .split(|&byte| byte == 0)
-                .any(|entry| entry.starts_with(wanted.as_bytes()))
+            environment.split(|&byte| byte == 0).any(|entry| {
+                wanted
+                    .iter()
+                    .any(|wanted| entry.starts_with(wanted.as_bytes()))
+            })
         })
         .collect()
 }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cleanup;
 use crate::cmd::tail;
 use crate::lab::Setup;
+use crate::local::SCRIPTS_VARIABLE;
 use crate::procfs;
 use crate::wiring;
 
@@ -211,7 +212,10 @@ pub fn setup(plain: bool) -> Result<Setup> {
     })
 }
 
-/// `tests/programs` of the source tree.
+/// `tests/programs` of the source tree, or a copy of it.
 pub fn scripts() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("programs")
+    match std::env::var_os(SCRIPTS_VARIABLE) {
+        Some(copy) => copy.into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("programs"),
+    }
 }

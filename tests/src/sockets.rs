@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::lab::{Host, Lab, wait_until};
+use crate::lab::{Host, Lab, Side, wait_until};
 use crate::procfs::{Proto, Snmp};
 
 /// One line of `flyover ss`.
@@ -19,7 +19,7 @@ pub struct SocketLine {
     pub local: String,
     /// Remote address and port.
     pub remote: String,
-    /// `xdp`, `packet` or `kernel`.
+    /// `xdp`, `packet`, `shm` or `kernel`.
     pub path: String,
     /// Why, when the path is `kernel`.
     pub reason: String,
@@ -68,7 +68,8 @@ impl SocketLine {
 impl Lab {
     /// All sockets that Flyover knows in this lab, or nothing when it runs without Flyover.
     pub fn ss(&self, host: Host) -> Result<Vec<SocketLine>> {
-        if self.daemon().is_none() {
+        let has_own = self.is_within_host() && self.side != Side::Neither;
+        if self.daemon().is_none() && !has_own {
             return Ok(Vec::new());
         }
         let flyover = self.bin().join("flyover");

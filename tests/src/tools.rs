@@ -28,7 +28,7 @@ pub struct RedisLoad<'a> {
     pub clients: u32,
     /// Requests of each command.
     pub requests: u32,
-    /// Port of the server.
+    /// Usual port of the server.
     pub port: u16,
 }
 
@@ -37,8 +37,10 @@ pub fn redis_benchmark(lab: &Lab, load: RedisLoad<'_>) -> Result<Vec<(String, Lo
     let output = lab
         .cmd(Host::Client, "redis-benchmark")
         .args(&format!(
-            "-h {SERVER} -p {} -t {} --csv",
-            load.port, load.tests
+            "-h {} -p {} -t {} --csv",
+            lab.address(),
+            lab.port(load.port),
+            load.tests
         ))
         .args(&format!("-c {} -n {}", load.clients, load.requests))
         .run(Duration::from_secs(60))?;

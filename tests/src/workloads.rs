@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::lab::{Host, Lab, SERVER, server, wait_until};
+use crate::lab::{Host, Lab, wait_until};
 use crate::pattern::{sha256, write_file};
 use crate::procfs::{self, Proto};
 use crate::servers;
@@ -41,7 +41,8 @@ impl Measured {
         }
     }
 
-    fn from_latencies(report: &Value, rate: &str) -> Result<Self> {
+    /// From what our own workloads print; `rate` names the rate.
+    pub fn from_latencies(report: &Value, rate: &str) -> Result<Self> {
         let microseconds = |name| Ok::<_, anyhow::Error>(Some(number(report, name)? / 1e3));
         Ok(Self {
             rate: number(report, rate)?,
@@ -54,7 +55,7 @@ impl Measured {
 }
 
 /// Runs a load and adds what all processes of the run spent on it.
-fn with_cpu(load: impl FnOnce() -> Result<Measured>) -> Result<Measured> {
+pub fn with_cpu(load: impl FnOnce() -> Result<Measured>) -> Result<Measured> {
     let (cpu, begun) = (procfs::cpu_of_run(), Instant::now());
     let mut measured = load()?;
     let seconds = begun.elapsed().as_secs_f64();
@@ -85,7 +86,7 @@ pub fn redis_get(lab: &Lab, clients: u32, requests: u32) -> Result<Measured> {
 /// A page of 1 KiB over `connections` that stay open.
 pub fn nginx_wrk(lab: &Lab, connections: u32, seconds: u32) -> Result<Measured> {
     let _server = servers::nginx(lab)?;
-    let url = format!("http://{SERVER}/");
+    let url = format!("http://{}/", lab.at(servers::NGINX_PORT));
     with_cpu(|| {
         Ok(Measured::from_load(tools::wrk(
             lab,
@@ -109,7 +110,7 @@ pub fn nginx_download(lab: &Lab) -> Result<Measured> {
             .cmd(Host::Client, "curl")
             .args("-s -S -f -w %{speed_download} -o")
             .arg(&copy)
-            .arg(format!("http://{SERVER}/big"))
+            .arg(format!("http://{}/big", lab.at(servers::NGINX_PORT)))
             .run(LIMIT)?;
         let bytes_per_second: f64 = output.stdout.trim().parse()?;
         Ok(Measured {
@@ -129,21 +130,42 @@ fn per_megabyte(stream: Measured) -> f64 {
     stream.cores * 1e6 / (stream.rate * 1e9 / 8.0 / 1e6).max(f64::MIN_POSITIVE)
 }
 
+/// Port of [`asyncio_echo`].
+pub const ASYNCIO_PORT: u16 = 7007;
+/// Port of [`node_echo`].
+pub const NODE_PORT: u16 = 7601;
+
 /// Python's asyncio echo server and twenty verified connections with messages up to 1 KiB. Returns
 /// the bytes that were compared, too.
 pub fn asyncio_echo(lab: &Lab, seconds: f64) -> Result<(Measured, f64)> {
     let mut serving = lab
         .python(Host::Server, "asyncio_echo.py")
-        .args("7007")
+        .arg(lab.port(ASYNCIO_PORT).to_string())
         .spawn()?;
-    lab.wait_for_port(Proto::Tcp, 7007, &mut serving)?;
+    lab.wait_for_port(Proto::Tcp, lab.port(ASYNCIO_PORT), &mut serving)?;
+    verified_echo(lab, ASYNCIO_PORT, seconds)
+}
+
+/// The same with Node.js.
+pub fn node_echo(lab: &Lab, seconds: f64) -> Result<(Measured, f64)> {
+    let port = lab.port(NODE_PORT);
+    let mut serving = lab
+        .cmd(Host::Server, "node")
+        .arg(crate::runner::scripts().join("node_http.js"))
+        .args(&format!("server {}", port - 1))
+        .spawn()?;
+    lab.wait_for_port(Proto::Tcp, port, &mut serving)?;
+    verified_echo(lab, NODE_PORT, seconds)
+}
+
+fn verified_echo(lab: &Lab, port: u16, seconds: f64) -> Result<(Measured, f64)> {
     let mut bytes = 0.0;
     let measured = with_cpu(|| {
         let output = lab
             .workload(Host::Client, "echo")
             .args(&format!(
                 "load {} --connections 20 --max 1024",
-                server(7007)
+                lab.at(port)
             ))
             .args(&format!("--seconds {seconds}"))
             .run(LIMIT)?;
@@ -173,15 +195,15 @@ pub fn ping_pong(lab: &Lab, proto: Proto, waiting: Waiting, count: u32) -> Resul
     };
     let mut answering = lab
         .workload(Host::Server, "pingpong")
-        .args(&format!("server {} {udp} {spin}", server(7200)))
+        .args(&format!("server {} {udp} {spin}", lab.at(7200)))
         .spawn()?;
-    lab.wait_for_port(proto, 7200, &mut answering)?;
+    lab.wait_for_port(proto, lab.port(7200), &mut answering)?;
     with_cpu(|| {
         let output = lab
             .workload(Host::Client, "pingpong")
             .args(&format!(
                 "client {} {udp} {spin} --count {count}",
-                server(7200)
+                lab.at(7200)
             ))
             .run(LIMIT)?;
         let report = json(&output)?;
@@ -197,14 +219,14 @@ pub fn ping_pong(lab: &Lab, proto: Proto, waiting: Waiting, count: u32) -> Resul
 pub fn stream(lab: &Lab, write: usize, seconds: f64, verify: bool) -> Result<Measured> {
     let mut receiving = lab
         .workload(Host::Server, "stream")
-        .args(&format!("receive --listen {}", server(7100)))
+        .args(&format!("receive --listen {}", lab.at(7100)))
         .args(if verify { "" } else { "--no-verify" })
         .spawn()?;
-    lab.wait_for_port(Proto::Tcp, 7100, &mut receiving)?;
+    lab.wait_for_port(Proto::Tcp, lab.port(7100), &mut receiving)?;
     let mut measured = with_cpu(|| {
         let sent = lab
             .workload(Host::Client, "stream")
-            .args(&format!("send --connect {} --write {write}", server(7100)))
+            .args(&format!("send --connect {} --write {write}", lab.at(7100)))
             .args(&format!("--seconds {seconds}"))
             .run(LIMIT)?;
         receiving.finish(LIMIT)?.success()?;
@@ -222,13 +244,13 @@ pub fn stream(lab: &Lab, write: usize, seconds: f64, verify: bool) -> Result<Mea
 pub fn connections(lab: &Lab, threads: u32, seconds: f64) -> Result<Measured> {
     let mut accepting = lab
         .workload(Host::Server, "connrate")
-        .args(&format!("server {}", server(7300)))
+        .args(&format!("server {}", lab.at(7300)))
         .spawn()?;
-    lab.wait_for_port(Proto::Tcp, 7300, &mut accepting)?;
+    lab.wait_for_port(Proto::Tcp, lab.port(7300), &mut accepting)?;
     with_cpu(|| {
         let output = lab
             .workload(Host::Client, "connrate")
-            .args(&format!("client {} --threads {threads}", server(7300)))
+            .args(&format!("client {} --threads {threads}", lab.at(7300)))
             .args(&format!("--seconds {seconds}"))
             .run(LIMIT)?;
         Measured::from_latencies(&json(&output)?, "connections_per_second")
@@ -279,12 +301,12 @@ pub fn run_true(lab: &Lab, times: u32) -> Result<f64> {
 pub fn idle_connections(lab: &Lab, count: usize, seconds: f64) -> Result<f64> {
     let mut holding = lab
         .workload(Host::Server, "hold")
-        .args(&format!("server {}", server(8100)))
+        .args(&format!("server {}", lab.at(8100)))
         .spawn()?;
-    lab.wait_for_port(Proto::Tcp, 8100, &mut holding)?;
+    lab.wait_for_port(Proto::Tcp, lab.port(8100), &mut holding)?;
     let mut opening = lab
         .workload(Host::Client, "hold")
-        .args(&format!("client {} --connections {count}", server(8100)))
+        .args(&format!("client {} --connections {count}", lab.at(8100)))
         .piped()
         .spawn()?;
     wait_until(LIMIT, || {

@@ -2,8 +2,6 @@
 //! file and a replica.
 
 use std::fs;
-use std::os::unix::fs::chown;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -11,6 +9,7 @@ use flyover_e2e::cmd::Proc;
 use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Side, ensure_equal, wait_until};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
+use flyover_e2e::servers::postgres;
 use flyover_e2e::tools::{RedisLoad, redis_benchmark};
 use rustix::process::Signal;
 
@@ -22,59 +21,6 @@ pub fn cases(cases: &mut Vec<Case>) {
     each_side(cases, "postgres.pgbench", pgbench);
     each_side(cases, "redis.replication", replication);
     cases.push(on_pair("redis.aof", Side::Server, append_only));
-}
-
-/// Where Debian puts the programs of the newest PostgreSQL.
-fn postgres_programs() -> Result<PathBuf> {
-    let mut found: Vec<PathBuf> = fs::read_dir("/usr/lib/postgresql")
-        .context("no PostgreSQL")?
-        .flatten()
-        .map(|entry| entry.path().join("bin"))
-        .collect();
-    found.sort();
-    found.pop().context("no PostgreSQL")
-}
-
-/// The numbers of a user in /etc/passwd.
-fn user(name: &str) -> Result<(u32, u32)> {
-    let passwd = fs::read_to_string("/etc/passwd")?;
-    let line = passwd
-        .lines()
-        .find(|line| line.starts_with(&format!("{name}:")))
-        .with_context(|| format!("no user {name}"))?;
-    let mut numbers = line.split(':').skip(2);
-    let mut next = || numbers.next().context("passwd")?.parse().context("passwd");
-    Ok((next()?, next()?))
-}
-
-/// A cluster that belongs to `postgres`, which refuses to run as root.
-pub fn postgres(lab: &Lab) -> Result<Proc> {
-    let programs = postgres_programs()?;
-    let (uid, gid) = user("postgres")?;
-    let data = lab.directory().join("pg");
-    fs::create_dir_all(&data)?;
-    chown(&data, Some(uid), Some(gid))?;
-    let as_postgres = format!("--reuid={uid} --regid={gid} --clear-groups");
-    lab.plain(Host::Server, "setpriv")
-        .args(&as_postgres)
-        .arg(programs.join("initdb"))
-        .args("--auth=trust --no-sync -U postgres -D")
-        .arg(&data)
-        .run(LIMIT)?;
-    fs::write(
-        data.join("pg_hba.conf"),
-        "host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\nlocal all all trust\n",
-    )?;
-    let mut server = lab
-        .cmd(Host::Server, "setpriv")
-        .args(&as_postgres)
-        .arg(programs.join("postgres"))
-        .arg("-D")
-        .arg(&data)
-        .args("-c listen_addresses=* -c unix_socket_directories= -c fsync=off -p 5432")
-        .spawn()?;
-    lab.wait_for_port(Proto::Tcp, 5432, &mut server)?;
-    Ok(server)
 }
 
 /// Tables made over the network, transactions of several clients, a connection per transaction.

@@ -137,7 +137,7 @@ fn kill_everything(lab: &Lab) -> Result<()> {
     fetch("before")?;
     let mut victims = web.tree();
     victims.extend(lab.daemon().map(|daemon| daemon.tree()).unwrap_or_default());
-    victims.extend(procfs::using_socket_below(lab.directory()));
+    victims.extend(procfs::using_directory(lab.directory()));
     victims.sort_unstable();
     victims.dedup();
     for &pid in &victims {
@@ -261,7 +261,7 @@ fn autostart(setup: &Setup) -> Result<()> {
     let opened = procfs::Snmp::read(&lab.server)?.since(&before, "Tcp.PassiveOpens");
     ensure!(opened == 0, "the kernel accepted the connection");
     drop(serving);
-    cleanup::kill_all(&procfs::using_socket_below(lab.directory()));
+    cleanup::kill_all(&procfs::using_directory(lab.directory()));
     lab.finish()
 }
 

@@ -14,8 +14,8 @@ use flyover_e2e::servers::{nginx, www};
 use flyover_e2e::tools::{iperf3, wrk};
 use flyover_e2e::wiring;
 
-use crate::e2e::databases::postgres;
 use crate::e2e::handover::{Tally, move_all};
+use flyover_e2e::servers::postgres;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// From one move to the next one: there and back within a second.
