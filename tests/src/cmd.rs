@@ -349,7 +349,8 @@ impl Drop for Proc {
     fn drop(&mut self) {
         if self.status.is_none() {
             let tree = self.tree();
-            for &pid in &tree {
+            // The program first: one whose workers die starts others.
+            for &pid in tree.iter().rev() {
                 cleanup::signal(pid, Signal::KILL);
             }
             let _ = self.child.wait();

@@ -106,35 +106,12 @@ impl Flyoverd {
             }
             self.stopped = true;
         }
-        ensure_unused(&self.directory)
+        ensure_ended(|| procfs::using_directory(&self.directory))
     }
 
     fn log_tail(&self) -> String {
         let log = fs::read(self.directory.join("flyoverd.err")).unwrap_or_default();
         tail(&String::from_utf8_lossy(&log), 15)
-    }
-}
-
-/// Processes that run and use this directory, with their names.
-fn left_behind(directory: &Path) -> Vec<String> {
-    procfs::using_directory(directory)
-        .into_iter()
-        .filter(|&pid| procfs::is_running(pid))
-        .map(|pid| format!("{pid} {}", procfs::name_of(pid).unwrap_or_default()))
-        .collect()
-}
-
-/// Waits until no process uses this directory any more.
-pub fn ensure_unused(directory: &Path) -> Result<()> {
-    let until = Instant::now() + STOP_LIMIT;
-    loop {
-        cleanup::reap_orphans();
-        let left = left_behind(directory);
-        if left.is_empty() {
-            return Ok(());
-        }
-        ensure!(Instant::now() < until, "left behind: {}", left.join(", "));
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -148,6 +125,27 @@ impl Drop for Flyoverd {
         }
         forget_child(self.pid());
         cleanup::kill_all(&procfs::using_directory(&self.directory));
+    }
+}
+
+/// Waits until none of these processes runs any more.
+///
+/// # Errors
+/// One does not end soon; its name is told.
+pub fn ensure_ended(pids: impl Fn() -> Vec<u32>) -> Result<()> {
+    let until = Instant::now() + STOP_LIMIT;
+    loop {
+        cleanup::reap_orphans();
+        let left: Vec<String> = pids()
+            .into_iter()
+            .filter(|&pid| procfs::is_running(pid))
+            .map(|pid| format!("{pid} {}", procfs::name_of(pid).unwrap_or_default()))
+            .collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        ensure!(Instant::now() < until, "left behind: {}", left.join(", "));
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::cleanup;
 use crate::cmd::{Cmd, Proc};
-use crate::daemon::{Flyoverd, RUNTIME_VARIABLE, SOCKET_VARIABLE, ensure_unused};
+use crate::daemon::{Flyoverd, RUNTIME_VARIABLE, SOCKET_VARIABLE, ensure_ended};
 use crate::netns::Netns;
 use crate::procfs::{self, Proto};
 
@@ -336,7 +337,11 @@ impl Lab {
                 .args("daemon stop")
                 .output(Duration::from_secs(10))?;
         }
-        ensure_unused(self.directory())
+        // No other lab is there, so all that runs below the runner is of this one.
+        let left = || procfs::descendants(std::process::id());
+        let ended = ensure_ended(left);
+        cleanup::kill_all(&left());
+        ended
     }
 }
 

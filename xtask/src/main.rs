@@ -1,5 +1,5 @@
 //! `cargo xtask test | demo | bench | storm | lint | loc`: everything that is done with the source tree as
-//! a whole. Needs root for all but `lint` and `loc`; installs the Debian packages that are missing.
+//! a whole. Needs root for all but `lint`, `loc`, and what is `--local`; root installs the Debian packages that are missing.
 //!
 //! | file | what lives there |
 //! |---|---|
@@ -13,6 +13,7 @@ mod packages;
 mod steps;
 
 use anyhow::{Result, bail};
+use packages::For;
 
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
@@ -20,8 +21,10 @@ usage: cargo xtask COMMAND
   test [FILTER...]      unit, model and simulation tests, then the end-to-end tests
                         (with filters: only the end-to-end cases whose name contains one)
   demo [--quick]        real programs on the kernel and on Flyover, side by side
+  demo --local          the same on one host, over shared memory, as an ordinary user
   bench [--json] [--runs N] [FILTER...]
                         the measurements behind the numbers, with medians and spread
+  bench --local         the same of the local path
   storm [--of processes|keeper|handover] [--kills N] [--seed S]
                         kills processes that share a stack, 20,000 by default, in a build where many
                         die inside the stack's lock; or keepers; or moves everything to the kernel and
@@ -36,17 +39,21 @@ fn main() -> Result<()> {
     let rest: Vec<String> = args.collect();
     match command.as_str() {
         "test" => test(&rest),
+        "demo" | "bench" if rest.iter().any(|word| word == "--local") => {
+            prepare(For::Local)?;
+            steps::become_lab(&command, &rest)
+        }
         "demo" => {
-            prepare(false)?;
+            prepare(For::Hosts)?;
             steps::become_lab("demo", &rest)
         }
         "bench" => {
-            prepare(false)?;
+            prepare(For::Hosts)?;
             steps::raw_floor()?;
             steps::become_lab("bench", &rest)
         }
         "storm" => {
-            packages::install_missing(false)?;
+            packages::install_missing(For::Hosts)?;
             let lab = steps::build_stretched()?;
             steps::become_program(&lab, "storm", &rest)
         }
@@ -64,14 +71,14 @@ fn main() -> Result<()> {
 }
 
 /// What every command with programs needs: packages, and one release build.
-fn prepare(for_tests: bool) -> Result<()> {
-    packages::install_missing(for_tests)?;
+fn prepare(what: For) -> Result<()> {
+    packages::install_missing(what)?;
     steps::build()
 }
 
 /// All tests. A failed step does not hide the results of the later ones; the exit status tells.
 fn test(filters: &[String]) -> Result<()> {
-    prepare(true)?;
+    prepare(For::Tests)?;
     let mut failed = Vec::new();
     if filters.is_empty() {
         for (name, result) in [

@@ -1,11 +1,23 @@
 //! The Debian packages that the build and the tests need.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::steps;
+
+/// What packages are for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// The demonstration and the benchmarks of the local path.
+    Local,
+    /// Those between hosts, and the storms.
+    Hosts,
+    /// The tests.
+    Tests,
+}
 
 /// A program (looked for in `PATH`) or a file that must exist, and the package that brings it: what every command needs.
 const NEEDED: &[(&str, &str)] = &[
@@ -15,10 +27,8 @@ const NEEDED: &[(&str, &str)] = &[
     ("/usr/include/linux/bpf.h", "linux-libc-dev"),
     ("gcc", "gcc"),
     ("/usr/include/stdio.h", "libc6-dev"),
-    // To make networks and look at them.
+    // To make networks, and to become an ordinary user.
     ("ip", "iproute2"),
-    ("ping", "iputils-ping"),
-    ("ethtool", "ethtool"),
     ("setpriv", "util-linux"),
     // The programs that Flyover serves, and their clients.
     ("redis-server", "redis-server"),
@@ -27,13 +37,23 @@ const NEEDED: &[(&str, &str)] = &[
     ("wrk", "wrk"),
     ("curl", "curl"),
     ("memcached", "memcached"),
+    ("/usr/bin/python3", "python3"),
+];
+
+/// What is needed between hosts.
+const NEEDED_BY_HOSTS: &[(&str, &str)] = &[
+    ("ping", "iputils-ping"),
+    ("ethtool", "ethtool"),
     ("iperf3", "iperf3"),
     ("sockperf", "sockperf"),
     ("openssl", "openssl"),
     ("dnsmasq", "dnsmasq-base"),
     ("dig", "bind9-dnsutils"),
-    ("/usr/bin/python3", "python3"),
 ];
+
+/// What the local path needs, and the tests, of which some are about it.
+const NEEDED_BY_LOCAL: &[(&str, &str)] =
+    &[("/usr/lib/postgresql", "postgresql"), ("node", "nodejs")];
 
 /// What only the tests need.
 const NEEDED_BY_TESTS: &[(&str, &str)] = &[
@@ -45,9 +65,7 @@ const NEEDED_BY_TESTS: &[(&str, &str)] = &[
     ("haproxy", "haproxy"),
     ("/usr/sbin/apache2", "apache2"),
     ("ab", "apache2-utils"),
-    ("/usr/lib/postgresql", "postgresql"),
     ("/usr/sbin/chronyd", "chrony"),
-    ("node", "nodejs"),
     ("javac", "default-jdk-headless"),
     ("go", "golang-go"),
     ("/usr/bin/gunicorn", "gunicorn"),
@@ -60,17 +78,21 @@ const NEEDED_BY_TESTS: &[(&str, &str)] = &[
     ("/usr/lib/python3/dist-packages/uvloop", "python3-uvloop"),
 ];
 
-/// Installs what is missing, for the tests or for everything else.
-pub fn install_missing(for_tests: bool) -> Result<()> {
-    let more = if for_tests { NEEDED_BY_TESTS } else { &[] };
-    let missing: Vec<&str> = NEEDED
+/// Installs what is missing; says what that is where this is not root's.
+pub fn install_missing(what: For) -> Result<()> {
+    let lists: &[&[(&str, &str)]] = match what {
+        For::Local => &[NEEDED, NEEDED_BY_LOCAL],
+        For::Hosts => &[NEEDED, NEEDED_BY_HOSTS],
+        For::Tests => &[NEEDED, NEEDED_BY_HOSTS, NEEDED_BY_LOCAL, NEEDED_BY_TESTS],
+    };
+    let missing: Vec<&str> = lists
         .iter()
-        .chain(more)
+        .flat_map(|list| list.iter())
         .filter(|(thing, _)| !exists(thing))
         .map(|&(_, package)| package)
         .collect();
     install(&missing)?;
-    if for_tests {
+    if what == For::Tests {
         install_python_suite()
     } else {
         Ok(())
@@ -93,6 +115,12 @@ fn install(missing: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    if !is_root() {
+        bail!(
+            "these packages are missing; root installs them with\n  apt-get install -y {}",
+            missing.join(" ")
+        );
+    }
     if !exists("apt-get") {
         bail!(
             "these packages are missing and there is no apt-get: {}",
@@ -114,6 +142,11 @@ apt-get -q install -y --no-install-recommends \"$@\"
     command.args(["-c", script, "install"]).args(missing);
     command.env("DEBIAN_FRONTEND", "noninteractive");
     steps::run(&format!("installing {}", missing.join(" ")), &mut command)
+}
+
+/// Whether this process is root's: `/proc/self` belongs to its user.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0)
 }
 
 fn exists(thing: &str) -> bool {

@@ -32,7 +32,7 @@ const USER: &str = "nobody";
 const BUILT: [&str; 5] = ["flyover", "flyoverd", "libflyover.so", "lab", "load"];
 
 /// Where the programs of `tests/programs` are, for a runner that was copied.
-pub const SCRIPTS_VARIABLE: &str = "FLYOVER_LAB_SCRIPTS";
+pub const SCRIPTS_VARIABLE: &str = "E2E_SCRIPTS";
 
 /// Whether this process is root's, and its work was done by another one, an ordinary user's, with the same command line.
 ///

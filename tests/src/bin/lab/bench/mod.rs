@@ -4,20 +4,26 @@
 //!
 //! | file | what lives there |
 //! |---|---|
-//! | `plan.rs` | what is measured, on which configurations |
+//! | `plan.rs` | what a benchmark is made of |
+//! | `veth.rs`, `veth_bars.rs` | two hosts: Flyover's V-NICs |
+//! | `local.rs` | one host: the local path |
 //! | `floor.rs` | raw frames: the `raw_floor` example of `flyover-vnic` |
 //! | `report.rs` | results: the table, the bars, JSON |
 
 mod floor;
+mod local;
 mod plan;
 mod report;
+mod veth;
+mod veth_bars;
 
 use anyhow::{Result, ensure};
 use flyover_e2e::lab::Setup;
+use flyover_e2e::local::becomes_ordinary;
 use flyover_e2e::{cleanup, runner, wiring};
 use std::path::Path;
 
-use plan::{Column, Floor, Group};
+use plan::{Column, Floor, Group, Plan, Values};
 use report::Results;
 
 #[derive(clap::Args)]
@@ -39,20 +45,35 @@ pub struct Args {
     /// Print the names of the groups and do nothing.
     #[arg(long)]
     list: bool,
+    /// The local path: two programs on one host, as an ordinary user; root becomes one in a network namespace of its own.
+    #[arg(long)]
+    local: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    let plan: &Plan = if args.local {
+        &local::PLAN
+    } else {
+        &veth::PLAN
+    };
     let wanted = |group: &&Group| {
         args.filters.is_empty() || args.filters.iter().any(|word| group.name.contains(word))
     };
-    let groups: Vec<&Group> = plan::GROUPS.iter().filter(wanted).collect();
+    let groups: Vec<&Group> = plan.groups.iter().filter(wanted).collect();
     if args.list {
-        plan::GROUPS
+        plan.groups
             .iter()
             .for_each(|group| println!("{}", group.name));
         return Ok(());
     }
-    cleanup::prepare()?;
+    if args.local {
+        if becomes_ordinary()? {
+            return Ok(());
+        }
+        cleanup::prepare_anyone()?;
+    } else {
+        cleanup::prepare()?;
+    }
     let bin = runner::built_programs()?;
     ensure!(
         args.plain || wiring::is_built(&bin),
@@ -61,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     );
 
     let floors: Vec<Floor> = groups.iter().filter_map(|group| group.floor).collect();
-    let mut results = Results::default();
+    let mut results = Results::new(plan);
     let mut failures = Vec::new();
     for round in 1..=args.runs {
         if !floors.is_empty() {
@@ -80,7 +101,7 @@ pub fn run(args: &Args) -> Result<()> {
                 }
                 let what = format!("{}, {}", group.name, column.name());
                 eprintln!("run {round}/{}: {what}", args.runs);
-                match measure(group, column, &bin, args.seconds) {
+                match measure(plan, group, column, &bin, args.seconds) {
                     Ok(values) => values
                         .into_iter()
                         .for_each(|(row, value)| results.add(column, row, value)),
@@ -111,12 +132,7 @@ fn note(failures: &mut Vec<String>, what: &str, error: &anyhow::Error) {
 }
 
 /// One measurement in a lab of its own.
-fn measure(
-    group: &Group,
-    column: Column,
-    bin: &Path,
-    seconds: f64,
-) -> Result<Vec<(&'static str, f64)>> {
+fn measure(plan: &Plan, group: &Group, column: Column, bin: &Path, seconds: f64) -> Result<Values> {
     let mut options: Vec<String> = column
         .options()
         .iter()
@@ -130,8 +146,8 @@ fn measure(
         plain: false,
         options,
     };
-    let lab = wiring::pair(&setup, column.side())?;
-    let values = (group.run)(&lab, seconds);
+    let lab = (plan.lab)(&setup, column.side())?;
+    let values = (group.run)(&lab, column, seconds);
     let finished = lab.finish();
     let values = values.and_then(|values| finished.map(|()| values));
     cleanup::remove_directory(&setup.directory);

@@ -1,9 +1,9 @@
-//! What is measured, and on which configurations.
+//! What a benchmark is made of: configurations, rows, groups of measurements, bars.
 
 use anyhow::{Context as _, Result};
-use flyover_e2e::lab::{Lab, Side};
-use flyover_e2e::procfs::Proto;
-use flyover_e2e::workloads::{self, Measured, Waiting};
+use flyover_e2e::lab::{Lab, Setup, Side};
+
+use super::report::{Bar, Results};
 
 /// A configuration: a column of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,20 +22,15 @@ pub enum Column {
     RawPacket,
     /// Raw frames over AF_XDP.
     RawXdp,
+    /// Both programs under Flyover, on one host.
+    Local,
+    /// The same with `--profile latency`.
+    LocalLatency,
+    /// A ring in shared memory, without any sockets.
+    Ring,
 }
 
 impl Column {
-    /// All, in the order of the table.
-    pub const ALL: [Self; 7] = [
-        Self::Kernel,
-        Self::Both,
-        Self::Server,
-        Self::Client,
-        Self::Xdp,
-        Self::RawPacket,
-        Self::RawXdp,
-    ];
-
     /// The heading.
     pub fn name(self) -> &'static str {
         match self {
@@ -46,13 +41,16 @@ impl Column {
             Self::Xdp => "both xdp",
             Self::RawPacket => "raw packet",
             Self::RawXdp => "raw xdp",
+            Self::Local => "flyover",
+            Self::LocalLatency => "latency",
+            Self::Ring => "bare ring",
         }
     }
 
     pub fn side(self) -> Side {
         match self {
-            Self::Kernel | Self::RawPacket | Self::RawXdp => Side::Neither,
-            Self::Both | Self::Xdp => Side::Both,
+            Self::Kernel | Self::RawPacket | Self::RawXdp | Self::Ring => Side::Neither,
+            Self::Both | Self::Xdp | Self::Local | Self::LocalLatency => Side::Both,
             Self::Server => Side::Server,
             Self::Client => Side::Client,
         }
@@ -63,13 +61,14 @@ impl Column {
         match self {
             Self::Both | Self::Server | Self::Client => &["--vnic", "packet"],
             Self::Xdp => &["--vnic", "xdp"],
-            Self::Kernel | Self::RawPacket | Self::RawXdp => &[],
+            Self::LocalLatency => &["--profile", "latency"],
+            Self::Kernel | Self::RawPacket | Self::RawXdp | Self::Local | Self::Ring => &[],
         }
     }
 }
 
-/// Values by the name of their row in [`ROWS`].
-type Values = Vec<(&'static str, f64)>;
+/// Values by the name of their row in [`Plan::rows`].
+pub type Values = Vec<(&'static str, f64)>;
 
 /// A program run that gives the values of some rows.
 pub struct Group {
@@ -79,7 +78,24 @@ pub struct Group {
     pub options: &'static [&'static str],
     /// Which rows the raw frame benchmark fills beside these.
     pub floor: Option<Floor>,
-    pub run: fn(&Lab, f64) -> Result<Values>,
+    pub run: fn(&Lab, Column, f64) -> Result<Values>,
+}
+
+/// Everything about one benchmark.
+pub struct Plan {
+    /// In the order of the table.
+    pub rows: &'static [Row],
+    /// In the order of the table.
+    pub columns: &'static [Column],
+    /// Which column is compared with the kernel's, in the last one.
+    pub compared: Column,
+    pub groups: &'static [Group],
+    /// What a measurement takes place in.
+    pub lab: fn(&Setup, Side) -> Result<Lab>,
+    /// What the columns are.
+    pub legend: &'static str,
+    /// The promises, as far as a run measured what they are about.
+    pub bars: fn(&Results) -> Vec<Bar>,
 }
 
 /// The part of the raw frame benchmark that a group compares with.
@@ -108,7 +124,7 @@ pub enum Better {
     Lower,
 }
 
-const fn lower(name: &'static str, unit: &'static str) -> Row {
+pub const fn lower(name: &'static str, unit: &'static str) -> Row {
     Row {
         name,
         unit,
@@ -116,7 +132,7 @@ const fn lower(name: &'static str, unit: &'static str) -> Row {
     }
 }
 
-const fn higher(name: &'static str, unit: &'static str) -> Row {
+pub const fn higher(name: &'static str, unit: &'static str) -> Row {
     Row {
         name,
         unit,
@@ -124,303 +140,12 @@ const fn higher(name: &'static str, unit: &'static str) -> Row {
     }
 }
 
-/// All rows, in the order of the table.
-pub const ROWS: &[Row] = &[
-    lower("TCP 64 B round trip, spinning, p50", "us"),
-    lower("TCP 64 B round trip, spinning, p99", "us"),
-    lower("TCP 64 B round trip, spinning, p99.9", "us"),
-    lower("TCP 64 B round trip, --profile latency, p50", "us"),
-    lower("TCP 64 B round trip, --profile latency, p99", "us"),
-    lower("TCP 64 B round trip, sleeping, p50", "us"),
-    lower("TCP 64 B round trip, sleeping, p99", "us"),
-    lower("TCP 64 B round trip, sleeping, p99.9", "us"),
-    lower("TCP 64 B message, CPU", "us"),
-    lower("UDP 64 B round trip, spinning, p50", "us"),
-    lower("UDP 64 B round trip, spinning, p99", "us"),
-    lower("UDP 64 B round trip, sleeping, p50", "us"),
-    lower("UDP 64 B round trip, sleeping, p99", "us"),
-    higher("stream, 64 B writes", "Gb/s"),
-    higher("stream, 1 KB writes", "Gb/s"),
-    higher("stream, 64 KB writes", "Gb/s"),
-    lower("stream, 64 KB writes, CPU for 1 MB", "us"),
-    higher("connections, 1 thread", "1/s"),
-    higher("connections, 8 threads", "1/s"),
-    higher("redis GET -c 1", "1/s"),
-    lower("redis GET -c 1, p99", "us"),
-    higher("redis GET -c 50", "1/s"),
-    lower("redis GET -c 50, p99", "us"),
-    lower("redis GET -c 50, CPU of a request", "us"),
-    lower("pipe read, 1 B", "ns"),
-    lower("start and end of `true`", "ms"),
-    lower("fork, least", "us"),
-    lower("fork and exec, least", "us"),
-    lower("posix_spawn, least", "us"),
-    lower("close of a file, least", "us"),
-    lower("close of a fresh socket, least", "us"),
-    lower("1000 idle connections, CPU of one core", "%"),
-];
-
-use Column::{Both, Client, Kernel, Server, Xdp};
-
-const STACKS: &[Column] = &[Kernel, Both, Server, Client, Xdp];
-
-/// Everything that is measured.
-pub const GROUPS: &[Group] = &[
-    Group {
-        name: "tcp-spinning",
-        columns: STACKS,
-        options: &[],
-        floor: Some(Floor::SpinningRoundTrip),
-        run: |lab, seconds| {
-            let measured =
-                workloads::ping_pong(lab, Proto::Tcp, Waiting::Looping, count(seconds, 40_000.0))?;
-            Ok(vec![
-                (
-                    "TCP 64 B round trip, spinning, p50",
-                    value(measured.p50_us)?,
-                ),
-                (
-                    "TCP 64 B round trip, spinning, p99",
-                    value(measured.p99_us)?,
-                ),
-                (
-                    "TCP 64 B round trip, spinning, p99.9",
-                    value(measured.p999_us)?,
-                ),
-            ])
-        },
-    },
-    Group {
-        name: "tcp-latency-profile",
-        columns: &[Both, Server, Client, Xdp],
-        options: &["--profile", "latency"],
-        floor: None,
-        run: |lab, seconds| {
-            let measured =
-                workloads::ping_pong(lab, Proto::Tcp, Waiting::Blocking, count(seconds, 40_000.0))?;
-            Ok(vec![
-                (
-                    "TCP 64 B round trip, --profile latency, p50",
-                    value(measured.p50_us)?,
-                ),
-                (
-                    "TCP 64 B round trip, --profile latency, p99",
-                    value(measured.p99_us)?,
-                ),
-            ])
-        },
-    },
-    Group {
-        name: "tcp-sleeping",
-        columns: STACKS,
-        options: &[],
-        floor: Some(Floor::SleepingRoundTrip),
-        run: |lab, seconds| {
-            let measured =
-                workloads::ping_pong(lab, Proto::Tcp, Waiting::Blocking, count(seconds, 25_000.0))?;
-            Ok(vec![
-                (
-                    "TCP 64 B round trip, sleeping, p50",
-                    value(measured.p50_us)?,
-                ),
-                (
-                    "TCP 64 B round trip, sleeping, p99",
-                    value(measured.p99_us)?,
-                ),
-                (
-                    "TCP 64 B round trip, sleeping, p99.9",
-                    value(measured.p999_us)?,
-                ),
-                ("TCP 64 B message, CPU", measured.cpu_us),
-            ])
-        },
-    },
-    Group {
-        name: "udp-spinning",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            let measured =
-                workloads::ping_pong(lab, Proto::Udp, Waiting::Looping, count(seconds, 40_000.0))?;
-            Ok(vec![
-                (
-                    "UDP 64 B round trip, spinning, p50",
-                    value(measured.p50_us)?,
-                ),
-                (
-                    "UDP 64 B round trip, spinning, p99",
-                    value(measured.p99_us)?,
-                ),
-            ])
-        },
-    },
-    Group {
-        name: "udp-sleeping",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            let measured =
-                workloads::ping_pong(lab, Proto::Udp, Waiting::Blocking, count(seconds, 25_000.0))?;
-            Ok(vec![
-                (
-                    "UDP 64 B round trip, sleeping, p50",
-                    value(measured.p50_us)?,
-                ),
-                (
-                    "UDP 64 B round trip, sleeping, p99",
-                    value(measured.p99_us)?,
-                ),
-            ])
-        },
-    },
-    Group {
-        name: "stream-64",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            Ok(vec![(
-                "stream, 64 B writes",
-                stream(lab, 64, seconds)?.rate,
-            )])
-        },
-    },
-    Group {
-        name: "stream-1k",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            Ok(vec![(
-                "stream, 1 KB writes",
-                stream(lab, 1_024, seconds)?.rate,
-            )])
-        },
-    },
-    Group {
-        name: "stream-64k",
-        columns: STACKS,
-        options: &[],
-        floor: Some(Floor::Bulk),
-        run: |lab, seconds| {
-            let measured = stream(lab, 65_536, seconds)?;
-            Ok(vec![
-                ("stream, 64 KB writes", measured.rate),
-                ("stream, 64 KB writes, CPU for 1 MB", measured.cpu_us),
-            ])
-        },
-    },
-    Group {
-        name: "connections",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            Ok(vec![(
-                "connections, 1 thread",
-                workloads::connections(lab, 1, seconds)?.rate,
-            )])
-        },
-    },
-    Group {
-        name: "connections-8",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            Ok(vec![(
-                "connections, 8 threads",
-                workloads::connections(lab, 8, seconds)?.rate,
-            )])
-        },
-    },
-    Group {
-        name: "redis-1",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            let measured = workloads::redis_get(lab, 1, count(seconds, 20_000.0))?;
-            Ok(vec![
-                ("redis GET -c 1", measured.rate),
-                ("redis GET -c 1, p99", value(measured.p99_us)?),
-            ])
-        },
-    },
-    Group {
-        name: "redis-50",
-        columns: STACKS,
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            let measured = workloads::redis_get(lab, 50, count(seconds, 80_000.0))?;
-            Ok(vec![
-                ("redis GET -c 50", measured.rate),
-                ("redis GET -c 50, p99", value(measured.p99_us)?),
-                ("redis GET -c 50, CPU of a request", measured.cpu_us),
-            ])
-        },
-    },
-    Group {
-        name: "call",
-        columns: &[Kernel, Server],
-        options: &[],
-        floor: None,
-        run: |lab, _| Ok(vec![("pipe read, 1 B", workloads::pipe_read(lab)?)]),
-    },
-    Group {
-        name: "run-true",
-        columns: &[Kernel, Server],
-        options: &[],
-        floor: None,
-        run: |lab, _| {
-            Ok(vec![(
-                "start and end of `true`",
-                workloads::run_true(lab, 20)?,
-            )])
-        },
-    },
-    Group {
-        name: "processes",
-        columns: &[Kernel, Server],
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            let costs = workloads::process_costs(lab, seconds)?;
-            let names = [
-                "fork, least",
-                "fork and exec, least",
-                "posix_spawn, least",
-                "close of a file, least",
-                "close of a fresh socket, least",
-            ];
-            Ok(names.into_iter().zip(costs).collect())
-        },
-    },
-    Group {
-        name: "idle",
-        columns: &[Kernel, Server, Client],
-        options: &[],
-        floor: None,
-        run: |lab, seconds| {
-            let percent = workloads::idle_connections(lab, 1_000, (seconds * 4.0).max(2.0))?;
-            Ok(vec![("1000 idle connections, CPU of one core", percent)])
-        },
-    },
-];
-
 /// Operations for about so many seconds on the kind of machine the rate was seen on.
-fn count(seconds: f64, per_second: f64) -> u32 {
+pub fn count(seconds: f64, per_second: f64) -> u32 {
     (seconds * per_second).max(100.0) as u32
 }
 
-fn value(measured: Option<f64>) -> Result<f64> {
+/// A latency that the workload must have reported.
+pub fn value(measured: Option<f64>) -> Result<f64> {
     measured.context("the workload reported no latency")
-}
-
-/// The receiver only counts: comparing would cost every configuration the same.
-fn stream(lab: &Lab, write: usize, seconds: f64) -> Result<Measured> {
-    workloads::stream(lab, write, seconds, false)
 }
