@@ -161,8 +161,8 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
     let words: Vec<_> = args.iter().map(|a| a.to_str()).collect();
     match words[..] {
         [Some("start")] => start_by_name(socket),
-        [Some("stop")] => stop::stop(&in_charge_of(socket)?),
-        [Some("status")] => stop::status(&in_charge_of(socket)?),
+        [Some("stop")] => stop::stop(&in_charge_of(socket)),
+        [Some("status")] => stop::status(&in_charge_of(socket)),
         [Some(start::DETACHED), Some(program), Some(log)] => start::detached(program, log),
         [Some("--help" | "-h")] => {
             show(help::DAEMON);
@@ -175,14 +175,14 @@ pub(crate) fn main(args: &[OsString]) -> Outcome {
 }
 
 /// An ordinary user is in charge of his own daemon, if it runs; of root's he only sees whether it does.
-fn in_charge_of(socket: &str) -> Result<String, DaemonError> {
+fn in_charge_of(socket: &str) -> String {
     if socket == DEFAULT_SOCKET
         && !is_privileged()
-        && let Some(own) = user::find()?
+        && let Some(own) = user::sockets().find(|own| stop::is_heard(own))
     {
-        return Ok(own.socket);
+        return own;
     }
-    Ok(socket.to_owned())
+    socket.to_owned()
 }
 
 fn start_by_name(socket: &str) -> Outcome {

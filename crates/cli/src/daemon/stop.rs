@@ -36,6 +36,11 @@ fn listener(socket: &str) -> rustix::io::Result<Option<Pid>> {
     Ok(socket_peercred(&fd).ok().map(|peer| peer.pid))
 }
 
+/// Whether somebody listens, of whatever version.
+pub(super) fn is_heard(socket: &str) -> bool {
+    listener(socket).is_ok()
+}
+
 /// ", process 123", for messages.
 pub(super) fn pid_text(socket: &str) -> String {
     match listener(socket) {

@@ -23,9 +23,14 @@ pub(crate) fn find() -> Result<Option<Found>, DaemonError> {
     find_for(ANY_LAYOUT)
 }
 
+/// Where a daemon of this user may be listening.
+pub(super) fn sockets() -> impl Iterator<Item = String> {
+    let places = Candidate::all().into_iter().filter_map(|c| c.open().ok());
+    places.filter_map(|place| socket_in(&place).ok())
+}
+
 fn find_for(layout: u64) -> Result<Option<Found>, DaemonError> {
-    for place in Candidate::all().iter().filter_map(|c| c.open().ok()) {
-        let socket = socket_in(&place)?;
+    for socket in sockets() {
         match connect_for(&socket, layout) {
             Ok(client) if is_ours(&client) => return Ok(Some(Found { socket, client })),
             Ok(_) => return Err(DaemonError::Denied(socket)),

@@ -23,6 +23,10 @@ const HEADER: usize = 16;
 const COOKIE: usize = 44;
 /// Messages taken at once.
 const BATCH: usize = 256;
+/// A report takes this much of the queue, bytes, as measured on Linux 6.18.
+const REPORT: usize = 1283;
+/// A queue for fewer reports than this is read more often.
+const FEW: usize = 4096;
 
 /// Makes the socket, in the calling thread's network namespace. Without CAP_NET_ADMIN its queue is as large as the system
 /// lets anybody's be: reports are lost sooner then, which [`Deaths::lost`] shows.
@@ -50,15 +54,19 @@ pub struct Deaths {
     buf: Box<[u8]>,
     /// Reports were lost: the queue was full.
     pub lost: bool,
+    /// The queue is short, as it is without CAP_NET_ADMIN where `net.core.rmem_max` is small.
+    pub short: bool,
 }
 
 impl Deaths {
     /// Reads from a socket that [`listen`] made.
     pub fn new(sock: OwnedFd) -> Self {
+        let room = sockopt::socket_recv_buffer_size(&sock).unwrap_or(0);
         Self {
             sock,
             buf: vec![0; 16 << 10].into_boxed_slice(),
             lost: false,
+            short: room / REPORT < FEW,
         }
     }
 
@@ -67,7 +75,11 @@ impl Deaths {
         for _ in 0..BATCH {
             match recv(&self.sock, &mut self.buf[..], RecvFlags::DONTWAIT) {
                 Ok((len, _)) => cookies(&self.buf[..len], &mut each),
-                Err(Errno::NOBUFS) => self.lost = true,
+                Err(Errno::NOBUFS) => {
+                    if !std::mem::replace(&mut self.lost, true) {
+                        tracing::warn!("reports of the end of sockets were lost");
+                    }
+                }
                 Err(Errno::INTR) => {}
                 Err(_) => return,
             }
@@ -135,6 +147,37 @@ mod tests {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("not reported: {expected:?}");
+    }
+
+    #[test]
+    fn a_short_queue_is_known_and_its_overflow_is_noticed() {
+        let sock = listen().unwrap();
+        if rustix::process::geteuid().is_root() {
+            assert!(!Deaths::new(sock.try_clone().unwrap()).short);
+        }
+        sockopt::set_socket_recv_buffer_size(&sock, 16 << 10).unwrap();
+        let mut deaths = Deaths::new(sock);
+        assert!(deaths.short);
+        let made = || {
+            socket_with(
+                AddressFamily::INET,
+                SocketType::STREAM,
+                SocketFlags::CLOEXEC,
+                None,
+            )
+        };
+        for _ in 0..200 {
+            drop(made().unwrap());
+        }
+        // The kernel frees sockets a moment after their end.
+        for _ in 0..100 {
+            deaths.drain(|_| {});
+            if deaths.lost {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("nothing was lost");
     }
 
     #[test]

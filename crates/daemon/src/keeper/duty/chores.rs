@@ -14,6 +14,8 @@ const LINGER: u64 = 1_000 * MS;
 const LOST_LINGER: u64 = 10_000 * MS;
 /// Least time between two walks for dead sockets, ns.
 const WALK_PAUSE: u64 = 5 * MS;
+/// A short queue of reports is read this often meanwhile, ns.
+pub(super) const READ_PAUSE: u64 = MS;
 /// Wishes that wait for the daemon.
 const MAX_OUTBOX: usize = 4096;
 
@@ -92,9 +94,14 @@ impl Duty {
     }
 
     /// The first death after a pause is seen to at once; those that follow it at most every 5 ms together, and in at most
-    /// a tenth of the time.
+    /// a tenth of the time. Reports that the kernel has no room for meanwhile are taken every millisecond.
     fn close_dead(&mut self) {
         let start = monotonic();
+        if self.deaf && self.deaths.short && start >= self.next_read {
+            let cookies = &mut self.pending.cookies;
+            self.deaths.drain(|cookie| cookies.extend([cookie]));
+            self.next_read = start + READ_PAUSE;
+        }
         if start < self.next_walk {
             return;
         }

@@ -61,6 +61,8 @@ pub struct Duty {
     audit: filters::Audit,
     /// Other people's sockets end too: reports of deaths are read again, and looked into, not before this time.
     next_walk: u64,
+    /// A short queue of reports is read again at this time while the next walk is waited for.
+    next_read: u64,
     /// Reports of deaths are not listened to at present.
     deaf: bool,
     /// Since when no process is attached.
@@ -132,6 +134,7 @@ impl Duty {
             pending: Pending::default(),
             audit: filters::Audit::default(),
             next_walk: 0,
+            next_read: 0,
             deaf: false,
             alone_since: None,
             idle_since: None,
@@ -237,11 +240,13 @@ impl Duty {
         let locked = !gone.is_empty() || !events.is_empty() || !icmp.is_empty();
         let retry = locked || !self.outbox.is_empty();
         let walk = (self.deaf || !cookies.is_empty()).then_some(self.next_walk.max(now + RETRY));
+        let read = (self.deaf && self.deaths.short).then_some(self.next_read.max(now));
         let alone = (self.attached.is_empty() && !self.told_idle).then_some(now + IDLE_TICK);
         retry
             .then_some(now + RETRY)
             .into_iter()
             .chain(walk)
+            .chain(read)
             .chain(alone)
             .chain(self.audit.due())
             .min()
@@ -295,6 +300,7 @@ impl Duty {
                     let cookies = &mut self.pending.cookies;
                     self.deaths.drain(|cookie| cookies.extend([cookie]));
                     self.deaf = true;
+                    self.next_read = monotonic() + chores::READ_PAUSE;
                 }
                 _ => match watched(data) {
                     Some(sock) => self.pending.events.push((sock, what(event.flags))),
