@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -12,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::net::Nets;
 use crate::power::Power;
+use crate::records::Records;
 use crate::stacks::Registry;
 
 /// Connections at the same time: all, of one user, of root.
@@ -30,10 +31,14 @@ pub struct Daemon {
     pub stacks: Registry,
     /// The network namespaces.
     pub nets: Nets,
+    /// Notes for the next daemon, and of the one before.
+    pub records: Option<Arc<Records>>,
     /// When it started.
     pub started: Instant,
     /// What clients did not get.
     pub denials: Denials,
+    /// Clients are accepted.
+    pub serving: AtomicBool,
     sessions: Mutex<HashMap<u32, usize>>,
     /// Readable once the daemon is to end.
     stop: OwnedFd,
@@ -45,14 +50,27 @@ impl Daemon {
     /// # Errors
     /// As eventfd(2).
     pub fn new(opts: DaemonOpts, power: Power, interfaces: Vec<String>) -> io::Result<Arc<Self>> {
+        // An ordinary user's daemon has no filters and no V-NICs: its stacks need no other one.
+        let records = if power.is_user() {
+            Ok(None)
+        } else {
+            Records::open(opts.socket.as_str())
+        };
+        let records = records
+            .inspect_err(|e| tracing::error!("stacks will not outlive this daemon: {e}"))
+            .ok()
+            .flatten()
+            .map(Arc::new);
         Ok(Arc::new(Self {
             opts,
-            nets: Nets::new(interfaces.clone(), power.is_user()),
+            nets: Nets::new(interfaces.clone(), power.is_user(), records.clone()),
             power,
+            records,
             interfaces,
             stacks: Registry::default(),
             started: Instant::now(),
             denials: Denials::default(),
+            serving: AtomicBool::new(false),
             sessions: Mutex::default(),
             stop: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
         }))

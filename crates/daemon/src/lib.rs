@@ -12,6 +12,7 @@
 //! - `nic/`: making V-NICs.
 //! - `filters/`: which flows go where, and who may have them.
 //! - `cplane/`: netlink in, control-plane tables out.
+//! - `records/`: what the next daemon has to know; `stacks/found/`: what the one before has left.
 //! - `ps.rs`, `check.rs`: reports.
 //! - `keeper/`: the keeper itself.
 //!
@@ -36,6 +37,7 @@ mod peer;
 mod power;
 mod ps;
 mod rate;
+mod records;
 mod refusal;
 pub mod server;
 mod session;

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::netns::{NetNs, socket_cookie};
+use crate::records::ProcessId;
 
 /// The process that connected.
 #[derive(Debug)]
@@ -65,18 +66,28 @@ impl Peer {
 
     /// False once the process has ended.
     pub fn is_alive(&self) -> bool {
-        let mut fds = [PollFd::from_borrowed_fd(self.pidfd.as_fd(), PollFlags::IN)];
-        let now = Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        };
-        !matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+        !has_ended(self.pidfd.as_fd())
+    }
+
+    /// What tells the process from others that had or will have its number; `None` when it is gone.
+    pub fn id(&self) -> Option<ProcessId> {
+        ProcessId::of(self.pid).filter(|_| self.is_alive())
     }
 
     /// The command line, for people.
     pub fn command(&self) -> String {
         command_of(self.pid)
     }
+}
+
+/// True once the process behind a pidfd has ended.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    matches!(poll(&mut fds, Some(&now)), Ok(n) if n > 0)
 }
 
 /// At most this much of a command line is shown.

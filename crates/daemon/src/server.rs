@@ -24,7 +24,7 @@ use crate::listener::Listener;
 use crate::peer::Peer;
 use crate::power::Power;
 use crate::session::Session;
-use crate::stacks::Life;
+use crate::stacks::{Life, find_all};
 
 /// Stack of a session's thread, bytes.
 const THREAD_STACK: usize = 512 << 10;
@@ -47,6 +47,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     let mut listener = Listener::open(&opts, power.is_user())?;
     let daemon = Daemon::new(opts, power, args.interfaces.clone())?;
+    find_all(&daemon);
     tell_ready(args);
     tracing::info!(
         socket = opts.socket.as_str(),

@@ -231,6 +231,7 @@ impl Session {
                 };
                 Ok(self.reply(seq, &reply, &grant.fds())?)
             }
+            Request::Rejoin { owner } => self.rejoin(seq, owner, fds.pop()),
             Request::Nics {} => self.nics(seq),
             Request::AddFilter { spec } => {
                 self.daemon.power.needed()?;
@@ -337,6 +338,24 @@ impl Session {
             layout_hash: LAYOUT_HASH,
         };
         Ok(self.reply(seq, &welcome, &[])?)
+    }
+
+    /// A process that a daemon before this one attached.
+    fn rejoin(&mut self, seq: u32, owner: u16, memory: Option<OwnedFd>) -> Result<(), Answer> {
+        if self.member.is_some() || !self.same_layout {
+            return Err(Refusal::bad("attached already, or of another build").into());
+        }
+        let memory = memory.ok_or_else(|| Refusal::bad("no memory as proof"))?;
+        let mut progress = Progress::to(self.sock.as_fd(), seq);
+        let (daemon, peer) = (&self.daemon, &self.peer);
+        let member = Member::rejoin(daemon, peer, owner, memory.as_fd(), &mut progress)?;
+        let net = member.net.clone();
+        self.member = Some(member);
+        let reply = Reply::Rejoined {
+            cplane_len: net.cplane().len(),
+            dims: List::new(net.cplane().dims().to_words()),
+        };
+        Ok(self.reply(seq, &reply, &[net.cplane().memfd()])?)
     }
 
     fn member(&self) -> Result<&Member, Refusal> {

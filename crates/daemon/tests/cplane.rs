@@ -529,6 +529,7 @@ fn lost_messages() {
     let space = Space::new();
     space.ip("neigh add 192.0.2.9 lladdr 02:00:00:00:00:09 dev east");
     let config = CplaneConfig {
+        exact: false,
         receive_buffer: 1,
         ..CplaneConfig::default()
     };

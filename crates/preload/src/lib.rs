@@ -36,6 +36,7 @@ mod leave;
 mod link;
 mod next;
 mod os_linux;
+mod rejoin;
 mod signal;
 mod sys;
 mod target;

@@ -19,6 +19,7 @@ use flyover_vnic::{NicState, PacketGeometry, PacketNic, Vnic, XdpGeometry, XdpNi
 use flyover_wire::{Endpoint, Ip};
 
 use crate::init::say;
+use crate::rejoin::Way;
 
 /// Attaches through the daemon's socket.
 pub struct FlyoverDaemon {
@@ -27,7 +28,7 @@ pub struct FlyoverDaemon {
 }
 
 /// The stack's memory, kept open for the children of `fork`; -1 while there is none.
-static STACK_MEMORY: AtomicI32 = AtomicI32::new(-1);
+pub static STACK_MEMORY: AtomicI32 = AtomicI32::new(-1);
 
 /// Has the process attach to the stack whose memory this is.
 pub fn use_memory(fd: i32) {
@@ -146,7 +147,8 @@ fn assemble(
     }
     let tables = Map::ro(&fds.cplane, attached.cplane_len as usize)
         .map_err(|e| Failure::Io("cannot map the tables", e.into()))?;
-    let cplane = Reader::new(tables.leak(), &dims)
+    let tables: &'static Map = Box::leak(Box::new(tables));
+    let cplane = Reader::new(tables.region(), &dims)
         .map_err(|_| Failure::Text("the tables are smaller than they say"))?;
     let mut own_fds = vec![fds.keeper.as_fd().as_raw_fd()];
     own_fds.extend(client.as_fd().map(|f| f.as_raw_fd()));
@@ -185,7 +187,13 @@ fn assemble(
         owner: attached.owner,
         stack,
         cplane,
-        daemon: Box::new(DaemonLink(client, *process)),
+        daemon: Box::new(DaemonLink(Way::new(
+            client,
+            *process,
+            attached.owner,
+            tables,
+            dims,
+        ))),
         keeper: Box::new(Link(fds.keeper)),
         nic_count,
         nics: take,
@@ -216,7 +224,7 @@ fn make_nic(
     Ok(Box::new(PacketNic::attach(fds.sock, geometry, state)?))
 }
 
-struct DaemonLink(Client, ProcessOpts);
+struct DaemonLink(Way);
 
 /// Says once why a connection could not be handed over.
 fn complain(opts: &ProcessOpts, e: &ClientError) {
@@ -247,7 +255,7 @@ impl Daemon for DaemonLink {
             dual: flow.dual,
         };
         self.0
-            .add_filter(spec, borrowed(proof))
+            .again(|client| client.add_filter(spec, borrowed(proof)))
             .map_err(|e| match e {
                 ClientError::Refused(..) => DaemonError::Refused,
                 _ => DaemonError::Absent,
@@ -255,7 +263,8 @@ impl Daemon for DaemonLink {
     }
 
     fn del_filter(&mut self, id: u32) {
-        let _ = self.0.del_filter(id);
+        // Without a daemon the keeper tells the next one.
+        let _ = self.0.again(|client| client.del_filter(id));
     }
 
     fn handover(&mut self, h: &Handover, fd: i32, data: Option<i32>) -> Result<u32, DaemonError> {
@@ -282,9 +291,10 @@ impl Daemon for DaemonLink {
             fin_acked: h.fin_acked,
         };
         self.0
+            .client()
             .handover(image, borrowed(fd), data.map(borrowed))
             .map_err(|e| {
-                complain(&self.1, &e);
+                complain(self.0.opts(), &e);
                 match e {
                     ClientError::Refused(..) => DaemonError::Refused,
                     _ => DaemonError::Absent,
@@ -302,6 +312,7 @@ impl Daemon for DaemonLink {
         let flow = Connection { local, remote };
         let (image, filter, data) =
             self.0
+                .client()
                 .takeover(flow, pass, borrowed(fd))
                 .map_err(|e| match e {
                     ClientError::Refused(_, text) => text,
@@ -346,16 +357,20 @@ impl Daemon for DaemonLink {
             local: *local,
             remote: *remote,
         });
-        let _ = self.0.narrow(id, to);
+        let _ = self.0.again(|client| client.narrow(id, to.clone()));
     }
 
     fn resolve(&mut self, ifindex: u32, ip: Ip) {
-        self.0.resolve(ifindex, ip);
+        self.0.client().resolve(ifindex, ip);
     }
 
     fn settle(&mut self) {
         // Any request that is answered: the daemon takes them in turn.
-        let _ = self.0.nics();
+        let _ = self.0.again(Client::nics);
+    }
+
+    fn meet(&mut self) -> bool {
+        self.0.meet()
     }
 }
 

@@ -2,7 +2,7 @@
 //! call returns after [`REPLY_TIMEOUT`] without a sign of life, and the daemon then counts as absent.
 //!
 //! After any error but [`ClientError::Refused`] the connection is finished, and every further call answers
-//! [`ClientError::Absent`] at once.
+//! [`ClientError::Absent`] at once, until [`Client::reconnect`] (`rejoin.rs`).
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
@@ -79,10 +79,12 @@ pub struct NicFds {
 /// A connection to `flyoverd`.
 #[derive(Debug)]
 pub struct Client {
-    sock: Option<OwnedFd>,
+    pub(crate) sock: Option<OwnedFd>,
+    /// Keeps the number of a connection that is finished, for the next one.
+    pub(crate) finished: Option<OwnedFd>,
     buf: Box<[u8]>,
     seq: u32,
-    silence: Duration,
+    pub(crate) silence: Duration,
 }
 
 impl Client {
@@ -108,19 +110,25 @@ impl Client {
         let buf = vec![0; MAX_MESSAGE].into_boxed_slice();
         let mut client = Self {
             sock: Some(move_high(sock)),
+            finished: None,
             buf,
             seq: 0,
             silence,
         };
-        match client.ask(
+        client.hello(layout_hash)?;
+        Ok(client)
+    }
+
+    pub(crate) fn hello(&mut self, layout_hash: u64) -> Result<(), ClientError> {
+        match self.ask(
             &Request::Hello {
                 version: VERSION,
                 layout_hash,
             },
             &[],
         )? {
-            (Reply::Welcome { .. }, _) => Ok(client),
-            _ => Err(client.broken("no welcome")),
+            (Reply::Welcome { .. }, _) => Ok(()),
+            _ => Err(self.broken("no welcome")),
         }
     }
 
@@ -344,7 +352,7 @@ impl Client {
         }
     }
 
-    fn ask(
+    pub(crate) fn ask(
         &mut self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
@@ -403,7 +411,7 @@ impl Client {
     }
 
     fn lost(&mut self, e: Errno) -> ClientError {
-        self.sock = None;
+        self.finish();
         if e == Errno::TIMEDOUT {
             ClientError::Timeout
         } else {
@@ -411,13 +419,13 @@ impl Client {
         }
     }
 
-    fn broken(&mut self, what: &'static str) -> ClientError {
-        self.sock = None;
+    pub(crate) fn broken(&mut self, what: &'static str) -> ClientError {
+        self.finish();
         ClientError::Protocol(what)
     }
 }
 
-fn dial(path: &[u8], deadline: Deadline) -> Result<OwnedFd, Errno> {
+pub(crate) fn dial(path: &[u8], deadline: Deadline) -> Result<OwnedFd, Errno> {
     let addr = match path.strip_prefix(b"@") {
         Some(name) => SocketAddrUnix::new_abstract_name(name)?,
         None => SocketAddrUnix::new(path)?,

@@ -7,7 +7,7 @@ use flyover_wire::{Endpoint, Ip};
 use rustix::io::Errno;
 
 use crate::channel::{Deadline, send};
-use crate::codec::messages;
+use crate::codec::{messages, record};
 use crate::{
     Connection, List, MAX_FILTER_IDS, MAX_NARROW, MAX_NICS, MAX_OWNERS, MAX_REASON, MAX_WORDS,
     Moved, NicDesc, Text,
@@ -45,16 +45,46 @@ messages! {
     }
 }
 
+record! {
+    /// What a keeper and the daemons of its stack know, and nobody else: only root can read where a daemon notes it.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub struct Token {
+        /// One half.
+        pub a: u64,
+        /// The other.
+        pub b: u64,
+    }
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+messages! {
+    /// What a daemon says to a keeper whose daemon is gone, in a datagram to the name that stands for the stack's number.
+    pub enum Call {
+        /// Descriptor: the keeper's end of a new channel. It answers there with [`Notice::Offer`].
+        1 Adopt {
+            /// As in [`Control::Setup`].
+            token: Token,
+        }
+    }
+}
+
 messages! {
     /// What `flyoverd` tells a keeper.
     pub enum Control {
         /// First message. Descriptors: stack memfd, control-plane memfd, a netlink socket that hears of the end of
-        /// kernel sockets (`NETLINK_SOCK_DIAG`, groups `SKNLGRP_INET*_DESTROY`), one or two that only have to be held (they
-        /// keep the stack's number taken and, unless `local_only`, the flow programs attached when the daemon dies), then
-        /// those of each V-NIC.
+        /// kernel sockets (`NETLINK_SOCK_DIAG`, groups `SKNLGRP_INET*_DESTROY`), the socket that keeps the stack's number
+        /// taken and to which the next daemon sends [`Call`], unless `local_only` one that only has to be held (it keeps the
+        /// flow programs attached when the daemon dies), then those of each V-NIC.
         1 Setup {
             /// Number of the stack.
             stack_id: u32,
+            /// Whoever shows it is a daemon of this stack.
+            token: Token,
             /// The memory is new: initialise it. Otherwise an earlier keeper died.
             fresh: bool,
             /// Processes that are attached; an `Owner` follows for each.
@@ -121,6 +151,24 @@ messages! {
             /// Their numbers.
             ids: List<u32, MAX_FILTER_IDS>,
         }
+        /// The answer to [`Notice::Offer`]: the sender is the stack's daemon from now on. Descriptor: the memory of its
+        /// control plane, which takes the place of the one before.
+        8 Adopted {
+            /// Bytes of the control plane's memory.
+            cplane_len: u64,
+            /// Its table sizes, as words: those of the one before.
+            dims: List<u64, MAX_WORDS>,
+        }
+        /// After `Adopted`: the daemon serves clients, those of the stack shall connect to it.
+        10 Serving {}
+        /// A process is gone that an earlier daemon attached, or while there was none: what became of its last request
+        /// nobody knows.
+        9 OwnerLost {
+            /// Its owner slot.
+            owner: u16,
+            /// As in [`Control::OwnerGone`].
+            epoch: u64,
+        }
     }
 }
 
@@ -162,6 +210,29 @@ messages! {
         7 ListFilters {
             /// Those with higher numbers than this.
             after: u32,
+        }
+        /// The stack, to a new daemon. Descriptors as in [`Control::Setup`], without the control plane's.
+        8 Offer {
+            /// Its number.
+            stack_id: u32,
+            /// `OwnerGone` messages so far.
+            epoch: u64,
+            /// Processes that are attached; a `Channel` follows for each.
+            owners: u32,
+            /// Generation of the V-NIC list.
+            nic_gen: u32,
+            /// The V-NICs.
+            nics: List<NicDesc, MAX_NICS>,
+        }
+        /// Descriptor: the keeper's end of a process's channel.
+        9 Channel {
+            /// Its owner slot.
+            owner: u16,
+        }
+        /// The other end of that channel is closed: the process has ended, or executed another program.
+        10 ChannelEnded {
+            /// Its owner slot.
+            owner: u16,
         }
     }
 }

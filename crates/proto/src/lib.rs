@@ -13,7 +13,8 @@
 //! - `fds.rs`: `SCM_RIGHTS` with `CLOEXEC`, and moving descriptors out of the way of the program's own numbers.
 //! - `channel.rs`: send and receive one message before a deadline, whatever signals arrive.
 //! - `place.rs`: where the daemon of an ordinary user listens.
-//! - `client.rs`: the blocking client that the preload library, the CLI and the tests use.
+//! - `client.rs`: the blocking client that the preload library, the CLI and the tests use; `rejoin.rs`: what it does when
+//!   the daemon dies.
 //!
 //! The first exchange is always `Hello` -> `Welcome`: it compares [`VERSION`] and, for processes that will map a
 //! stack, the layout hash of `flyover-core`. The receiver of a message trusts nothing in it: indices, lengths and
@@ -31,13 +32,14 @@ mod limits;
 mod msg;
 mod nic;
 mod place;
+mod rejoin;
 
 pub use channel::{Deadline, Packet, recv, send};
 pub use client::{AttachedFds, Client, ClientError, NicFds};
 pub use codec::{CodecError, Reader, Writer};
 pub use fds::{FdBag, move_high};
 pub use field::{Field, List, Text};
-pub use keeper::{Control, KeeperLink, KeeperMsg, Notice};
+pub use keeper::{Call, Control, KeeperLink, KeeperMsg, Notice, Token};
 pub use limits::*;
 pub use msg::{
     Attach, Attached, Connection, FilterSpec, Moved, RefusedCode, Reply, Request, StackName,

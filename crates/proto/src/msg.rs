@@ -278,6 +278,12 @@ messages! {
         /// The sender counts as a client until its process ends, also when it closes the connection: a program that it
         /// becomes, or starts, will want the daemon later. No reply.
         13 Stay {}
+        /// The sender is attached already, by a daemon that died. Instead of `Attach`; carries the descriptor of the
+        /// stack's memory. Answered by `Rejoined`.
+        14 Rejoin {
+            /// Its owner slot.
+            owner: u16,
+        }
     }
 }
 
@@ -338,6 +344,13 @@ messages! {
             image: TcpImage,
             /// The filter that steers it to the stack.
             id: u32,
+        }
+        /// To `Rejoin`. With the descriptor of the control plane's memory, which takes the place of the one before.
+        10 Rejoined {
+            /// Its bytes.
+            cplane_len: u64,
+            /// Its table sizes, as words.
+            dims: List<u64, MAX_WORDS>,
         }
     }
 }

@@ -104,6 +104,7 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|stack_id| Request::StackFd { stack_id }),
         Just(Request::Check {}),
         Just(Request::Stay {}),
+        any::<u16>().prop_map(|owner| Request::Rejoin { owner }),
     ]
 }
 
@@ -149,6 +150,7 @@ fn reply() -> impl Strategy<Value = Reply> {
         }),
         (any::<u64>(), words()).prop_map(|(stack_len, opts)| Reply::StackInfo { stack_len, opts }),
         Just(Reply::Working {}),
+        (any::<u64>(), words()).prop_map(|(cplane_len, dims)| Reply::Rejoined { cplane_len, dims }),
     ]
 }
 

@@ -37,6 +37,12 @@ fn fence_release() {
 }
 
 impl SeqCount {
+    /// Starts at an even count near `n`, in memory that nobody reads yet: counts shall not be those of earlier memory in
+    /// the same place.
+    pub fn start(&self, n: u32) {
+        self.n.store(n & !1, Relaxed);
+    }
+
     /// The present count: changes with every write.
     #[inline]
     pub fn version(&self) -> u32 {

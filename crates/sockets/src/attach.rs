@@ -2,7 +2,7 @@
 //! Here the stack lock is taken and the stack's wishes ([`Effect`]) are carried out.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use flyover_core::effects::{Effect, Effects};
@@ -96,6 +96,10 @@ pub trait Daemon: Send {
     fn resolve(&mut self, ifindex: u32, ip: Ip);
     /// Waits until what was asked for before has been done.
     fn settle(&mut self) {}
+    /// Another daemon has taken the stack over: connects to it. False when that has to be tried again.
+    fn meet(&mut self) -> bool {
+        true
+    }
 }
 
 /// The channel to the stack's keeper.
@@ -240,6 +244,8 @@ pub struct Attachment {
     nics: Mutex<Nics>,
     make_nic: Box<NicMaker>,
     nic_count: usize,
+    /// The count of daemons of the stack when its daemon was last spoken to.
+    daemons: AtomicU64,
     /// Socket from which wakes are sent.
     pub wake_tx: i32,
 }
@@ -270,6 +276,7 @@ impl Attachment {
             })
         };
         Ok(Self {
+            daemons: AtomicU64::new(parts.stack.daemons()),
             stack: parts.stack,
             cplane: parts.cplane,
             me: parts.owner,
@@ -426,6 +433,9 @@ impl Attachment {
 
     /// Carries out the stack's wishes; no lock of the stack is held.
     fn perform(&self, fx: &mut Effects) {
+        if self.stack.daemons() != self.daemons.load(Ordering::Relaxed) {
+            self.meet_daemon();
+        }
         if fx.is_empty() {
             return;
         }
@@ -447,6 +457,15 @@ impl Attachment {
         }
         if core::mem::take(&mut fx.overflow) {
             self.stack.each_waiter().for_each(|w| self.wake(w));
+        }
+    }
+
+    /// The daemon died, and another one has taken the stack over: its control plane is the one that is up to date.
+    #[cold]
+    fn meet_daemon(&self) {
+        let count = self.stack.daemons();
+        if self.daemon(|d| d.meet()) {
+            self.daemons.store(count, Ordering::Relaxed);
         }
     }
 

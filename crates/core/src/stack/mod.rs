@@ -193,6 +193,17 @@ impl<'m> Stack<'m> {
         self.state.nic_gen.store(generation, Release);
     }
 
+    /// Counts the daemons that took the stack over from one that died: whoever sees it move speaks to the new one.
+    #[inline]
+    pub fn daemons(self) -> u64 {
+        self.state.daemons.load(Relaxed)
+    }
+
+    /// Tells attached processes that another daemon has taken the stack over.
+    pub fn note_daemon(self) {
+        self.state.daemons.fetch_add(1, Release);
+    }
+
     /// The keeper tells until when it sleeps; `Instant(0)`: it does not.
     pub fn set_keeper_sleep(self, until: Instant) {
         self.state.keeper_sleep.store(until.0, Release);

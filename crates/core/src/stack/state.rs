@@ -22,6 +22,8 @@ shm_struct! {
         pub next_deadline: Shared64,
         /// Until when the keeper sleeps, ns; `u64::MAX` is "until a packet comes", 0 is "it does not sleep".
         pub keeper_sleep: Shared64,
+        /// Counts the daemons that took the stack over from one that died.
+        pub daemons: Shared64,
         /// Counts changes of the set of V-NICs.
         pub nic_gen: Shared32,
         /// Threads that sleep on the V-NICs' descriptors.

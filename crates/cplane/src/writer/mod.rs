@@ -48,6 +48,7 @@ impl<'m> Writer<'m> {
         tables.header.layout_hash.set(LAYOUT_HASH);
         tables.header.seed.set(seed);
         tables.header.neighs.set(NO_NEIGH + 1);
+        start_versions(&tables, dims, (seed >> 32) as u32);
         Ok(Self {
             tables,
             links: Mirror::new(dims.links, 0),
@@ -236,6 +237,21 @@ impl<'m> Writer<'m> {
         }
         outcome
     }
+}
+
+/// A daemon's successor writes tables anew, and processes put them in the place of the old ones: no answer that was
+/// cached from those may count as valid, so no two writers start alike.
+fn start_versions(tables: &Tables<'_>, dims: &Dims, start: u32) {
+    for row in 0..dims.neighs {
+        tables
+            .versions
+            .at(Idx::new(row))
+            .version
+            .store(start, Relaxed);
+    }
+    tables.header.forward.start(start);
+    tables.header.neighbour.start(start);
+    tables.header.generation.store(start, Relaxed);
 }
 
 /// Moves the version of every row that a cached answer may name.

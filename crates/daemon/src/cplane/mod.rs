@@ -45,6 +45,8 @@ pub struct CplaneConfig {
     /// Least sizes of the tables. What the namespace has at the start is doubled, where that is
     /// more.
     pub dims: Dims,
+    /// Exactly these sizes: the tables take the place of a predecessor's.
+    pub exact: bool,
     /// Kernel memory for messages that wait, bytes.
     pub receive_buffer: usize,
 }
@@ -53,6 +55,7 @@ impl Default for CplaneConfig {
     fn default() -> Self {
         Self {
             dims: Dims::default(),
+            exact: false,
             receive_buffer: ROOM,
         }
     }
@@ -242,7 +245,11 @@ impl Opened {
         let mut dumper = Dumper::open()?;
         let resolver = Resolver::open()?;
         let snapshot = Snapshot::take(&mut dumper, Kinds::ALL)?;
-        let dims = sizes(config.dims, snapshot.counts());
+        let dims = if config.exact {
+            config.dims
+        } else {
+            sizes(config.dims, snapshot.counts())
+        };
         let len = dims.len().map_err(io::Error::other)?;
         let memfd = sealed_memfd("flyover-cplane", len as u64)?;
         let map = Map::rw(&memfd, len)?;

@@ -2,6 +2,7 @@
 //! kernel's maps as its mirror. `key.rs`: what a filter means in terms of flows.
 
 mod key;
+mod noted;
 mod proof;
 mod table;
 
@@ -11,5 +12,6 @@ mod table_tests;
 #[cfg(test)]
 use key::claims;
 pub use key::{Claim, TCP};
+pub use noted::Noted;
 pub use proof::check_proof;
 pub use table::{FlowMap, FlowTable};

@@ -14,8 +14,10 @@ use flyover_proto::{FilterSpec, RefusedCode};
 use flyover_wire::{Endpoint, FlowKey, Ip};
 
 use super::key::{Claim, claims};
+use super::noted::Noted;
 use crate::refusal::Refusal;
 
+mod found;
 mod returns;
 
 /// What the kernel's map says of a flow that stays with the kernel (`FLOW_PASS` of bpf/flow.h).
@@ -35,6 +37,10 @@ pub trait FlowMap {
     /// # Errors
     /// As bpf(2).
     fn remove(&mut self, key: &Claim) -> io::Result<()>;
+    /// Notes a filter for the next daemon, or what has become of it.
+    fn note(&mut self, noted: &Noted);
+    /// The filter is removed.
+    fn forget_filter(&mut self, id: u32);
 }
 
 #[derive(Debug)]
@@ -141,16 +147,13 @@ impl<M: FlowMap> FlowTable<M> {
         self.passes.retain(|c, _| !wanted.contains(c));
         let id = self.free_id();
         let claims = wanted.clone();
-        self.filters.insert(
-            id,
-            Filter {
-                stack,
-                spec,
-                claims,
-                pass: false,
-            },
-        );
-        self.by_stack.entry(stack).or_default().insert(id);
+        let filter = Filter {
+            stack,
+            spec,
+            claims,
+            pass: false,
+        };
+        self.enter(id, filter, false);
         for claim in &wanted {
             self.claims
                 .entry(*claim)
@@ -166,26 +169,19 @@ impl<M: FlowMap> FlowTable<M> {
 
     /// Removes a filter of `stack`; false when it has no such one.
     pub fn remove(&mut self, stack: u32, id: u32) -> bool {
-        if self.filters.get(&id).is_none_or(|f| f.stack != stack) {
-            return false;
-        }
-        let Some(filter) = self.filters.remove(&id) else {
+        let own = self.filters.get(&id).filter(|f| f.stack == stack);
+        let Some((claims, pass)) = own.map(|f| (f.claims.clone(), f.pass)) else {
             return false;
         };
-        if let Entry::Occupied(mut ids) = self.by_stack.entry(stack) {
-            ids.get_mut().remove(&id);
-            if ids.get().is_empty() {
-                ids.remove();
-            }
-        }
-        if filter.pass {
+        self.leave(stack, id);
+        if pass {
             let until = Instant::now() + LINGER;
-            for claim in &filter.claims {
-                self.passes.insert(*claim, Some(until));
+            for claim in claims {
+                self.passes.insert(claim, Some(until));
             }
             self.sweep();
         } else {
-            self.release(&filter.claims);
+            self.release(&claims);
         }
         true
     }
@@ -214,11 +210,6 @@ impl<M: FlowMap> FlowTable<M> {
             local: flow.local,
             remote: Some(flow.remote),
         };
-        self.passes.insert(claim, None);
-        if let Err(e) = self.write_one(&claim) {
-            self.passes.remove(&claim);
-            return Err(Refusal::failed("writing the flow map", e));
-        }
         let id = self.free_id();
         let spec = FilterSpec {
             proto: flow.proto,
@@ -226,18 +217,45 @@ impl<M: FlowMap> FlowTable<M> {
             remote: Some(flow.remote),
             dual: false,
         };
-        let claims = vec![claim];
-        self.filters.insert(
-            id,
-            Filter {
-                stack,
-                spec,
-                claims,
-                pass: true,
-            },
-        );
-        self.by_stack.entry(stack).or_default().insert(id);
+        let filter = Filter {
+            stack,
+            spec,
+            claims: vec![claim],
+            pass: true,
+        };
+        self.enter(id, filter, false);
+        self.passes.insert(claim, None);
+        if let Err(e) = self.write_one(&claim) {
+            self.passes.remove(&claim);
+            self.leave(stack, id);
+            return Err(Refusal::failed("writing the flow map", e));
+        }
         Ok(id)
+    }
+
+    /// Enters a filter, noted before anything follows from it.
+    fn enter(&mut self, id: u32, filter: Filter, narrowed: bool) {
+        self.map.note(&Noted {
+            id,
+            stack: filter.stack,
+            spec: filter.spec,
+            pass: filter.pass,
+            narrowed,
+        });
+        self.by_stack.entry(filter.stack).or_default().insert(id);
+        self.filters.insert(id, filter);
+    }
+
+    /// Strikes a filter out, whatever follows from it.
+    fn leave(&mut self, stack: u32, id: u32) {
+        self.filters.remove(&id);
+        self.map.forget_filter(id);
+        if let Entry::Occupied(mut ids) = self.by_stack.entry(stack) {
+            ids.get_mut().remove(&id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+        }
     }
 
     /// Takes an exception back at once: the stack keeps the connection.
@@ -292,14 +310,8 @@ impl<M: FlowMap> FlowTable<M> {
             return false;
         };
         let spec = filter.spec;
-        let covered = |local: &Endpoint| {
-            local.port == spec.local.port
-                && (spec.local.ip == local.ip
-                    || (spec.local.ip.is_unspecified()
-                        && (spec.dual || spec.local.ip.is_v4() == local.ip.is_v4())))
-        };
         let mut exact: Vec<Claim> = Vec::new();
-        for (local, remote) in to.iter().filter(|(local, _)| covered(local)) {
+        for (local, remote) in to.iter().filter(|(local, _)| found::covers(&spec, local)) {
             let one = FilterSpec {
                 local: *local,
                 remote: Some(*remote),
@@ -323,6 +335,13 @@ impl<M: FlowMap> FlowTable<M> {
                 tracing::warn!(?claim, "narrowing a filter: {e}");
             }
         }
+        self.map.note(&Noted {
+            id,
+            stack,
+            spec,
+            pass: false,
+            narrowed: true,
+        });
         let old = self
             .filters
             .get_mut(&id)

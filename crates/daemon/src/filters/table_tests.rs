@@ -1,6 +1,6 @@
 //! The table against a map in memory.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 
 use flyover_proto::{FilterSpec, RefusedCode};
@@ -8,11 +8,12 @@ use flyover_wire::{Endpoint, FlowKey, Ip};
 use proptest::prelude::*;
 
 use super::table::{FlowMap, FlowTable};
-use super::{Claim, claims};
+use super::{Claim, Noted, claims};
 
-#[derive(Default, Debug)]
+#[derive(Default, Debug, Clone)]
 struct Memory {
     flows: HashMap<Claim, u32>,
+    notes: BTreeMap<u32, Noted>,
     room: usize,
 }
 
@@ -30,6 +31,82 @@ impl FlowMap for Memory {
             .map(|_| ())
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+    fn note(&mut self, noted: &Noted) {
+        self.notes.insert(noted.id, *noted);
+    }
+    fn forget_filter(&mut self, id: u32) {
+        self.notes.remove(&id);
+    }
+}
+
+/// The table of the next daemon.
+fn next(t: &FlowTable<Memory>) -> FlowTable<Memory> {
+    let memory = t.parts().0.clone();
+    let noted: Vec<Noted> = memory.notes.values().copied().collect();
+    let written: Vec<(Claim, u32)> = memory.flows.iter().map(|(c, s)| (*c, *s)).collect();
+    let mut next = FlowTable::found(memory, &noted, written, 1000);
+    next.set_addrs([A, B, C]);
+    next.agree();
+    next
+}
+
+#[test]
+fn the_next_table_is_the_same() {
+    let mut t = table(100);
+    let peer = |port| Endpoint { ip: B, port };
+    let all = t.add(1, dual(80), MOST).unwrap();
+    t.add(1, listen(A, 80), MOST).unwrap();
+    t.add(2, listen(Ip::UNSPECIFIED_V4, 81), MOST).unwrap();
+    let mut own = listen(A, 82);
+    own.remote = Some(peer(5));
+    t.add(1, own, MOST).unwrap();
+    let to = [
+        (Endpoint { ip: A, port: 81 }, peer(6)),
+        (Endpoint { ip: A, port: 81 }, peer(7)),
+    ];
+    let narrow = t.add(1, listen(A, 83), MOST).unwrap();
+    let mut kept = to;
+    kept.iter_mut().for_each(|(local, _)| local.port = 83);
+    t.narrow(1, narrow, &kept);
+    let flow = |port| FlowKey {
+        proto: 6,
+        local: Endpoint { ip: A, port: 80 },
+        remote: peer(port),
+    };
+    let pass = t.add_pass(1, &flow(8), MOST).unwrap();
+    let over = t.add_pass(1, &flow(9), MOST).unwrap();
+    t.remove(1, over);
+    let mut n = next(&t);
+    assert_eq!(n.parts().0.flows, t.parts().0.flows);
+    for stack in [1, 2] {
+        assert_eq!(n.of_stack(stack), t.of_stack(stack));
+    }
+    assert_eq!(n.parts().0.notes, t.parts().0.notes);
+    // And goes on like it.
+    for t in [&mut t, &mut n] {
+        assert!(t.remove(1, narrow) && t.remove(1, all) && t.remove(1, pass));
+    }
+    assert_eq!(n.parts().0.flows, t.parts().0.flows);
+    let fresh = n.add(1, own, MOST).unwrap();
+    assert!(fresh > 1000, "a number of the daemon before");
+}
+
+#[test]
+fn what_the_next_table_cannot_explain_goes() {
+    let mut t = table(100);
+    let id = t.add(1, listen(A, 80), MOST).unwrap();
+    t.add(2, listen(A, 81), MOST).unwrap();
+    // The daemon died between the note and the map, both ways.
+    let mut memory = t.parts().0.clone();
+    memory.notes.remove(&id);
+    memory.flows.remove(&claims(&listen(A, 81)).unwrap()[0]);
+    let noted: Vec<Noted> = memory.notes.values().copied().collect();
+    let written: Vec<(Claim, u32)> = memory.flows.iter().map(|(c, s)| (*c, *s)).collect();
+    let mut n = FlowTable::found(memory, &noted, written, 1000);
+    n.set_addrs([A, B, C]);
+    n.agree();
+    assert_eq!(owners(&n, listen(A, 80)), None);
+    assert_eq!(owners(&n, listen(A, 81)), Some(2));
 }
 
 const A: Ip = Ip::v4([10, 0, 0, 1]);

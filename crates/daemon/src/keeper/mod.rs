@@ -59,7 +59,9 @@ fn start(control: std::os::fd::BorrowedFd<'_>) -> anyhow::Result<duty::Duty> {
         Packet::Closed => bail!("the daemon hung up"),
     };
     let (_, setup) = Control::decode(&buf[..len])?;
-    duty::Duty::new(setup, fds)
+    // The daemon made the channel: the kernel noted its user.
+    let daemon = rustix::net::sockopt::socket_peercred(control)?;
+    duty::Duty::new(setup, fds, daemon.uid.as_raw())
 }
 
 fn tell(control: std::os::fd::BorrowedFd<'_>, notice: &Notice) -> Result<(), Errno> {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use flyover_config::StackOpts;
+use flyover_core::sock::flag;
 use flyover_core::{
     Effect, Effects, Env, Instant, Locked, NicSet, SockRef, Stack, Unfinished, WaiterId,
 };
@@ -62,6 +63,8 @@ struct Nic {
     desc: NicDesc,
     /// A second descriptor of its socket, to sleep on.
     fd: OwnedFd,
+    /// The memory of an AF_XDP socket's frames, for the next daemon.
+    umem: Option<OwnedFd>,
     vnic: Box<dyn Vnic>,
 }
 
@@ -86,6 +89,8 @@ pub struct Served {
     stack: Stack<'static>,
     stack_id: u32,
     cplane: Reader<'static>,
+    tables: &'static Map,
+    dims: Dims,
     nics: Nics,
     fx: Effects,
     rng: u64,
@@ -113,8 +118,8 @@ impl Served {
         let region = Map::rw(stack, size(stack_len)?)?.leak();
         let stack =
             Stack::new(region, &opts).map_err(|_| io::Error::other("stack memory too small"))?;
-        let region = Map::ro(cplane, size(cplane_len)?)?.leak();
-        let cplane = Reader::new(region, &dims).map_err(io::Error::other)?;
+        let tables: &'static Map = Box::leak(Box::new(Map::ro(cplane, size(cplane_len)?)?));
+        let cplane = Reader::new(tables.region(), &dims).map_err(io::Error::other)?;
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let waker = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
         let [rng] = entropy()?;
@@ -122,6 +127,8 @@ impl Served {
             stack,
             stack_id,
             cplane,
+            tables,
+            dims,
             nics: Nics::default(),
             fx: Effects::new(),
             rng: rng | 1,
@@ -143,6 +150,54 @@ impl Served {
     /// The stack.
     pub fn stack(&self) -> Stack<'static> {
         self.stack
+    }
+
+    /// Puts the tables of another daemon in the place of those of the one before.
+    ///
+    /// # Errors
+    /// They are of other sizes; as mmap(2).
+    pub fn replace_tables(&self, fd: BorrowedFd<'_>, len: u64, dims: &[u64]) -> io::Result<()> {
+        if len != self.tables.size() as u64 || Dims::from_words(dims) != Some(self.dims) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        Ok(self.tables.replace(fd)?)
+    }
+
+    /// Number of the stack.
+    pub fn stack_id(&self) -> u32 {
+        self.stack_id
+    }
+
+    /// The V-NICs for a message, and their descriptors.
+    pub fn nic_list(&self) -> (Vec<NicDesc>, Vec<BorrowedFd<'_>>) {
+        let nics = || self.nics.0.iter().flatten();
+        let fds = nics().flat_map(|nic| std::iter::once(&nic.fd).chain(&nic.umem));
+        (
+            nics().map(|nic| nic.desc.clone()).collect(),
+            fds.map(|fd| fd.as_fd()).collect(),
+        )
+    }
+
+    /// The filters of listeners that have ended while connections of theirs go on, which the filters are to be narrowed to.
+    pub fn narrow_orphans(&mut self) {
+        let stack = self.stack;
+        let shells = stack.each_sock().filter(|sock| {
+            let sock = stack.sock(sock.id);
+            sock.has(flag::ORPHAN) && sock.filter.get() != 0 && sock.children.get() > 0
+        });
+        for listener in shells {
+            self.narrow(stack.sock(listener.id).filter.get(), listener);
+        }
+    }
+
+    fn narrow(&mut self, filter: u32, listener: SockRef) {
+        let flows = self.stack.child_flows(listener).take(MAX_NARROW + 1);
+        let to: Vec<_> = flows
+            .map(|(local, remote)| Connection { local, remote })
+            .collect();
+        if to.len() <= MAX_NARROW {
+            self.wishes.push(Wish::Narrow(filter, to));
+        }
     }
 
     /// Replaces the V-NICs. Those that stay the same are kept; a slot that gets another one starts afresh, unless the
@@ -208,7 +263,7 @@ impl Served {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let vnic: Box<dyn Vnic> = if desc.kind == NicDesc::XDP {
             let geometry = XdpGeometry::from_words(&desc.geometry).ok_or_else(invalid)?;
-            let umem = umem.ok_or_else(invalid)?;
+            let umem = umem.as_ref().ok_or_else(invalid)?;
             Box::new(XdpNic::attach(sock, umem.as_fd(), geometry, state)?)
         } else {
             let geometry = PacketGeometry::from_words(&desc.geometry).ok_or_else(invalid)?;
@@ -217,6 +272,7 @@ impl Served {
         Ok(Nic {
             desc: desc.clone(),
             fd,
+            umem,
             vnic,
         })
     }
@@ -345,15 +401,7 @@ impl Served {
                     self.wishes.push(Wish::Resolve { ifindex, ip })
                 }
                 Effect::DelFilter(id) => self.wishes.push(Wish::DelFilter(id)),
-                Effect::Narrow { filter, listener } => {
-                    let flows = self.stack.child_flows(listener).take(MAX_NARROW + 1);
-                    let to: Vec<_> = flows
-                        .map(|(local, remote)| Connection { local, remote })
-                        .collect();
-                    if to.len() <= MAX_NARROW {
-                        self.wishes.push(Wish::Narrow(filter, to));
-                    }
-                }
+                Effect::Narrow { filter, listener } => self.narrow(filter, listener),
                 Effect::CloseParked(sock) => self.wishes.push(Wish::CloseParked(sock)),
             }
         }

@@ -6,14 +6,16 @@ mod steer;
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use flyover_cplane::{Link, LinkFlags, LinkKind};
+use flyover_cplane::{Dims, Link, LinkFlags, LinkKind};
 use flyover_proto::Control;
 
-use crate::cplane::CplaneService;
+use crate::cplane::{CplaneConfig, CplaneService};
 use crate::filters::FlowTable;
 use crate::netns::{NetNs, NetNsId};
+use crate::records::{MapsId, Records};
 use crate::refusal::Refusal;
 use crate::session::Progress;
 use crate::stacks::Stack;
@@ -28,6 +30,7 @@ pub struct Net {
     allowed: Vec<String>,
     /// There is no privilege for V-NICs, nor for the way there.
     local_only: bool,
+    records: Option<Arc<Records>>,
     cookie: u64,
     cplane: CplaneService,
     flows: Mutex<FlowTable<Steer>>,
@@ -39,33 +42,54 @@ pub struct Net {
 impl Net {
     fn open(
         ns: Arc<NetNs>,
-        allowed: Vec<String>,
-        local_only: bool,
+        from: &Nets,
         progress: &mut Progress<'_>,
     ) -> Result<Arc<Self>, Refusal> {
-        let cookie = ns
-            .cookie()
-            .map_err(|e| Refusal::failed("entering the network namespace", e))?;
-        let cplane = if ns.is_here() {
-            CplaneService::start_here()
-        } else {
-            CplaneService::start(&ns)
-        };
-        let cplane = cplane.map_err(|e| Refusal::failed("mirroring the control plane", e))?;
+        let cookie = cookie(&ns)?;
+        let cplane = mirror(&ns, CplaneConfig::default())?;
         progress.tick();
-        let steer = if local_only {
+        let steer = if from.local_only {
             Steer::nothing()
         } else {
-            ns.run(Steer::load)
+            ns.run(|| Steer::load(from.records.as_deref()))
                 .map_err(|e| Refusal::failed("entering the network namespace", e))??
         };
-        let flows = Mutex::new(FlowTable::new(steer));
+        Ok(Self::over(ns, cookie, from, cplane, FlowTable::new(steer)))
+    }
+
+    /// What a daemon that died left: its flow maps, and tables in the place of its tables.
+    fn found(ns: Arc<NetNs>, from: &Nets, left: Left<'_>) -> Result<Arc<Self>, Refusal> {
+        let config = CplaneConfig {
+            dims: left.dims,
+            exact: true,
+            ..CplaneConfig::default()
+        };
+        let cookie = cookie(&ns)?;
+        let cplane = mirror(&ns, config)?;
+        let flows = ns
+            .run(|| Steer::found(left.mount, left.maps, left.records))
+            .map_err(|e| Refusal::failed("entering the network namespace", e))??;
+        let net = Self::over(ns, cookie, from, cplane, flows);
+        net.flows().agree();
+        Ok(net)
+    }
+
+    fn over(
+        ns: Arc<NetNs>,
+        cookie: u64,
+        from: &Nets,
+        cplane: CplaneService,
+        flows: FlowTable<Steer>,
+    ) -> Arc<Self> {
+        let (allowed, local_only) = (from.allowed.clone(), from.local_only);
+        let flows = Mutex::new(flows);
         let net = Arc::new_cyclic(|weak: &Weak<Self>| {
             let icmp = (!local_only).then(|| listen_for_errors(&ns, weak));
             Self {
                 ns,
                 allowed,
                 local_only,
+                records: from.records.clone(),
                 cookie,
                 cplane,
                 flows,
@@ -81,7 +105,7 @@ impl Net {
                 net.follow_links();
             }
         });
-        Ok(net)
+        net
     }
 
     /// The namespace.
@@ -141,7 +165,7 @@ impl Net {
     fn follow_links(&self) {
         self.live_stacks()
             .iter()
-            .for_each(|stack| stack.follow_links());
+            .for_each(|stack| stack.follow_links(self.records.as_deref()));
     }
 
     fn live_stacks(&self) -> Vec<Arc<Stack>> {
@@ -186,23 +210,86 @@ fn listen_for_errors(ns: &NetNs, net: &Weak<Net>) -> Option<IcmpService> {
         .ok()
 }
 
+fn cookie(ns: &NetNs) -> Result<u64, Refusal> {
+    ns.cookie()
+        .map_err(|e| Refusal::failed("entering the network namespace", e))
+}
+
+fn mirror(ns: &NetNs, config: CplaneConfig) -> Result<CplaneService, Refusal> {
+    let started = if ns.is_here() {
+        CplaneService::start_here()
+    } else {
+        CplaneService::start_with(ns, config)
+    };
+    started.map_err(|e| Refusal::failed("mirroring the control plane", e))
+}
+
+/// What a daemon that died left of a namespace.
+pub struct Left<'r> {
+    /// The file system that holds its maps; from a keeper, so perhaps something else.
+    pub mount: OwnedFd,
+    /// Which maps it must be.
+    pub maps: MapsId,
+    /// Sizes of its tables.
+    pub dims: Dims,
+    /// What it noted of its filters.
+    pub records: &'r Records,
+}
+
 /// All namespaces with stacks.
 pub struct Nets {
     /// Interfaces that may be used at all; empty: all.
     allowed: Vec<String>,
     /// As [`Net::is_local_only`].
     local_only: bool,
+    /// Notes for the next daemon.
+    records: Option<Arc<Records>>,
     places: Mutex<HashMap<NetNsId, Arc<Mutex<Weak<Net>>>>>,
+    /// Those that earlier daemons left, by the number of their flow maps. A namespace can have several: a socket looks
+    /// into the maps that it was made for as long as it lives.
+    found: Mutex<HashMap<u32, Weak<Net>>>,
 }
 
 impl Nets {
     /// None yet.
-    pub fn new(allowed: Vec<String>, local_only: bool) -> Self {
+    pub fn new(allowed: Vec<String>, local_only: bool, records: Option<Arc<Records>>) -> Self {
         Self {
             allowed,
             local_only,
+            records,
             places: Mutex::default(),
+            found: Mutex::default(),
         }
+    }
+
+    /// What a daemon that died left of `ns`; stacks that are made from now on join it, if it is the first.
+    ///
+    /// # Errors
+    /// It is not what it must be, or as [`Self::open`].
+    pub fn find(&self, ns: &Arc<NetNs>, left: Left<'_>) -> Result<Arc<Net>, Refusal> {
+        // Rarely two at a time, and then they wait for the same.
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let maps = left.maps.flows;
+        if let Some(net) = found.get(&maps).and_then(Weak::upgrade) {
+            return Ok(net);
+        }
+        let place = self.place(ns);
+        let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
+        let net = Net::found(ns.clone(), self, left)?;
+        found.insert(maps, Arc::downgrade(&net));
+        if place.strong_count() == 0 {
+            *place = Arc::downgrade(&net);
+        }
+        Ok(net)
+    }
+
+    /// One lock per namespace: making one takes long, and concerns nobody else.
+    fn place(&self, ns: &NetNs) -> Arc<Mutex<Weak<Net>>> {
+        let mut map = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        map.retain(|_, place| {
+            Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|n| n.strong_count() > 0)
+        });
+        map.entry(ns.id()).or_default().clone()
     }
 
     /// What is kept of `ns`, made when there is nothing yet.
@@ -210,19 +297,12 @@ impl Nets {
     /// # Errors
     /// It cannot be entered, mirrored or steered.
     pub fn open(&self, ns: &Arc<NetNs>, progress: &mut Progress<'_>) -> Result<Arc<Net>, Refusal> {
-        // One lock per namespace: making one takes long, and concerns nobody else.
-        let place = {
-            let mut map = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            map.retain(|_, place| {
-                Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|n| n.strong_count() > 0)
-            });
-            map.entry(ns.id()).or_default().clone()
-        };
+        let place = self.place(ns);
         let mut place = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(net) = place.upgrade() {
             return Ok(net);
         }
-        let net = Net::open(ns.clone(), self.allowed.clone(), self.local_only, progress)?;
+        let net = Net::open(ns.clone(), self, progress)?;
         *place = Arc::downgrade(&net);
         Ok(net)
     }

@@ -5,11 +5,14 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
 use flyover_vnic::host::bpf::{
-    DropLink, Flow, FlowMaps, MAX_XSKS, VnicTarget, XdpAttach, XdpAttachment,
+    DropLink, Flow, FlowMaps, Found, MAX_XSKS, VnicTarget, XdpAttach, XdpAttachment,
 };
 
-use crate::filters::{Claim, FlowMap};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::filters::{Claim, FlowMap, FlowTable, Noted};
 use crate::power::NO_PRIVILEGE;
+use crate::records::{Ledger, MapsId, Records};
 use crate::refusal::Refusal;
 
 /// See the module. All methods that attach run in a thread of the namespace.
@@ -23,6 +26,9 @@ pub struct Steer {
     xdp_users: HashMap<u32, HashMap<u32, XskRange>>,
     /// Socket filters, by stack.
     filters: HashMap<u32, OwnedFd>,
+    id: MapsId,
+    /// Notes for the next daemon.
+    ledger: Option<Ledger>,
 }
 
 /// Places in the map of XDP sockets.
@@ -43,22 +49,37 @@ fn os(e: impl std::error::Error) -> io::Error {
 }
 
 impl Steer {
-    /// Loads maps and programs.
+    /// Loads maps and programs, and begins notes of what goes into them.
     ///
     /// # Errors
     /// What the kernel says, for people.
-    pub fn load() -> Result<Self, Refusal> {
-        let maps =
-            FlowMaps::load().map_err(|e| Refusal::failed("loading the BPF programs", os(e)))?;
-        Ok(Self::over(Some(maps)))
+    pub fn load(records: Option<&Records>) -> Result<Self, Refusal> {
+        let failed = |e| Refusal::failed("loading the BPF programs", os(e));
+        let maps = FlowMaps::load().map_err(failed)?;
+        let (flows, device) = maps.identity().map_err(failed)?;
+        // Without notes everything works, but for the next daemon.
+        let ledger = records.and_then(|records| {
+            let ledger = records.ledger(flows, true);
+            ledger
+                .inspect_err(|e| tracing::error!("no notes of filters: {e}"))
+                .ok()
+        });
+        Ok(Self::over(Some(maps), MapsId { flows, device }, ledger))
     }
 
     /// For a daemon without privilege: steers nothing.
     pub fn nothing() -> Self {
-        Self::over(None)
+        let none = MapsId {
+            flows: 0,
+            device: 0,
+        };
+        Self::over(None, none, None)
     }
 
-    fn over(maps: Option<FlowMaps>) -> Self {
+    fn over(maps: Option<FlowMaps>, id: MapsId, mut ledger: Option<Ledger>) -> Self {
+        if let Some(ledger) = &mut ledger {
+            ledger.own();
+        }
         Self {
             maps,
             drops: HashMap::new(),
@@ -66,7 +87,91 @@ impl Steer {
             packet_users: HashMap::new(),
             xdp_users: HashMap::new(),
             filters: HashMap::new(),
+            id,
+            ledger,
         }
+    }
+
+    /// The maps and programs of a daemon that died, which `mount` keeps, with its filters.
+    ///
+    /// # Errors
+    /// They are others, or what the kernel says.
+    pub fn found(
+        mount: OwnedFd,
+        id: MapsId,
+        records: &Records,
+    ) -> Result<FlowTable<Self>, Refusal> {
+        let failed = |e| Refusal::failed("finding the BPF programs", os(e));
+        let ledger = records.ledger(id.flows, false);
+        let mut ledger = ledger.map_err(|e| Refusal::failed("reading the notes of filters", e))?;
+        let mut number = [0; 4];
+        getrandom(&mut number, GetRandomFlags::empty())
+            .map_err(|e| Refusal::failed("choosing numbers", e))?;
+        let number = u32::from_ne_bytes(number);
+        // Last: what it finds is detached when it is dropped.
+        let (maps, found) = FlowMaps::found(mount, (id.flows, id.device)).map_err(failed)?;
+        let noted: Vec<Noted> = ledger.found();
+        let mut steer = Self::over(Some(maps), id, Some(ledger));
+        let Found {
+            drops,
+            xdps,
+            vnics,
+            flows,
+        } = found;
+        steer.drops.extend(drops);
+        steer.xdps.extend(xdps);
+        for (ifindex, stack, at) in vnics {
+            match at {
+                VnicTarget::Packet => {
+                    steer.packet_users.entry(ifindex).or_default().insert(stack);
+                }
+                VnicTarget::Xdp { xsk_base, queues } => {
+                    let range = XskRange {
+                        base: xsk_base,
+                        queues: queues.min(MAX_XSKS),
+                    };
+                    let users = steer.xdp_users.entry(ifindex).or_default();
+                    users.insert(stack, range);
+                }
+            }
+        }
+        let written = flows.into_iter().map(|(flow, stack)| {
+            let claim = Claim {
+                proto: flow.proto,
+                local: flow.local,
+                remote: flow.remote,
+            };
+            (claim, stack)
+        });
+        Ok(FlowTable::found(steer, &noted, written, number))
+    }
+
+    /// Which maps these are.
+    pub fn id(&self) -> MapsId {
+        self.id
+    }
+
+    /// The stacks that receive somewhere.
+    pub fn users(&self) -> BTreeSet<u32> {
+        let packet = self.packet_users.values().flatten();
+        let xdp = self.xdp_users.values().flat_map(HashMap::keys);
+        packet.chain(xdp).copied().collect()
+    }
+
+    /// The stack ends: it receives nowhere any longer.
+    pub fn leave_all(&mut self, stack: u32) {
+        let packet = self.packet_users.iter();
+        let packet = packet.filter(|(_, users)| users.contains(&stack));
+        let xdp = self.xdp_users.iter();
+        let xdp = xdp.filter(|(_, users)| users.contains_key(&stack));
+        let places: BTreeSet<u32> = packet
+            .map(|(i, _)| *i)
+            .chain(xdp.map(|(i, _)| *i))
+            .collect();
+        for ifindex in places {
+            self.leave(ifindex, stack);
+        }
+        self.forget(stack);
     }
 
     fn maps(&mut self) -> io::Result<&mut FlowMaps> {
@@ -228,6 +333,16 @@ impl FlowMap for Steer {
     }
     fn remove(&mut self, key: &Claim) -> io::Result<()> {
         self.maps()?.remove(&flow(key)).map_err(os)
+    }
+    fn note(&mut self, noted: &Noted) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.set(noted);
+        }
+    }
+    fn forget_filter(&mut self, id: u32) {
+        if let Some(ledger) = &mut self.ledger {
+            ledger.remove(id);
+        }
     }
 }
 

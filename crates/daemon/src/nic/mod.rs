@@ -28,6 +28,16 @@ pub struct Nic {
 }
 
 impl Nic {
+    /// One that a daemon before this one made.
+    pub fn found(desc: NicDesc, name: String, why: String, fds: Vec<OwnedFd>) -> Self {
+        Self {
+            desc,
+            name,
+            why,
+            fds,
+        }
+    }
+
     /// Its descriptors, [`NicDesc::fd_count`] of them.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.fds.iter().map(|fd| fd.as_fd())

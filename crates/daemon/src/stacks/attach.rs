@@ -14,6 +14,7 @@ use crate::net::Net;
 use crate::netns::NetNs;
 use crate::nic::NicPolicy;
 use crate::peer::Peer;
+use crate::records::{Ident, ProcessId};
 use crate::refusal::Refusal;
 use crate::session::Progress;
 
@@ -21,10 +22,14 @@ use crate::session::Progress;
 pub struct Owner {
     /// Its number.
     pub pid: u32,
+    /// What tells it from others with that number; `None` when it ended at once.
+    pub id: Option<ProcessId>,
     /// Its command line when it attached, for people.
     pub command: String,
     /// The keeper's end of its channel: for a new keeper.
     pub keeper_end: OwnedFd,
+    /// A session of this daemon watches it. False of those that a daemon before this one attached, until they connect.
+    pub in_session: bool,
 }
 
 /// A process's membership of a stack.
@@ -172,28 +177,54 @@ impl Member {
         Err(unknown())
     }
 
+    /// A process that a daemon before this one attached connects to this one; it shows the stack's memory.
+    ///
+    /// # Errors
+    /// It has not that slot of the stack.
+    pub fn rejoin(
+        daemon: &Daemon,
+        peer: &Peer,
+        owner: u16,
+        memory: BorrowedFd<'_>,
+        progress: &mut Progress<'_>,
+    ) -> Result<Self, Refusal> {
+        let unknown = || Refusal::new(RefusedCode::NotFound, "no stack has that memory");
+        let wanted = Ident::of(memory).map_err(|_| unknown())?;
+        for stack in daemon.stacks.list() {
+            let mut life = stack.life_for(progress);
+            let Life::Live(live) = &mut *life else {
+                continue;
+            };
+            if Ident::of(&live.memory).ok() != Some(wanted) {
+                continue;
+            }
+            let of = live.owners.get_mut(&owner);
+            let own = of.filter(|o| !o.in_session && o.id.is_some() && o.id == peer.id());
+            let own = own.ok_or_else(|| {
+                Refusal::new(RefusedCode::Denied, "another process has that owner slot")
+            })?;
+            own.in_session = true;
+            tracing::debug!(stack = stack.id, owner, pid = peer.pid, "process is back");
+            let net = live.net.clone();
+            drop(life);
+            return Ok(Self { stack, net, owner });
+        }
+        Err(unknown())
+    }
+
     /// The process is gone. `moved`: what its last request gave to the kernel.
     pub fn leave(&self, daemon: &Daemon, moved: Option<Moved>) {
-        let mut life = self.stack.life();
-        let Life::Live(live) = &mut *life else { return };
-        if live.owners.remove(&self.owner).is_none() {
-            return;
-        }
-        live.epoch += 1;
-        tracing::debug!(stack = self.stack.id, owner = self.owner, "process gone");
-        match &live.keeper {
-            // When that fails the keeper is being replaced, and the new one is told who is left.
-            Some(keeper) => drop(keeper.say(
-                &Control::OwnerGone {
-                    owner: self.owner,
-                    epoch: live.epoch,
-                    moved,
-                },
-                &[],
-            )),
-            None if live.owners.is_empty() => self.stack.end(daemon, &mut life),
-            None => {}
-        }
+        let owner = self.owner;
+        self.stack.gone(
+            daemon,
+            owner,
+            |o| o.in_session,
+            |epoch| Control::OwnerGone {
+                owner,
+                epoch,
+                moved,
+            },
+        );
     }
 }
 
@@ -222,6 +253,42 @@ impl Stack {
         self.make(daemon, net, claim, progress).map(Some)
     }
 
+    /// A process is gone that a daemon before this one attached, and that never came back; if `id` is given, only that
+    /// one.
+    pub fn lost(&self, daemon: &Daemon, owner: u16, id: Option<ProcessId>) {
+        let is_meant = |o: &Owner| !o.in_session && (id.is_none() || o.id == id);
+        self.gone(daemon, owner, is_meant, |epoch| Control::OwnerLost {
+            owner,
+            epoch,
+        });
+    }
+
+    fn gone(
+        &self,
+        daemon: &Daemon,
+        owner: u16,
+        is_meant: impl Fn(&Owner) -> bool,
+        message: impl FnOnce(u64) -> Control,
+    ) {
+        let mut life = self.life();
+        let Life::Live(live) = &mut *life else { return };
+        if !live.owners.get(&owner).is_some_and(is_meant) {
+            return;
+        }
+        live.owners.remove(&owner);
+        if let Some(notes) = &live.owner_notes {
+            notes.set(owner, None);
+        }
+        live.epoch += 1;
+        tracing::debug!(stack = self.id, owner, "process gone");
+        match &live.keeper {
+            // When that fails the keeper is being replaced, and the new one is told who is left.
+            Some(keeper) => drop(keeper.say(&message(live.epoch), &[])),
+            None if live.owners.is_empty() => self.end(daemon, &mut life),
+            None => {}
+        }
+    }
+
     /// Gives a process an owner slot and everything that it needs.
     fn admit(&self, live: &mut Live, peer: &Peer) -> Result<(u16, Grant), Refusal> {
         let most = (self.wanted.opts.max_owners as usize).min(MAX_OWNERS) as u16;
@@ -243,6 +310,10 @@ impl Stack {
             None,
         )
         .map_err(failed)?;
+        let id = peer.id();
+        if let Some(notes) = &live.owner_notes {
+            notes.set(owner, id);
+        }
         if let Some(keeper) = &live.keeper {
             // Before the process can take the lock: the keeper must not mistake it for the slot's last owner.
             // When that fails the keeper is being replaced, and the new one is told.
@@ -256,8 +327,10 @@ impl Stack {
             owner,
             Owner {
                 pid: peer.pid,
+                id,
                 command: peer.command(),
                 keeper_end: keepers,
+                in_session: true,
             },
         );
         tracing::debug!(stack = self.id, owner, pid = peer.pid, "process attached");

@@ -14,11 +14,14 @@ use flyover_proto::{
 };
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Signal, pidfd_send_signal};
 
 use super::stack::{Life, Live, Stack};
 use crate::daemon::Daemon;
 use crate::net::Net;
 use crate::netns::NetNs;
+use crate::peer::has_ended;
+use crate::records::ProcessId;
 use crate::refusal::Refusal;
 use crate::session::Progress;
 
@@ -36,7 +39,14 @@ const STARTS: u32 = 5;
 /// A running keeper.
 pub struct KeeperProcess {
     control: Arc<OwnedFd>,
-    child: Child,
+    process: Process,
+}
+
+enum Process {
+    /// Our child.
+    Child(Child),
+    /// A child of a daemon that died: init's now.
+    Found(ProcessId, OwnedFd),
 }
 
 impl KeeperProcess {
@@ -64,7 +74,7 @@ impl KeeperProcess {
         let child = spawn(live.net.ns(), theirs, user).map_err(failed)?;
         let keeper = Self {
             control: Arc::new(ours),
-            child,
+            process: Process::Child(child),
         };
         let (setup, fds) = stack.setup(live, fresh);
         let started = keeper.say(&setup, &fds).map_err(|e| failed(e.into()));
@@ -77,6 +87,14 @@ impl KeeperProcess {
                 keeper.kill();
                 Err(refusal)
             }
+        }
+    }
+
+    /// One that a daemon before this one started; `pidfd` stands for it.
+    pub fn found(id: ProcessId, pidfd: OwnedFd, control: OwnedFd) -> Self {
+        Self {
+            control: Arc::new(control),
+            process: Process::Found(id, pidfd),
         }
     }
 
@@ -150,7 +168,25 @@ impl KeeperProcess {
 
     /// Process number.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        match &self.process {
+            Process::Child(child) => child.id(),
+            Process::Found(id, _) => id.pid,
+        }
+    }
+
+    /// What tells it from other processes.
+    pub fn id(&self) -> Option<ProcessId> {
+        match &self.process {
+            Process::Child(child) => ProcessId::of(child.id()),
+            Process::Found(id, _) => Some(*id),
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        match &mut self.process {
+            Process::Child(child) => !matches!(child.try_wait(), Ok(None)),
+            Process::Found(_, pidfd) => has_ended(pidfd.as_fd()),
+        }
     }
 
     /// The daemon's end of the channel.
@@ -164,7 +200,7 @@ impl KeeperProcess {
         let reap = move || {
             let mut keeper = self;
             for _ in 0..100 {
-                if told.is_err() || !matches!(keeper.child.try_wait(), Ok(None)) {
+                if told.is_err() || keeper.has_ended() {
                     break;
                 }
                 thread::sleep(Duration::from_millis(20));
@@ -178,10 +214,17 @@ impl KeeperProcess {
             .spawn(reap);
     }
 
-    fn kill(mut self) {
-        let _: io::Result<()> = self.child.kill();
-        if let Err(e) = self.child.wait() {
-            tracing::warn!("waiting for a keeper: {e}");
+    fn kill(self) {
+        match self.process {
+            Process::Child(mut child) => {
+                let _: io::Result<()> = child.kill();
+                if let Err(e) = child.wait() {
+                    tracing::warn!("waiting for a keeper: {e}");
+                }
+            }
+            Process::Found(_, pidfd) => {
+                let _: rustix::io::Result<()> = pidfd_send_signal(&pidfd, Signal::KILL);
+            }
         }
     }
 }
@@ -262,7 +305,8 @@ fn follow_keeper(daemon: &Daemon, stack: &Arc<Stack>, net: &Net, control: &Owned
                 });
             }
             Ok((_, Notice::Failed { text })) => tracing::error!(stack = stack.id, "keeper: {text}"),
-            Ok((_, Notice::Ready {})) => {}
+            Ok((_, Notice::ChannelEnded { owner })) => stack.lost(daemon, owner, None),
+            Ok((_, Notice::Ready {} | Notice::Offer { .. } | Notice::Channel { .. })) => {}
             Err(e) => tracing::error!(stack = stack.id, "notice of the keeper: {e}"),
         }
     }
@@ -288,6 +332,7 @@ fn replace(daemon: &Daemon, stack: &Arc<Stack>, often: bool) -> Option<Arc<Owned
             Ok(keeper) => {
                 let control = keeper.control();
                 live.keeper = Some(keeper);
+                stack.note(daemon, live);
                 return Some(control);
             }
             Err(e) => tracing::error!(stack = stack.id, "no new keeper: {e}"),

@@ -3,12 +3,13 @@
 use flyover_proto::Control;
 
 use super::stack::{Life, Stack};
+use crate::records::Records;
 use crate::session::Progress;
 
 impl Stack {
     /// Looks at the interfaces again. The keeper publishes the new generation in the stack's memory, and processes then
     /// ask for the list.
-    pub fn follow_links(&self) {
+    pub fn follow_links(&self, records: Option<&Records>) {
         let mut life = self.life();
         let Life::Live(live) = &mut *life else { return };
         if !self.sync_nics(live, &mut Progress::none()) {
@@ -21,6 +22,7 @@ impl Stack {
             generation = live.nic_gen,
             "V-NICs changed"
         );
+        self.note_in(records, live);
         let (nics, fds) = Self::nic_list(live);
         if let Some(keeper) = &live.keeper {
             // When that fails the keeper is being replaced, and the new one gets the list.

@@ -6,13 +6,17 @@
 //! - `attach.rs`: processes come and go.
 //! - `keeper.rs`: the keeper process: started, watched, replaced.
 //! - `links.rs`: V-NICs follow the interfaces.
+//! - `note.rs`: what is noted for the next daemon; `found.rs`: what the one before has left.
 
 mod attach;
+mod found;
 mod keeper;
 mod links;
+mod note;
 mod registry;
 mod stack;
 
 pub use attach::Member;
+pub use found::find_all;
 pub use registry::Registry;
 pub use stack::{Life, Live, Stack};

@@ -78,6 +78,25 @@ impl Registry {
         Ok(stack)
     }
 
+    /// A stack of an earlier daemon has this number.
+    pub fn reserve(&self, id: u32) {
+        let mut inner = self.inner();
+        inner.last_id = inner.last_id.max(id);
+    }
+
+    /// Enters a stack of an earlier daemon, whose number is reserved. When its key is taken, only its own processes find
+    /// it.
+    pub fn found(&self, stack: &Arc<Stack>) {
+        let mut inner = self.inner();
+        inner.by_id.insert(stack.id, stack.clone());
+        if let Some(key) = &stack.key {
+            inner
+                .by_key
+                .entry(key.clone())
+                .or_insert_with(|| stack.clone());
+        }
+    }
+
     /// Numbers up to some way above the last one turned out to be in use elsewhere.
     pub fn skip(&self, numbers: u16) {
         let mut inner = self.inner();

@@ -10,11 +10,14 @@ use std::time::Duration;
 use flyover_config::StackOpts;
 use flyover_core::stack::layout::NICS;
 use flyover_cplane::Dims;
-use flyover_proto::{Attach, Control, List, MAX_NICS, NicDesc};
+use flyover_proto::{Attach, Control, List, MAX_NICS, NicDesc, Token};
 use flyover_shm::host::sealed_memfd;
 use rustix::fs::{SealFlags, fcntl_add_seals};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with, sockopt,
+};
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::attach::Owner;
 use super::keeper::{KeeperProcess, watch_keeper};
@@ -25,6 +28,7 @@ use crate::net::{Net, Steer, within};
 use crate::netns::NetNsId;
 use crate::nic::{self, Nic, NicPolicy};
 use crate::power::NO_PRIVILEGE;
+use crate::records::OwnerNotes;
 use crate::refusal::Refusal;
 use crate::session::Progress;
 
@@ -107,6 +111,8 @@ pub struct Stack {
     pub key: Option<StackKey>,
     /// What it was made as.
     pub wanted: Wanted,
+    /// Known to its keepers and its daemons only.
+    pub(super) token: Token,
     life: Mutex<Life>,
 }
 
@@ -142,6 +148,8 @@ pub struct Live {
     pub problems: BTreeMap<u32, String>,
     /// Processes, by owner slot.
     pub owners: BTreeMap<u16, Owner>,
+    /// The same for the next daemon.
+    pub owner_notes: Option<OwnerNotes>,
     /// Owner slot given out last.
     pub last_owner: u16,
     /// Processes that are gone, counted.
@@ -151,10 +159,20 @@ pub struct Live {
 impl Stack {
     /// A stack that is not made yet.
     pub fn new(id: u32, key: Option<StackKey>, wanted: Wanted) -> Self {
+        let token = Token {
+            a: random(),
+            b: random(),
+        };
+        Self::known(id, key, wanted, token)
+    }
+
+    /// One that a daemon before this one made.
+    pub(super) fn known(id: u32, key: Option<StackKey>, wanted: Wanted, token: Token) -> Self {
         Self {
             id,
             key,
             wanted,
+            token,
             life: Mutex::new(Life::New),
         }
     }
@@ -211,7 +229,7 @@ impl Stack {
     /// # Errors
     /// As socket(2).
     pub fn claim(&self, net: &Net) -> io::Result<Option<OwnedFd>> {
-        let name = format!("flyover-stack/{}", self.id);
+        let name = claim_name(self.id);
         within(net.ns(), || {
             let sock = socket_with(
                 AddressFamily::UNIX,
@@ -220,7 +238,11 @@ impl Stack {
                 None,
             )?;
             match bind(&sock, &SocketAddrUnix::new_abstract_name(name.as_bytes())?) {
-                Ok(()) => Ok(Some(sock)),
+                // The next daemon calls the keeper by this name, which asks the kernel who calls.
+                Ok(()) => {
+                    sockopt::set_socket_passcred(&sock, true)?;
+                    Ok(Some(sock))
+                }
                 Err(Errno::ADDRINUSE) => Ok(None),
                 Err(e) => Err(e.into()),
             }
@@ -261,6 +283,7 @@ impl Stack {
             nic_gen: 1,
             problems: BTreeMap::new(),
             owners: BTreeMap::new(),
+            owner_notes: self.owner_notes(daemon, true),
             last_owner: 0,
             epoch: 0,
         });
@@ -276,6 +299,7 @@ impl Stack {
         };
         watch_keeper(daemon.clone(), self.clone(), net.clone(), keeper.control());
         live.keeper = Some(keeper);
+        self.note(daemon, &live);
         net.add_stack(Arc::downgrade(self));
         tracing::info!(
             stack = self.id,
@@ -306,6 +330,9 @@ impl Stack {
                 keeper.dismiss();
             }
             self.withdraw(&live);
+            if let Some(records) = &daemon.records {
+                records.forget(self.id);
+            }
             tracing::info!(stack = self.id, name = self.wanted.name, "stack ended");
         }
         daemon.stacks.forget(self);
@@ -400,6 +427,7 @@ impl Stack {
         fds.extend(nic_fds);
         let control = Control::Setup {
             stack_id: self.id,
+            token: self.token,
             fresh,
             owners: List::new(live.owners.keys().copied()),
             epoch: live.epoch,
@@ -413,4 +441,16 @@ impl Stack {
         };
         (control, fds)
     }
+}
+
+/// The abstract name of the socket that holds a stack's number in its namespace.
+pub(super) fn claim_name(id: u32) -> String {
+    format!("flyover-stack/{id}")
+}
+
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // Fails only for signals, and never for long (getrandom(2)): there is no second best for a secret.
+    while getrandom(&mut bytes, GetRandomFlags::empty()) != Ok(bytes.len()) {}
+    u64::from_ne_bytes(bytes)
 }

@@ -3,6 +3,7 @@
 mod attach;
 mod damage;
 mod filters;
+mod found;
 mod keeper;
 mod lies;
 mod life;
@@ -36,6 +37,14 @@ cases! {
         the_proof_counts,
         stacks_keep_to_their_own,
         addresses_are_followed,
+    }
+    found {
+        the_next_daemon_has_it_all,
+        what_ended_meanwhile_is_removed,
+        another_build_leaves_it_alone,
+        a_keeper_can_offer_nothing_else,
+        only_a_daemon_can_call_a_keeper,
+        daemons_and_keepers_die_in_turn,
     }
     lies {
         nonsense_ends_only_its_own_session,

@@ -181,14 +181,40 @@ impl Daemon {
 
     fn run(mut command: Command, path: PathBuf, args: &[&str]) -> Self {
         let dir = path.parent().unwrap().to_owned();
-        let mut child = command.args(args).stdout(Stdio::piped()).spawn().unwrap();
+        let child = Self::started(command.args(args));
+        Self { child, path, dir }
+    }
+
+    fn started(command: &mut Command) -> Child {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         // Its standard output is the descriptor that it reports to.
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap())
             .read_line(&mut line)
             .unwrap();
         assert_eq!(line, "ready\n");
-        Self { child, path, dir }
+        child
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn die(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Another one in its place, once it is dead.
+    pub fn succeed(&mut self) {
+        self.child = Self::started(&mut Self::command(&self.path));
+    }
+
+    /// The note of a stack for the next daemon.
+    pub fn note(&self, stack: u32) -> PathBuf {
+        self.dir.join(format!("s.stacks/stack-{stack}.json"))
+    }
+
+    /// How many notes there are.
+    pub fn notes(&self) -> usize {
+        std::fs::read_dir(self.dir.join("s.stacks")).map_or(0, Iterator::count)
     }
 
     pub fn command(path: &Path) -> Command {

@@ -55,6 +55,26 @@ impl Map {
             .ok_or(io::Errno::NOMEM)
     }
 
+    /// Shows `fd`, which must be at least as long, in the place of what was mapped; whoever looks sees either. For
+    /// reading only.
+    ///
+    /// # Errors
+    /// As mmap(2); the old one stays then.
+    pub fn replace(&self, fd: impl AsFd) -> io::Result<()> {
+        let (at, flags) = (
+            self.base.as_ptr().cast(),
+            MapFlags::SHARED | MapFlags::FIXED,
+        );
+        // SAFETY: replaces exactly the range that self mapped, by as many bytes of another file; it is only ever looked
+        // at as a region, whose contents any process may change at any moment.
+        unsafe { mmap(at, self.len, ProtFlags::READ, flags, fd, 0) }.map(drop)
+    }
+
+    /// How long it is, bytes.
+    pub fn size(&self) -> usize {
+        self.len
+    }
+
     /// The memory.
     pub fn region(&self) -> Region<'_> {
         // SAFETY: mapped above, stays mapped as long as self lives, page aligned, only handed out as a region.

@@ -39,10 +39,7 @@ impl<M: FlowMap> FlowTable<M> {
             .get(&pass)
             .is_some_and(|f| f.pass && f.stack == stack)
         {
-            self.filters.remove(&pass);
-            if let Some(ids) = self.by_stack.get_mut(&stack) {
-                ids.remove(&pass);
-            }
+            self.leave(stack, pass);
         }
     }
 

@@ -30,6 +30,7 @@ impl Duty {
         self.close_dead();
         self.audit_filters();
         self.look_after_end();
+        self.listen_again();
         self.pass_wishes();
     }
 
@@ -181,7 +182,9 @@ impl Duty {
             }
         }
         let Some(control) = &self.control else {
-            self.outbox.clear();
+            // These the next daemon must hear of; the rest concerned the one that died.
+            self.outbox
+                .retain(|n| matches!(n, Notice::DelFilter { .. } | Notice::Narrow { .. }));
             return;
         };
         while let Some(notice) = self.outbox.front() {

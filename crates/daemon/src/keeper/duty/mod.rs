@@ -1,10 +1,11 @@
 //! The keeper's loop: it sleeps on the V-NICs, and on one epoll set with everything else; then it works.
 //! `orders.rs`: what the daemon and the processes say. `chores.rs`: what needs the stack lock or the daemon.
-//! `filters.rs`: filters that a dead process did not give back.
+//! `filters.rs`: filters that a dead process did not give back. `successor.rs`: from a daemon that died to the next one.
 
 mod chores;
 mod filters;
 mod orders;
+mod successor;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -26,6 +27,7 @@ use super::sockets::{Parked, watched};
 /// Epoll data of the daemon's channel and of the reports of deaths; an owner's channel has its slot above these.
 const CONTROL: u64 = 0;
 const DEATHS: u64 = 1;
+const CALLS: u64 = 2;
 const CHANNELS: u64 = 1 << 16;
 
 const MS: u64 = 1_000_000;
@@ -76,8 +78,8 @@ pub struct Duty {
     control: Option<OwnedFd>,
     buf: Box<[u8]>,
     done: bool,
-    /// Keep the stack's number taken, and the flow programs attached, after the daemon's death.
-    _held: (OwnedFd, Option<OwnedFd>),
+    /// What the next daemon needs of the stack.
+    estate: successor::Estate,
 }
 
 impl Duty {
@@ -85,9 +87,10 @@ impl Duty {
     ///
     /// # Errors
     /// The message is another one, or its memories cannot be mapped.
-    pub fn new(setup: Control, mut fds: FdBag) -> anyhow::Result<Self> {
+    pub fn new(setup: Control, mut fds: FdBag, daemon_uid: u32) -> anyhow::Result<Self> {
         let Control::Setup {
             stack_id,
+            token,
             fresh,
             owners,
             epoch,
@@ -143,7 +146,7 @@ impl Duty {
             control: None,
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
             done: false,
-            _held: (claim, programs),
+            estate: successor::Estate::new(token, daemon_uid, stack, programs, claim),
         };
         if !fresh {
             duty.succeed();
@@ -238,7 +241,7 @@ impl Duty {
             icmp,
         } = &self.pending;
         let locked = !gone.is_empty() || !events.is_empty() || !icmp.is_empty();
-        let retry = locked || !self.outbox.is_empty();
+        let retry = locked || (self.control.is_some() && !self.outbox.is_empty());
         let walk = (self.deaf || !cookies.is_empty()).then_some(self.next_walk.max(now + RETRY));
         let read = (self.deaf && self.deaths.short).then_some(self.next_read.max(now));
         let alone = (self.attached.is_empty() && !self.told_idle).then_some(now + IDLE_TICK);
@@ -249,6 +252,7 @@ impl Duty {
             .chain(read)
             .chain(alone)
             .chain(self.audit.due())
+            .chain(self.estate.due())
             .min()
     }
 
@@ -296,6 +300,7 @@ impl Duty {
             let data = event.data.u64();
             match data {
                 CONTROL => self.control(),
+                CALLS => self.answer_calls(),
                 DEATHS => {
                     let cookies = &mut self.pending.cookies;
                     self.deaths.drain(|cookie| cookies.extend([cookie]));

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd as _;
 
 use flyover_core::{IcmpError, SockRef, Unfinished};
-use flyover_proto::{Control, Deadline, FdBag, KeeperMsg, Packet, recv};
+use flyover_proto::{Control, Deadline, FdBag, KeeperMsg, Notice, Packet, recv};
 use flyover_shm::Idx;
 use flyover_wire::{FlowKey, Seq};
 use rustix::io::Errno;
@@ -31,9 +31,10 @@ impl Duty {
                 Err(Errno::TIMEDOUT) => return,
                 Ok(Packet::Closed) | Err(_) => {
                     tracing::warn!(
-                        "the daemon is gone; the stack goes on until its processes and sockets are gone"
+                        "the daemon is gone; the stack goes on, until another one calls or its processes and sockets are gone"
                     );
                     self.control = None;
+                    self.await_call();
                     let left = |owner: &u16| !self.channels.contains_key(owner);
                     let gone: Vec<u16> = self.attached.iter().copied().filter(left).collect();
                     for owner in gone {
@@ -80,6 +81,12 @@ impl Duty {
                 });
                 self.owner_gone(owner, unfinished);
             }
+            Control::OwnerLost { owner, epoch } => {
+                self.epoch = epoch;
+                self.owner_gone(owner, Unfinished::Unknown);
+            }
+            Control::Adopted { cplane_len, dims } => self.adopted(cplane_len, &dims, fds.pop()),
+            Control::Serving {} => self.served.stack().note_daemon(),
             Control::Exit {} => self.done = true,
             Control::Filters { ids } => self.hear_filters(&ids),
             Control::Icmp {
@@ -139,9 +146,11 @@ impl Duty {
                 Err(Errno::TIMEDOUT) => return poked,
                 Ok(Packet::Closed) | Err(_) => {
                     self.channels.remove(&owner);
-                    // Otherwise the daemon tells, which watches the process itself.
+                    // A daemon watches the process itself, unless it only knows it from an earlier one.
                     if self.control.is_none() {
                         self.owner_gone(owner, Unfinished::Unknown);
+                    } else {
+                        self.outbox.push_back(Notice::ChannelEnded { owner });
                     }
                 }
             }

@@ -10,7 +10,7 @@ use flyover_shm::host::Map;
 
 use crate::world::{Daemon, Space, eventually, sh};
 
-fn is_running(pid: u64) -> bool {
+pub fn is_running(pid: u64) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')')
         .next()

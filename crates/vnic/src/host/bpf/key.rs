@@ -30,11 +30,11 @@ impl Flow {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(super) struct FlowKey {
-    laddr: [u8; 16],
-    raddr: [u8; 16],
-    lport: [u8; 2],
-    rport: [u8; 2],
-    proto: u8,
+    pub(super) laddr: [u8; 16],
+    pub(super) raddr: [u8; 16],
+    pub(super) lport: [u8; 2],
+    pub(super) rport: [u8; 2],
+    pub(super) proto: u8,
     pad: [u8; 3],
 }
 

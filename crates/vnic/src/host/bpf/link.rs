@@ -25,6 +25,15 @@ impl Kept {
     }
 }
 
+impl Kept {
+    /// One that an earlier process made.
+    fn found(path: PathBuf) -> Result<Self, BpfError> {
+        let pinned = PinnedLink::from_pin(path);
+        let pinned = pinned.map_err(|e| BpfError::Os("finding a link", io::Error::other(e)))?;
+        Ok(Self(Some(pinned)))
+    }
+}
+
 impl Drop for Kept {
     fn drop(&mut self) {
         // The interface, and with it the link, may be gone already; the name then stays until the bpffs goes.
@@ -60,6 +69,9 @@ pub struct DropLink {
 
 pub(super) const XDP: &str = "xdp_flow";
 pub(super) const DROP: &str = "tc_drop";
+/// What the names of the links begin with; the interface's number follows.
+pub(super) const XDP_NAME: &str = "xdp-";
+pub(super) const DROP_NAME: &str = "drop-";
 
 /// Has the kernel verify and keep the programs that interfaces get.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), BpfError> {
@@ -107,7 +119,7 @@ pub(super) fn attach_xdp(
     let link = program.take_link(id.map_err(failed)?).map_err(failed)?;
     // Otherwise aya fell back to netlink, and the program would outlive this process.
     let link = FdLink::try_from(link).map_err(|_| BpfError::Missing("link of its own"))?;
-    let link = Kept::new(link, names.join(format!("xdp-{ifindex}")))?;
+    let link = Kept::new(link, names.join(format!("{XDP_NAME}{ifindex}")))?;
     let mode = look_at(ifindex)?
         .xdp
         .map_or(XdpMode::Generic, |(mode, _)| mode);
@@ -128,7 +140,21 @@ pub(super) fn attach_drop(
         .map_err(failed)?;
     let link = program.take_link(id).map_err(failed)?;
     let link = FdLink::try_from(link).map_err(|_| BpfError::Missing("link of its own"))?;
-    let link = Kept::new(link, names.join(format!("drop-{ifindex}")))?;
+    let link = Kept::new(link, names.join(format!("{DROP_NAME}{ifindex}")))?;
+    Ok(DropLink { _link: link })
+}
+
+/// An attachment that an earlier process made.
+pub(super) fn found_xdp(names: &Path, ifindex: u32) -> Result<XdpAttachment, BpfError> {
+    let link = Kept::found(names.join(format!("{XDP_NAME}{ifindex}")))?;
+    let mode = interface(ifindex).ok().and_then(|i| i.xdp);
+    let mode = mode.map_or(XdpMode::Generic, |(mode, _)| mode);
+    Ok(XdpAttachment { _link: link, mode })
+}
+
+/// The same of `tc_drop`.
+pub(super) fn found_drop(names: &Path, ifindex: u32) -> Result<DropLink, BpfError> {
+    let link = Kept::found(names.join(format!("{DROP_NAME}{ifindex}")))?;
     Ok(DropLink { _link: link })
 }
 

@@ -3,6 +3,7 @@
 //! One [`FlowMaps`] per network namespace. Attachments are BPF links: when this process dies, however, and
 //! nobody else holds [`FlowMaps::keepalive`], the interfaces are as they were before.
 
+mod found;
 mod key;
 mod link;
 mod pins;
@@ -14,6 +15,7 @@ use aya::maps::{HashMap, Map, MapData, MapError, XskMap};
 use aya::programs::{ProgramError, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
+pub use found::{ABI, Found};
 pub use key::Flow;
 use key::{FlowKey, VnicKey, VnicValue};
 pub use link::{DropLink, XdpAttach, XdpAttachment};
@@ -87,6 +89,11 @@ impl FlowMaps {
     /// EPERM without CAP_BPF and CAP_NET_ADMIN, or whatever the verifier says.
     pub fn load() -> Result<Self, BpfError> {
         let pins = Pins::new().map_err(|e| BpfError::Os("making a private bpffs", e))?;
+        Self::load_at(pins)
+    }
+
+    /// Maps that the file system holds already are used as they are.
+    fn load_at(pins: Pins) -> Result<Self, BpfError> {
         let mut ebpf = EbpfLoader::new()
             .default_map_pin_directory(pins.path())
             .load(&OBJECT.0)?;

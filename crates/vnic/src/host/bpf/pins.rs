@@ -61,6 +61,21 @@ impl Pins {
         Ok(Self { mount: own(mount)? })
     }
 
+    /// One that an earlier process made. The caller has made sure that it is one.
+    pub(super) fn of(mount: OwnedFd) -> Self {
+        Self { mount }
+    }
+
+    /// The interfaces for which there is a name that begins so.
+    pub(super) fn interfaces(&self, kind: &str) -> io::Result<Vec<u32>> {
+        let names = std::fs::read_dir(self.path())?;
+        let numbers = names.flatten().filter_map(|name| {
+            let name = name.file_name();
+            name.to_str()?.strip_prefix(kind)?.parse().ok()
+        });
+        Ok(numbers.collect())
+    }
+
     /// Keeps it, and what is in it.
     pub(super) fn mount(&self) -> BorrowedFd<'_> {
         self.mount.as_fd()
