@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -26,9 +28,11 @@ const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// A running daemon with its own socket, so that a test never meets a daemon of the system.
 #[derive(Debug)]
 pub struct Flyoverd {
-    child: Child,
+    /// It can be killed and replaced beside programs that run.
+    child: Mutex<Child>,
+    bin: PathBuf,
     directory: PathBuf,
-    stopped: bool,
+    stopped: AtomicBool,
 }
 
 impl Flyoverd {
@@ -39,40 +43,51 @@ impl Flyoverd {
 
     /// Starts it outside every test namespace and waits until it accepts connections.
     pub fn start(bin: &Path, directory: &Path) -> Result<Self> {
-        let socket = Self::socket(directory);
-        let log = File::create(directory.join("flyoverd.err"))?;
-        let child = Command::new(bin.join("flyoverd"))
-            .env(SOCKET_VARIABLE, &socket)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("starting {}", bin.join("flyoverd").display()))?;
-        know_child(child.id());
-        let mut daemon = Self {
-            child,
+        let daemon = Self {
+            child: Mutex::new(spawn(bin, directory)?),
+            bin: bin.to_owned(),
             directory: directory.to_owned(),
-            stopped: false,
+            stopped: AtomicBool::new(false),
         };
+        daemon.wait()?;
+        Ok(daemon)
+    }
+
+    fn wait(&self) -> Result<()> {
+        let socket = Self::socket(&self.directory);
         let until = Instant::now() + START_LIMIT;
         while !answers(&socket) {
-            if let Some(status) = daemon.child.try_wait()? {
-                bail!("flyoverd ended with {status}\n{}", daemon.log_tail());
+            if let Some(status) = self.child().try_wait()? {
+                bail!("flyoverd ended with {status}\n{}", self.log_tail());
             }
             ensure!(
                 Instant::now() < until,
                 "flyoverd does not answer\n{}",
-                daemon.log_tail()
+                self.log_tail()
             );
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(daemon)
+        Ok(())
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its process id.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child().id()
+    }
+
+    /// Where it notes what the next daemon must know.
+    pub fn notes(&self) -> PathBuf {
+        self.directory.join("flyoverd.sock.stacks")
+    }
+
+    /// Its log so far, those of its predecessors included.
+    pub fn log(&self) -> String {
+        let log = fs::read(self.directory.join("flyoverd.err")).unwrap_or_default();
+        String::from_utf8_lossy(&log).into_owned()
     }
 
     /// The daemon and its keepers.
@@ -83,20 +98,29 @@ impl Flyoverd {
     }
 
     /// Kills the daemon alone (SIGKILL); its keepers stay as they are.
-    pub fn kill(&mut self) -> Result<()> {
-        self.child.kill()?;
-        let _ = self.child.wait()?;
-        self.stopped = true;
+    pub fn kill(&self) -> Result<()> {
+        let mut child = self.child();
+        child.kill()?;
+        let _ = child.wait()?;
+        forget_child(child.id());
+        self.stopped.store(true, SeqCst);
         Ok(())
+    }
+
+    /// Starts another one in the place of one that was killed.
+    pub fn succeed(&self) -> Result<()> {
+        *self.child() = spawn(&self.bin, &self.directory)?;
+        self.stopped.store(false, SeqCst);
+        self.wait()
     }
 
     /// Ends it in order (SIGTERM), then everything that used its socket must be gone: what is left
     /// is an error. Call it when the programs of the test have ended.
-    pub fn stop(mut self) -> Result<()> {
-        if !self.stopped {
+    pub fn stop(self) -> Result<()> {
+        if !self.stopped.load(SeqCst) {
             cleanup::signal(self.pid(), Signal::TERM);
             let until = Instant::now() + STOP_LIMIT;
-            while self.child.try_wait()?.is_none() {
+            while self.child().try_wait()?.is_none() {
                 ensure!(
                     Instant::now() < until,
                     "flyoverd ignores SIGTERM\n{}",
@@ -104,23 +128,22 @@ impl Flyoverd {
                 );
                 std::thread::sleep(Duration::from_millis(5));
             }
-            self.stopped = true;
+            self.stopped.store(true, SeqCst);
         }
         ensure_ended(|| procfs::using_directory(&self.directory))
     }
 
     fn log_tail(&self) -> String {
-        let log = fs::read(self.directory.join("flyoverd.err")).unwrap_or_default();
-        tail(&String::from_utf8_lossy(&log), 15)
+        tail(&self.log(), 15)
     }
 }
 
 impl Drop for Flyoverd {
     fn drop(&mut self) {
-        if !self.stopped {
+        if !self.stopped.load(SeqCst) {
             let tree = self.tree();
-            let _ = self.child.kill();
-            let _ = self.child.wait();
+            let _ = self.child().kill();
+            let _ = self.child().wait();
             cleanup::kill_all(&tree);
         }
         forget_child(self.pid());
@@ -147,6 +170,23 @@ pub fn ensure_ended(pids: impl Fn() -> Vec<u32>) -> Result<()> {
         ensure!(Instant::now() < until, "left behind: {}", left.join(", "));
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn spawn(bin: &Path, directory: &Path) -> Result<Child> {
+    let log = File::options()
+        .create(true)
+        .append(true)
+        .open(directory.join("flyoverd.err"))?;
+    let child = Command::new(bin.join("flyoverd"))
+        .env(SOCKET_VARIABLE, Flyoverd::socket(directory))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .process_group(0)
+        .spawn()
+        .with_context(|| format!("starting {}", bin.join("flyoverd").display()))?;
+    know_child(child.id());
+    Ok(child)
 }
 
 /// Can a client connect to the socket? The daemon speaks `SOCK_SEQPACKET`.

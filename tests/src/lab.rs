@@ -224,11 +224,6 @@ impl Lab {
         self.daemon.as_ref()
     }
 
-    /// The same, to end it.
-    pub fn daemon_mut(&mut self) -> Option<&mut Flyoverd> {
-        self.daemon.as_mut()
-    }
-
     /// The path of the daemon's socket.
     pub fn socket(&self) -> PathBuf {
         Flyoverd::socket(self.directory())

@@ -25,7 +25,7 @@ usage: cargo xtask COMMAND
   bench [--json] [--runs N] [FILTER...]
                         the measurements behind the numbers, with medians and spread
   bench --local         the same of the local path
-  storm [--of processes|keeper|handover] [--kills N] [--seed S]
+  storm [--of processes|keeper|daemon|handover] [--kills N] [--seed S]
                         kills processes that share a stack, 20,000 by default, in a build where many
                         die inside the stack's lock; or keepers; or moves everything to the kernel and
                         back

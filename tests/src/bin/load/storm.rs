@@ -1,7 +1,7 @@
 //! What the kill storm runs: a sink that judges every stream, and a victim that is killed while it sends.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -32,6 +32,9 @@ pub enum Role {
         number: u64,
         note: PathBuf,
     },
+    /// For each line on standard input: closes the connection that it has, opens another one, does an echo, and prints its
+    /// local port.
+    Caller { echo: SocketAddr },
     /// Sends a stream of so many bytes, and exits at once.
     Leave {
         sink: SocketAddr,
@@ -49,6 +52,7 @@ pub fn run(args: Args) -> Result<()> {
             number,
             note,
         } => victim(sink, echo, number, &note),
+        Role::Caller { echo } => caller(echo),
         Role::Leave {
             sink,
             number,
@@ -103,6 +107,21 @@ fn victim(sink: SocketAddr, echo: SocketAddr, number: u64, note: &PathBuf) -> Re
         });
     }
     stream(sink, number, &note)
+}
+
+fn caller(echo: SocketAddr) -> Result<()> {
+    let mut held = None;
+    for _ in std::io::stdin().lock().lines() {
+        drop(held.take());
+        let mut stream = TcpStream::connect(echo).context("connecting")?;
+        let mut answer = [0; 5];
+        stream.write_all(b"hello")?;
+        stream.read_exact(&mut answer)?;
+        ensure!(&answer == b"hello", "a wrong echo");
+        println!("{}", stream.local_addr()?.port());
+        held = Some(stream);
+    }
+    Ok(())
 }
 
 fn leave(sink: SocketAddr, number: u64, bytes: u64) -> Result<()> {

@@ -97,7 +97,7 @@ fn helper_killed(lab: &Lab) -> Result<()> {
 
 /// The daemon is killed in the middle of handovers: connections go on where they are.
 fn daemon_killed(setup: &Setup) -> Result<()> {
-    let mut lab = wiring::pair(setup, Side::Server)?;
+    let lab = wiring::pair(setup, Side::Server)?;
     {
         let mut serving = echo::serve(&lab, PORT)?;
         let mut probes = (0..CONNECTIONS)
@@ -108,7 +108,7 @@ fn daemon_killed(setup: &Setup) -> Result<()> {
         }
         let mover = flyover(&lab, "handover --all").spawn()?;
         std::thread::sleep(Duration::from_micros(Random::new(5).below(ERRAND)));
-        if let Some(daemon) = lab.daemon_mut() {
+        if let Some(daemon) = lab.daemon() {
             daemon.kill()?;
         }
         mover.finish(LIMIT)?.forget();

@@ -174,12 +174,12 @@ fn kill_everything(lab: &Lab) -> Result<()> {
 
 /// The daemon alone is killed: open connections go on, new ones work.
 fn daemon_killed(setup: &Setup) -> Result<()> {
-    let mut lab = wiring::pair(setup, Side::Server)?;
+    let lab = wiring::pair(setup, Side::Server)?;
     {
         let mut serving = echo::serve(&lab, PORT)?;
         let mut probe = Probe::connect(&lab, server(PORT))?;
         probe.echo(10_000, SOON)?;
-        if let Some(daemon) = lab.daemon_mut() {
+        if let Some(daemon) = lab.daemon() {
             daemon.kill()?;
         }
         for _ in 0..5 {

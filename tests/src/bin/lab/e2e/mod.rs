@@ -8,6 +8,7 @@ mod bulk;
 mod clients;
 mod cost;
 mod cplane;
+mod daemon;
 mod databases;
 mod dnsmasq;
 mod files;
@@ -97,6 +98,7 @@ fn cases() -> Vec<Case> {
     routed::cases(&mut cases);
     life::cases(&mut cases);
     absent::cases(&mut cases);
+    daemon::cases(&mut cases);
     prefork::cases(&mut cases);
     handover::cases(&mut cases);
     handover_ends::cases(&mut cases);

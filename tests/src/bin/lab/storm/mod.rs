@@ -5,7 +5,9 @@
 //! | `kills.rs` | processes that share a stack are killed |
 //! | `handover.rs` | everything is handed over to the kernel and taken over again |
 //! | `keeper.rs` | the stack's keeper is killed |
+//! | `daemon.rs` | the daemon is killed, and another one is started |
 
+mod daemon;
 mod handover;
 mod keeper;
 mod kills;
@@ -23,6 +25,8 @@ enum Of {
     Processes,
     /// The stack's keeper.
     Keeper,
+    /// The daemon, and now and then the keeper, too.
+    Daemon,
     /// Everything moves to the kernel and back.
     Handover,
 }
@@ -32,7 +36,7 @@ pub struct Args {
     /// What is killed or moved.
     #[arg(long, value_enum, default_value_t = Of::Processes)]
     of: Of,
-    /// How many times. 20,000 processes, 100 keepers; 60 moves to the kernel and back, one a second.
+    /// How many times. 20,000 processes, 100 keepers, 100 daemons; 60 moves to the kernel and back, one a second.
     #[arg(long)]
     kills: Option<u64>,
     /// Decides when.
@@ -68,6 +72,13 @@ pub fn run(args: &Args) -> Result<()> {
             })
             .lasting(Duration::from_secs(120 + kills * 30))
         }
+        Of::Daemon => {
+            let kills = args.kills.unwrap_or(100);
+            Case::new("storm.daemon.server".to_owned(), move |setup| {
+                daemon::case(setup, kills, seed)
+            })
+            .lasting(Duration::from_secs(120 + kills * 30))
+        }
         Of::Handover => {
             let rounds = args.kills.unwrap_or(60);
             Case::new("storm.handover.server".to_owned(), move |setup| {
@@ -87,5 +98,6 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn cases(cases: &mut Vec<Case>) {
     kills::cases(cases);
     keeper::cases(cases);
+    daemon::cases(cases);
     handover::cases(cases);
 }
