@@ -1,6 +1,8 @@
 //! One client: a thread that reads its requests and answers them. Whatever the client does wrong concerns this thread
 //! only; it cannot stall others, since every wait here ends with the client, the daemon, or a time-out.
 
+mod progress;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -23,6 +25,8 @@ use crate::refusal::Refusal;
 use crate::stacks::{Life, Member, Stack};
 use crate::{check, handover, ps};
 
+pub use progress::Progress;
+
 /// How long a client may leave an answer unread.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long a client may take to say hello.
@@ -30,8 +34,6 @@ const HELLO: Duration = Duration::from_secs(5);
 /// Requests per second in the long run, and at once. A client beyond it waits.
 const RATE: u32 = 50_000;
 const BURST: u32 = 5_000;
-/// A client that is working hears of it this often.
-const SIGN_OF_LIFE: Duration = Duration::from_millis(500);
 
 /// Why a session ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -466,45 +468,5 @@ impl From<Refusal> for Answer {
 impl From<End> for Answer {
     fn from(end: End) -> Self {
         Self::End(end)
-    }
-}
-
-/// Tells a waiting client that the daemon is still at it.
-pub struct Progress<'s> {
-    client: Option<(BorrowedFd<'s>, u32)>,
-    last: Instant,
-}
-
-impl<'s> Progress<'s> {
-    /// To the client whose request has this number.
-    pub fn to(sock: BorrowedFd<'s>, seq: u32) -> Self {
-        Self {
-            client: Some((sock, seq)),
-            last: Instant::now(),
-        }
-    }
-
-    /// Nobody waits.
-    pub fn none() -> Self {
-        Self {
-            client: None,
-            last: Instant::now(),
-        }
-    }
-
-    /// To be called between the steps of long work. A client that is gone does not end the work: others may wait for
-    /// the same stack.
-    pub fn tick(&mut self) {
-        let Some((sock, seq)) = self.client else {
-            return;
-        };
-        if self.last.elapsed() < SIGN_OF_LIFE {
-            return;
-        }
-        self.last = Instant::now();
-        let mut buf = [0; 16];
-        if let Ok(len) = (Reply::Working {}).encode(seq, &mut buf) {
-            let _: Result<(), Errno> = send(sock, &buf[..len], &[], Deadline::NOW);
-        }
     }
 }

@@ -70,6 +70,14 @@ impl Addr {
         a
     }
 
+    /// `AF_UNSPEC`: what breaks a connection off (connect(2)).
+    pub fn unspec() -> Self {
+        Self {
+            len: 16,
+            ..Self::default()
+        }
+    }
+
     /// The bytes in use.
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or_default()

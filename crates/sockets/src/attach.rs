@@ -1,6 +1,8 @@
 //! One stack, as this process uses it: the shared memory, the V-NICs, and the ways to the daemon and the keeper.
 //! Here the stack lock is taken and the stack's wishes ([`Effect`]) are carried out.
 
+mod name;
+
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -15,12 +17,13 @@ use flyover_cplane::Reader;
 use flyover_vnic::Vnic;
 use flyover_wire::{Endpoint, Ip};
 
-use crate::addr::Addr;
 use crate::errno::Errno;
 use crate::fdtable::FdTable;
 use crate::os::Os;
 use crate::wait::pins::Pins;
 use crate::wait::sleep::Sleepers;
+
+pub use name::wake_name;
 
 /// Why the daemon did not do what it was asked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -481,47 +484,3 @@ impl Attachment {
 const LOCK_SPINS: u32 = 400;
 /// A sleeper looks at the lock again after this time, ns, in case its owner died.
 const LOCK_NAP: u64 = 50_000_000;
-
-/// The abstract name on which waiter `w` is woken.
-pub fn wake_name(stack_id: u32, w: WaiterId) -> Addr {
-    let mut buf = [0u8; 48];
-    let mut n = 0;
-    let mut put = |b: &[u8]| {
-        if let Some(s) = buf.get_mut(n..n + b.len()) {
-            s.copy_from_slice(b);
-            n += b.len();
-        }
-    };
-    put(b"flyover-w/");
-    let mut digits = [0u8; 10];
-    put(decimal(stack_id, &mut digits));
-    put(b"/");
-    put(decimal(w.raw(), &mut digits));
-    Addr::unix_abstract(buf.get(..n).unwrap_or_default())
-}
-
-fn decimal(mut v: u32, buf: &mut [u8; 10]) -> &[u8] {
-    let mut at = buf.len();
-    for slot in buf.iter_mut().rev() {
-        *slot = b'0' + (v % 10) as u8;
-        at -= 1;
-        v /= 10;
-        if v == 0 {
-            break;
-        }
-    }
-    buf.get(at..).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use flyover_shm::Idx;
-
-    #[test]
-    fn names_are_decimal() {
-        let a = wake_name(12, Idx::new(4_000_000_000));
-        assert_eq!(&a.as_bytes()[2..], b"\0flyover-w/12/4000000000");
-        assert_eq!(&wake_name(0, Idx::new(0)).as_bytes()[3..], b"flyover-w/0/0");
-    }
-}

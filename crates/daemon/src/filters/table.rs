@@ -258,6 +258,20 @@ impl<M: FlowMap> FlowTable<M> {
         }
     }
 
+    /// The exception that keeps this connection of `stack` with the kernel.
+    pub fn pass_of(&self, stack: u32, flow: &FlowKey) -> Option<u32> {
+        let claim = Claim {
+            proto: flow.proto,
+            local: flow.local,
+            remote: Some(flow.remote),
+        };
+        let own = self.by_stack.get(&stack).into_iter().flatten();
+        own.copied().find(|id| {
+            let filter = self.filters.get(id);
+            filter.is_some_and(|f| f.pass && f.claims == [claim])
+        })
+    }
+
     /// Takes an exception back at once: the stack keeps the connection.
     pub fn cancel_pass(&mut self, stack: u32, id: u32) {
         let flow = self.filters.get(&id).filter(|f| f.pass).map(|f| f.spec);

@@ -6,6 +6,7 @@
 //! the bytes are read, never mapped.
 
 mod fin;
+mod resume;
 pub mod takeover;
 
 use std::io;
@@ -46,12 +47,15 @@ pub fn perform(
     sock: BorrowedFd<'_>,
     data: Option<OwnedFd>,
 ) -> Result<u32, Refusal> {
-    let domain = check(net, image, sock)?;
     let flow = FlowKey {
         proto: TCP,
         local: image.local,
         remote: image.remote,
     };
+    if let Some(id) = resume::begun(net, stack, &flow, sock) {
+        return resume::finish(net, image, sock, data.as_ref()).map(|()| id);
+    }
+    let domain = check(net, image, sock)?;
     if net.flows().stack_of(&flow) != Some(stack) {
         return Err(denied("the connection is not one of the stack's"));
     }

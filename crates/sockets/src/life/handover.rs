@@ -156,7 +156,10 @@ impl Sockets {
             }
             Err(e) => return Err(e.into()),
         };
-        let given = self.give(fd, ep, &image);
+        let given = match self.give(fd, ep, &image) {
+            Err(DaemonError::Absent) => self.give_again(fd, ep, &image),
+            given => given,
+        };
         let Ok(filter) = given else {
             ep.att.locked(|l| l.handover_cancel(id));
             return Err(Errno::EPERM);
@@ -192,7 +195,7 @@ impl Sockets {
     }
 
     /// Lets the daemon build the connection in the kernel; the number of the flow's exception.
-    fn give(&self, fd: i32, ep: &Ep, image: &Handover) -> Result<u32, DaemonError> {
+    pub(super) fn give(&self, fd: i32, ep: &Ep, image: &Handover) -> Result<u32, DaemonError> {
         let bytes = image.unread as usize + image.queued as usize;
         if bytes == 0 {
             return ep.att.daemon(|d| d.handover(image, fd, None));

@@ -11,6 +11,7 @@ pub mod inherit;
 mod linger;
 pub mod listen;
 pub mod names;
+mod orphaned;
 pub mod takeover;
 pub mod withdraw;
 
