@@ -127,14 +127,24 @@ impl Sockets {
     /// untouched socket's.
     pub(crate) fn copy_options(&self, fd: i32, ep: &Ep) {
         let tcp = ep.shared().kind() == Kind::Tcp;
+        // The kernel has tuned the buffers of an established connection: only this says whether the program set them.
+        let locks = self.int_option(fd, libc::SOL_SOCKET, SO_BUF_LOCK).ok();
         let _: usize = self.each_changed(
             fd,
             ep.v6,
             tcp,
             |row| row.act != Act::No,
             |row, value| {
-                // An untouched buffer tunes itself; SO_RCVBUFFORCE reads as SO_RCVBUF.
-                if readable(row.name) == row.name || row.level != libc::SOL_SOCKET {
+                if row.level != libc::SOL_SOCKET {
+                    return self.apply(ep, fd, row, value);
+                }
+                let set = match row.name {
+                    libc::SO_SNDBUF => locks.is_none_or(|l| l & SNDBUF_LOCK != 0),
+                    libc::SO_RCVBUF => locks.is_none_or(|l| l & RCVBUF_LOCK != 0),
+                    // SO_RCVBUFFORCE reads as SO_RCVBUF.
+                    name => readable(name) == name,
+                };
+                if set {
                     self.apply(ep, fd, row, value);
                 }
             },
@@ -203,6 +213,11 @@ impl Sockets {
         Some(values)
     }
 }
+
+/// Which buffers have the size that the program gave them (Linux 5.14; asm-generic/socket.h, linux/socket.h).
+const SO_BUF_LOCK: i32 = 72;
+const SNDBUF_LOCK: i32 = 1;
+const RCVBUF_LOCK: i32 = 2;
 
 /// The value of an option, its first bytes.
 pub(crate) type Value = [u8; 32];

@@ -6,7 +6,8 @@ use crate::error::Error;
 use crate::sock::{Sock, SockId, SockRef, flag};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
-use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use core::sync::atomic::fence;
 use flyover_shm::OptIdx;
 
 /// What [`Locked::set_settle`] found.
@@ -125,6 +126,9 @@ impl Locked<'_, '_, '_> {
         }
         owner.members.set(id.into());
         owner.count.set(owner.count.get().wrapping_add(1));
+        // The other end of a pair sends without the lock: bytes first, then a look at the members. Here it is the other way
+        // round, so that one of the two sees the other.
+        fence(SeqCst);
         if !mode.quiet {
             self.requeue_if_ready(id);
         }
