@@ -139,13 +139,14 @@ impl Locked<'_, '_, '_> {
         if let Some(old) = st.find_conn(local, remote) {
             // The kernel has one such connection only: that mark's socket has ended, and nobody heard of it yet.
             let s = st.sock(old);
-            if !s.has(flag::LOCAL) && !s.has(flag::PAIRED) {
+            if s.k_near.load(Relaxed) == 0 {
                 return Err(Error::AddressInUse);
             }
             st.unhash(old);
             s.clear_flag(flag::LOCAL);
         }
         let r = self.mark_alloc(v6, cookie, local, remote, reason)?;
+        st.sock(r.id).k_near.store(1, Relaxed);
         st.sock(r.id).set_flag(flag::LOCAL);
         st.hash_conn(r.id);
         Ok(r)
@@ -157,6 +158,19 @@ impl Locked<'_, '_, '_> {
         let s = st.sock(id);
         let other = st.find_conn(s.remote(), s.local())?;
         Some((self.seen(id)?, self.seen(other)?))
+    }
+
+    /// The marks of `id`'s connection may be paired again, after an order had sent them to the kernel.
+    pub fn local_allow(&mut self, id: SockId) {
+        let st = self.st;
+        let s = st.sock(id);
+        let other = st.find_conn(s.remote(), s.local());
+        for end in [Some(id), other].into_iter().flatten() {
+            let s = st.sock(end);
+            if s.has(flag::HANDED_OVER) && s.k_near.load(Relaxed) != 0 {
+                s.set_flag(flag::LOCAL);
+            }
+        }
     }
 
     fn seen(&self, id: SockId) -> Option<Seen> {

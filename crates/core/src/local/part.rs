@@ -132,8 +132,8 @@ impl Locked<'_, '_, '_> {
         s.k_doubt.store(0, Release);
     }
 
-    /// Everything is in the kernel: both ends are marks from now on, and are not paired again. `reason` is kept for `id`,
-    /// `others` for the other end.
+    /// Everything is in the kernel: both ends are marks from now on, and are not paired again before somebody
+    /// [allows](Self::local_allow) it. `reason` is kept for `id`, `others` for the other end.
     pub fn local_parted(&mut self, id: SockId, reason: u32, others: u32) {
         let other = self.st.peer_of(self.st.sock(id));
         count!(self, local_parted);
@@ -152,7 +152,7 @@ impl Locked<'_, '_, '_> {
         s.k_fresh.store(0, Relaxed);
         // The mark first: who finds an empty queue after it looks at the mark again.
         s.set_flag(flag::HANDED_OVER);
-        s.clear_flag(flag::HANDING_OVER | flag::PAIRED | flag::NOSPACE);
+        s.clear_flag(flag::HANDING_OVER | flag::PAIRED | flag::NOSPACE | flag::LOCAL);
         recvq::free_all(st, s);
         recvq::unlock(s);
         self.raise(id, ev::STATE);

@@ -71,8 +71,10 @@ shm_struct! {
         pub os_ready: Shared32,
         /// `SO_COOKIE` of the kernel socket that the program holds; 0 when there is none yet.
         pub cookie: Shared64,
+        /// 1 for the mark of a connection within this host: calls of the kernel's on it are counted.
+        pub k_near: Shared32,
         /// Fills the line; always 0.
-        pub fill_c: [Shared32; 6],
+        pub fill_c: [Shared32; 5],
 
         // Receive queue, the consumer's share.
         /// First buffer.
@@ -372,7 +374,7 @@ pub mod flag {
     /// One end of a pair: its bytes go from process to process through the stack's memory, beside an established
     /// connection of the kernel's.
     pub const PAIRED: u32 = 1 << 30;
-    /// The mark of a connection within this host that may be paired.
+    /// The mark of a connection within this host that may be paired now.
     pub const LOCAL: u32 = 1 << 31;
 }
 

@@ -81,7 +81,7 @@ pub(super) fn stream<S: Said>(
         }
         let r = kernel(Way { quiet: away.get() });
         if let Entered::Counted(ep) = entered {
-            leave(fd, &ep);
+            leave(&ep);
         }
         if r >= 0 || !away.get() || is_final(fd, signals) {
             return r;
@@ -92,9 +92,9 @@ pub(super) fn stream<S: Said>(
 
 /// The kernel's call on a mark came back; `errno` is as it was then.
 #[cold]
-fn leave(fd: c_int, ep: &Ep) {
+fn leave(ep: &Ep) {
     let e = errno::get();
-    let _: Option<()> = fast::inside(|lib| lib.leave_kernel(fd, ep));
+    let _: Option<()> = fast::inside(|lib| lib.leave_kernel(ep));
     errno::set(e);
 }
 

@@ -105,7 +105,7 @@ impl Sockets {
                 self.os.sendmsg(fd, &pieces, None, control, how)
             });
             if let Entered::Counted(ep) = entered {
-                self.leave_kernel(fd, &ep);
+                self.leave_kernel(&ep);
             }
             let failed = match sent {
                 Ok(n) => {
@@ -170,7 +170,7 @@ impl Sockets {
                 .os
                 .recvmsg(fd, &mut pieces, control, flags | libc::MSG_DONTWAIT);
             if let Entered::Counted(ep) = entered {
-                self.leave_kernel(fd, &ep);
+                self.leave_kernel(&ep);
             }
             match got {
                 Err(Errno::EINTR) => {}

@@ -175,7 +175,8 @@ impl Sockets {
             SockKind::Tcp if listens => self.resume(fd, &ep),
             SockKind::Tcp if !s.has(flag::HANDED_OVER) => TakeOver::Here,
             SockKind::Tcp if is_away(s) => self
-                .connection_returns(fd, &ep)
+                .pair_by_order(&ep)
+                .unwrap_or_else(|| self.connection_returns(fd, &ep))
                 .map_or_else(TakeOver::Stays, TakeOver::Taken),
             SockKind::Tcp | SockKind::Kernel | SockKind::Free => self.stays(&ep),
         }

@@ -29,6 +29,11 @@ use crate::process::{Ep, Fd, Sockets};
 /// Bytes read at a time of what the kernel held.
 const PIECE: usize = 64 << 10;
 
+/// How often an administrator's order is tried, and how long after one another, ns: bytes that are on their way in the
+/// kernel are there within a fraction of that.
+const TRIES: u32 = 50;
+const TRY_NS: u64 = 200_000;
+
 /// A call of the kernel's on a mark, counted in.
 #[derive(Debug)]
 #[must_use]
@@ -62,7 +67,7 @@ impl Sockets {
         if fresh.in_epoll {
             self.epolls.fresh_became_mark(self, fd, &ep);
         }
-        self.pair_at(fd, &ep, 0);
+        self.pair_at(&ep, 0);
     }
 
     fn why_kernel(&self, to: &Addr) -> Reason {
@@ -77,7 +82,7 @@ impl Sockets {
     pub(crate) fn accepted_by_kernel(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> bool {
         match self.mark_local(fd, v6, peer) {
             Some(ep) => {
-                self.pair_at(fd, &ep, 0);
+                self.pair_at(&ep, 0);
                 true
             }
             None => false,
@@ -98,17 +103,26 @@ impl Sockets {
         if !near && !self.attached()?.cplane.is_local(remote.ip) || is_scoped(remote.ip) {
             return None;
         }
-        let att = self.attach_for_new().ok()?;
+        let att = self.attach().ok()?;
         // As in `tell_ss`: connections of the V-NICs come first.
         if att.stack.socks_used() > att.stack.limits().socks / 2 {
             self.count_kernel_path(Reason::StackFull);
             return None;
         }
         let cookie = self.cookie(fd).ok()?;
-        let reason = Reason::Unpaired;
+        let off = att.stack.is_off();
+        let reason = if off {
+            Reason::Ordered
+        } else {
+            Reason::Unpaired
+        };
         let sock = att
             .locked(|l| l.local_mark(v6, cookie, local, remote, u32::from(reason.code())))
             .ok()?;
+        if off {
+            // Until somebody orders it back.
+            att.stack.sock(sock.id).clear_flag(flag::LOCAL);
+        }
         let entry = Entry::Tcp(Handle::new(sock, v6));
         if !self.table.store(fd, entry) {
             att.locked(|l| l.free_unused(sock.id));
@@ -120,17 +134,17 @@ impl Sockets {
 
     /// Pairs the mark when so many calls have moved bytes on it that it pays. Later on it is tried more and more rarely: the
     /// other end may be a plain program.
-    fn pair_at(&self, fd: i32, ep: &Ep, calls: u32) {
+    fn pair_at(&self, ep: &Ep, calls: u32) {
         let Some(since) = calls.checked_sub(self.settings.local_after) else {
             return;
         };
-        if since == 0 || since.is_power_of_two() {
-            let _: bool = self.pair(fd, ep);
+        if (since == 0 || since.is_power_of_two()) && ep.shared().has(flag::LOCAL) {
+            let _: bool = self.pair(ep);
         }
     }
 
     /// Pairs the mark now. False: the other end is not here, or this is not the moment.
-    fn pair(&self, _fd: i32, ep: &Ep) -> bool {
+    fn pair(&self, ep: &Ep) -> bool {
         let Some((own, other)) = ep.att.locked(|l| l.local_ends(ep.sock.id)) else {
             return false;
         };
@@ -168,7 +182,7 @@ impl Sockets {
                 _ => Entered::Free,
             };
         };
-        if !ep.shared().has(flag::LOCAL) {
+        if ep.shared().k_near.load(Ordering::Relaxed) == 0 {
             return Entered::Free;
         }
         match ep.att.stack.kernel_enter(ep.sock.id) {
@@ -178,18 +192,35 @@ impl Sockets {
     }
 
     /// It came back.
-    pub fn leave_kernel(&self, fd: i32, ep: &Ep) {
+    pub fn leave_kernel(&self, ep: &Ep) {
         let calls = ep.att.stack.kernel_leave(ep.sock.id);
-        self.pair_at(fd, ep, calls);
+        self.pair_at(ep, calls);
     }
 
     /// A call that cannot be counted is about to be made on a mark: it is paired now or never.
     pub(crate) fn now_or_never(&self, fd: i32) {
         if let Some(ep) = self.mark(fd).filter(|ep| ep.shared().has(flag::LOCAL))
-            && !self.pair(fd, &ep)
+            && !self.pair(&ep)
         {
             self.never_paired(&ep);
         }
+    }
+
+    /// An administrator wants a connection within this host back in shared memory. `None`: it is none such.
+    pub(crate) fn pair_by_order(&self, ep: &Ep) -> Option<Result<u64, String>> {
+        if ep.shared().k_near.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        let begun = self.os.now();
+        ep.att.locked(|l| l.local_allow(ep.sock.id));
+        for _ in 0..TRIES {
+            if self.pair(ep) {
+                return Some(Ok(self.os.now().saturating_sub(begun)));
+            }
+            // Somebody is inside, or bytes are on their way.
+            let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(TRY_NS));
+        }
+        Some(Err("the other end is not in the stack, or busy".to_owned()))
     }
 
     /// The mark stays one.
