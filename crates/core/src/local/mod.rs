@@ -7,9 +7,9 @@
 //! program can see.
 //!
 //! Exactness. Whoever makes a call of the kernel's that moves bytes on a mark counts itself in and out
-//! ([`Stack::kernel_enter`]). Two ends are paired only when nobody is inside, and with the kernel's own numbers of bytes
-//! sent and read, taken since the last of them came out. What the kernel still holds then is read before anything else
-//! ([`Locked::local_bring_in`]).
+//! ([`Stack::kernel_enter`]). Two ends are paired while nobody is inside and those who come wait
+//! ([`Locked::local_ends`]), with the kernel's own numbers of bytes sent and read. What the kernel still holds then is read
+//! before anything else ([`Locked::local_bring_in`]).
 //!
 //! | file | what |
 //! |---|---|
@@ -54,6 +54,17 @@ pub struct Seen {
     pub calls: u32,
 }
 
+/// Whether a call of the kernel's may be made on a mark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enter {
+    /// Yes; it is counted.
+    Kernel,
+    /// Somebody is just about to pair it: ask again in a moment.
+    Wait,
+    /// It is a mark no longer: make the call here.
+    Here,
+}
+
 /// What the kernel says of one end, at a moment at which nobody moved bytes on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Facts {
@@ -69,17 +80,19 @@ pub struct Facts {
 const MOST_WAITING: u64 = 256 << 10;
 
 impl Stack<'_> {
-    /// A call of the kernel's that moves bytes on the mark is about to be made. False: it is a mark no longer, make the
-    /// call here. After true, [`kernel_leave`](Self::kernel_leave) has to follow.
-    pub fn kernel_enter(self, id: SockId) -> bool {
+    /// A call of the kernel's that moves bytes on the mark is about to be made. After [`Enter::Kernel`],
+    /// [`kernel_leave`](Self::kernel_leave) has to follow.
+    pub fn kernel_enter(self, id: SockId) -> Enter {
         let s = self.sock(id);
         let _: u32 = s.kbusy.fetch_add(1, SeqCst);
         fence(SeqCst);
-        if s.has(flag::HANDED_OVER) {
-            return true;
-        }
+        let answer = match s.has(flag::HANDED_OVER) {
+            true if s.k_hold.load(SeqCst) == 0 => return Enter::Kernel,
+            true => Enter::Wait,
+            false => Enter::Here,
+        };
         let _: u32 = s.kbusy.fetch_sub(1, Release);
-        false
+        answer
     }
 
     /// The call came back; returns how many have by now.
@@ -152,12 +165,41 @@ impl Locked<'_, '_, '_> {
         Ok(r)
     }
 
-    /// The mark of the other end of `id`'s connection, if both may be paired now, and this one.
-    pub fn local_ends(&self, id: SockId) -> Option<(Seen, Seen)> {
+    /// This mark and that of the other end of its connection, if both may be paired now. Whoever wants to make a call of the
+    /// kernel's on one of them waits until [`local_pair`](Self::local_pair) or [`local_release`](Self::local_release).
+    pub fn local_ends(&mut self, id: SockId) -> Option<(Seen, Seen)> {
         let st = self.st;
         let s = st.sock(id);
-        let other = st.find_conn(s.remote(), s.local())?;
-        Some((self.seen(id)?, self.seen(other)?))
+        let other = st.find_conn(s.remote(), s.local()).filter(|o| *o != id)?;
+        let ends = (self.seen(id)?, self.seen(other)?);
+        let tag = u32::from(self.env.me) + 1;
+        for end in [id, other] {
+            st.sock(end).k_hold.store(tag, SeqCst);
+        }
+        fence(SeqCst);
+        let busy = [id, other].map(|end| st.sock(end).kbusy.load(SeqCst));
+        if busy != [0, 0] {
+            self.local_release(ends.0.sock);
+            self.local_release(ends.1.sock);
+            return None;
+        }
+        // What came out since.
+        Some((self.seen_held(id), self.seen_held(other)))
+    }
+
+    /// Those who wait for a call on the mark go on.
+    pub fn local_release(&mut self, mark: SockRef) {
+        let tag = u32::from(self.env.me) + 1;
+        if let Some(s) = self.st.get(mark) {
+            let _: Result<u32, u32> = s.k_hold.compare_exchange(tag, 0, Release, Relaxed);
+        }
+    }
+
+    /// The same, whoever holds it: he was given time enough, or is gone.
+    pub fn local_break_hold(&mut self, mark: SockRef) {
+        if let Some(s) = self.st.get(mark) {
+            s.k_hold.store(0, Release);
+        }
     }
 
     /// The marks of `id`'s connection may be paired again, after an order had sent them to the kernel.
@@ -176,31 +218,51 @@ impl Locked<'_, '_, '_> {
     fn seen(&self, id: SockId) -> Option<Seen> {
         let s = self.st.sock(id);
         let no = flag::HANDING_OVER | flag::ORPHAN | flag::RETURNING;
-        let may = s.has(flag::LOCAL | flag::HANDED_OVER) && s.flags.load(Relaxed) & no == 0;
-        (may && s.kbusy.load(Acquire) == 0).then(|| Seen {
+        let may = s.has(flag::LOCAL | flag::HANDED_OVER)
+            && s.flags.load(Relaxed) & no == 0
+            && s.k_hold.load(Relaxed) == 0;
+        may.then(|| self.seen_held(id))
+    }
+
+    fn seen_held(&self, id: SockId) -> Seen {
+        let s = self.st.sock(id);
+        Seen {
             sock: self.st.sock_ref(id),
             cookie: s.cookie.load(Acquire),
             calls: s.kseq.load(Acquire),
-        })
+        }
     }
 
-    /// Pairs two ends that were [seen](Self::local_ends) and of which the kernel has said what it holds.
+    /// Pairs two ends that are [held](Self::local_ends) and of which the kernel has said what it holds, and lets everybody go
+    /// on.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`]: somebody has used one of them meanwhile, or bytes are on their way in the kernel: look
-    /// again later.
+    /// [`Error::WouldBlock`]: bytes are on their way in the kernel, or one of them is a mark no longer: look again later.
     pub fn local_pair(&mut self, a: (Seen, Facts), b: (Seen, Facts)) -> Result<(), Error> {
+        let done = self.pair_held(a, b);
+        self.local_release(a.0.sock);
+        self.local_release(b.0.sock);
+        done
+    }
+
+    fn pair_held(&mut self, a: (Seen, Facts), b: (Seen, Facts)) -> Result<(), Error> {
         let st = self.st;
+        let tag = u32::from(self.env.me) + 1;
         let pend = |from: &Facts, to: &Facts| {
             let left = from.sent.checked_sub(to.read)?;
             (left == u64::from(to.waiting) && left <= MOST_WAITING).then_some(left as u32)
         };
+        let held = |seen: &Seen| {
+            st.get(seen.sock).is_some_and(|s| {
+                s.k_hold.load(Acquire) == tag
+                    && s.has(flag::LOCAL | flag::HANDED_OVER)
+                    && s.flags.load(Relaxed) & (flag::HANDING_OVER | flag::ORPHAN) == 0
+            })
+        };
         let (Some(to_a), Some(to_b)) = (pend(&b.1, &a.1), pend(&a.1, &b.1)) else {
             return Err(Error::WouldBlock);
         };
-        let same =
-            |seen: &Seen| st.get(seen.sock).and_then(|_| self.seen(seen.sock.id)) == Some(*seen);
-        if a.0.sock.id == b.0.sock.id || !same(&a.0) || !same(&b.0) {
+        if !held(&a.0) || !held(&b.0) {
             return Err(Error::WouldBlock);
         }
         let ends = [(a.0.sock, b.0.sock, to_a), (b.0.sock, a.0.sock, to_b)];
@@ -210,36 +272,15 @@ impl Locked<'_, '_, '_> {
             s.peer_gen.set(other.generation);
             s.k_pend.store(pend, Relaxed);
             s.k_fresh.store(1, Relaxed);
+            s.reason.set(0);
             s.set_flag(flag::PAIRED);
             s.clear_flag(flag::HANDED_OVER);
         }
-        // Whoever counted himself in before the marks went finds no mark and goes out again; whoever found one is seen
-        // here.
-        fence(SeqCst);
-        if ends
-            .iter()
-            .any(|(me, ..)| st.sock(me.id).kbusy.load(SeqCst) != 0)
-        {
-            for (me, ..) in ends {
-                self.unpair_one(me.id);
-            }
-            return Err(Error::WouldBlock);
-        }
         for (me, ..) in ends {
-            st.sock(me.id).reason.set(0);
             self.raise(me.id, ev::STATE);
         }
         count!(self, local_pairs);
         Ok(())
-    }
-
-    /// A mark again, as before the pairing; the queues are empty.
-    fn unpair_one(&mut self, id: SockId) {
-        let s = self.st.sock(id);
-        s.peer.set(OptIdx::NONE);
-        s.k_pend.store(0, Relaxed);
-        s.set_flag(flag::HANDED_OVER);
-        s.clear_flag(flag::PAIRED);
     }
 
     /// What the kernel held at the pairing comes before all else in the receive queue. The caller has read it, holds the

@@ -73,8 +73,10 @@ shm_struct! {
         pub cookie: Shared64,
         /// 1 for the mark of a connection within this host: calls of the kernel's on it are counted.
         pub k_near: Shared32,
+        /// While somebody asks the kernel what it holds of the mark: owner + 1. Calls wait meanwhile.
+        pub k_hold: Shared32,
         /// Fills the line; always 0.
-        pub fill_c: [Shared32; 5],
+        pub fill_c: [Shared32; 4],
 
         // Receive queue, the consumer's share.
         /// First buffer.

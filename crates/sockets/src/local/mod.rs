@@ -16,7 +16,7 @@ mod part;
 use core::sync::atomic::Ordering;
 use std::io::IoSliceMut;
 
-use flyover_core::local::{Facts, Seen};
+use flyover_core::local::{Enter, Facts, Seen};
 use flyover_core::sock::flag;
 use flyover_wire::{Endpoint, Ip};
 
@@ -33,6 +33,11 @@ const PIECE: usize = 64 << 10;
 /// kernel are there within a fraction of that.
 const TRIES: u32 = 50;
 const TRY_NS: u64 = 200_000;
+
+/// How often a call asks whether a pairing is over, and how long after one another, ns: it takes some 20 us, unless its
+/// process stands still.
+const HOLDS: u32 = 5_000;
+const HOLD_NS: u64 = 20_000;
 
 /// A call of the kernel's on a mark, counted in.
 #[derive(Debug)]
@@ -148,21 +153,22 @@ impl Sockets {
         let Some((own, other)) = ep.att.locked(|l| l.local_ends(ep.sock.id)) else {
             return false;
         };
-        // An end that never moved a byte may be about to become the standard input of a program without the library.
-        if self.settings.local_after > 0 && other.calls == 0 {
-            return false;
-        }
         let s = ep.shared();
         let (local, remote) = (s.local(), s.remote());
-        let Some(a) = self.facts(&own, local, remote) else {
-            return false;
-        };
-        let Some(b) = self.facts(&other, remote, local) else {
-            return false;
-        };
-        ep.att
-            .locked(|l| l.local_pair((own, a), (other, b)))
-            .is_ok()
+        // An end that never moved a byte may be about to become the standard input of a program without the library.
+        let early = self.settings.local_after > 0 && other.calls == 0;
+        let facts = (!early)
+            .then(|| self.facts(&own, local, remote))
+            .flatten()
+            .zip(self.facts(&other, remote, local));
+        ep.att.locked(|l| match facts {
+            Some((a, b)) => l.local_pair((own, a), (other, b)).is_ok(),
+            None => {
+                l.local_release(own.sock);
+                l.local_release(other.sock);
+                false
+            }
+        })
     }
 
     /// What the kernel holds of an end. `None`: it is not established, or not to be found.
@@ -185,10 +191,17 @@ impl Sockets {
         if ep.shared().k_near.load(Ordering::Relaxed) == 0 {
             return Entered::Free;
         }
-        match ep.att.stack.kernel_enter(ep.sock.id) {
-            true => Entered::Counted(ep),
-            false => Entered::Home,
+        for _ in 0..HOLDS {
+            match ep.att.stack.kernel_enter(ep.sock.id) {
+                Enter::Kernel => return Entered::Counted(ep),
+                Enter::Here => return Entered::Home,
+                Enter::Wait => {
+                    let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(HOLD_NS));
+                }
+            }
         }
+        ep.att.locked(|l| l.local_break_hold(ep.sock));
+        self.enter_kernel(fd)
     }
 
     /// It came back.

@@ -167,6 +167,12 @@ impl Locked<'_, '_, '_> {
         }
         let sending = self.producer_gone(tag);
         for r in st.each_sock() {
+            let _: Result<u32, u32> = st
+                .sock(r.id)
+                .k_hold
+                .compare_exchange(tag, 0, Release, Relaxed);
+        }
+        for r in st.each_sock() {
             let s = st.sock(r.id);
             if s.has(flag::HANDING_OVER | flag::PAIRED) && s.rlock.load(Relaxed) == tag {
                 self.local_rejoin(r.id);
