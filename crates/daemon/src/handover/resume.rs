@@ -43,6 +43,7 @@ pub fn finish(
 ) -> Result<(), Refusal> {
     let (_, queued) = contents(image, data)?;
     let done = rest(net, image, sock, &queued);
+    tracing::info!(local = %image.local, remote = %image.remote, "finishing what a daemon before had begun");
     done.map_err(|e| {
         tracing::error!(local = %image.local, remote = %image.remote, "a connection is reset: {e}");
         let _: std::io::Result<()> = repair::disconnect(sock);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use flyover_e2e::echo::{Probe, serve};
 use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Side, ensure_equal, server, wait_until};
+use flyover_e2e::pattern::Random;
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 use flyover_e2e::servers::{NGINX_PORT, REDIS_PORT, nginx, nginx_pid, redis};
@@ -26,6 +27,7 @@ const PLAIN: u16 = 6399;
 pub fn cases(cases: &mut Vec<Case>) {
     cases.push(on_pair("daemon.redis", Side::Server, under_redis).only_flyover());
     cases.push(on_pair("daemon.nginx", Side::Server, under_nginx).only_flyover());
+    cases.push(on_pair("daemon.handover", Side::Server, in_a_handover).only_flyover());
     cases.push(on_pair("daemon.routes", Side::Server, routes).only_flyover());
     cases.push(on_pair("daemon.another-build", Side::Server, another_build).only_flyover());
 }
@@ -167,6 +169,40 @@ fn under_nginx(lab: &Lab) -> Result<()> {
     })?;
     server.stop(LIMIT)?;
     Ok(())
+}
+
+/// The daemon dies while it moves connections to the kernel: the next one finishes what it had begun.
+fn in_a_handover(lab: &Lab) -> Result<()> {
+    const ROUNDS: u64 = 12;
+    let daemon = lab.daemon().context("no daemon")?;
+    let mut serving = serve(lab, 7800)?;
+    let mut probes = (0..24)
+        .map(|_| Probe::connect(lab, server(7800)))
+        .collect::<Result<Vec<_>>>()?;
+    let mut random = Random::new(7);
+    for round in 0..ROUNDS {
+        for probe in &mut probes {
+            probe.echo(20_000, LIMIT)?;
+        }
+        let mover = lab
+            .plain(Host::Server, lab.bin().join("flyover"))
+            .args("handover --all")
+            .spawn()?;
+        thread::sleep(Duration::from_micros(random.below(60_000)));
+        daemon.kill()?;
+        daemon.succeed()?;
+        mover.finish(LIMIT)?.forget();
+        for (number, probe) in probes.iter_mut().enumerate() {
+            probe
+                .echo(100_000, LIMIT)
+                .with_context(|| format!("round {round}, connection {number}"))?;
+        }
+        move_all(lab, "takeover")?;
+    }
+    for probe in &mut probes {
+        probe.echo(20_000, LIMIT)?;
+    }
+    serving.ensure_running()
 }
 
 /// What changes in the namespace after the daemon's death is heard of from the next one, by processes that do nothing
