@@ -58,6 +58,8 @@ enum {
     DIFF_KERNEL = 1,
     /* A difference that is known and not yet repaired; `why` says what and who. */
     DIFF_KNOWN = 2,
+    /* The same, between two programs on one host, whose bytes go through shared memory, only. */
+    DIFF_KNOWN_LOCAL = 4,
 };
 
 struct diff_case {
@@ -80,6 +82,8 @@ struct diff_case {
 #define CASE_KERNEL(NAME) DIFF_CASE(NAME, DIFF_KERNEL, "")
 /* A case that differs and is known to: WHY is one line. It is run, and counted apart. */
 #define CASE_KNOWN(NAME, WHY) DIFF_CASE(NAME, DIFF_KNOWN, WHY)
+/* The same, for the modes of the local path only. */
+#define CASE_KNOWN_LOCAL(NAME, WHY) DIFF_CASE(NAME, DIFF_KNOWN_LOCAL, WHY)
 
 extern const struct diff_case *const __start_diff_cases[], *const __stop_diff_cases[];
 

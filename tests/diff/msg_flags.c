@@ -194,7 +194,7 @@ CASE(datagram_of_nothing)
     say_ret("read 0", read(fd, buf, 0));
 }
 
-CASE(more)
+CASE_KNOWN_LOCAL(more, "what MSG_MORE holds back is at the other end of a pair at once")
 {
     int fd = with(0);
     say_ret("send more", send(fd, "abc", 3, MSG_MORE));

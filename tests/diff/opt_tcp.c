@@ -7,7 +7,7 @@
 
 INT_OPT(tcp_nodelay, IPPROTO_TCP, TCP_NODELAY, 0, 7, 1)
 INT_OPT(tcp_cork, IPPROTO_TCP, TCP_CORK, 0, 1, 5)
-INT_OPT_HOW(OWN_DEFAULT, tcp_maxseg, IPPROTO_TCP, TCP_MAXSEG, 0, 87, 88, 32768, -1)
+INT_OPT_HOW(OWN_DEFAULT | TRAFFIC, tcp_maxseg, IPPROTO_TCP, TCP_MAXSEG, 0, 87, 88, 32768, -1)
 INT_OPT(tcp_keepidle, IPPROTO_TCP, TCP_KEEPIDLE, 0, -1, 1, 32767, 32768, 77)
 INT_OPT(tcp_keepintvl, IPPROTO_TCP, TCP_KEEPINTVL, 0, -1, 1, 32767, 32768, 78)
 INT_OPT(tcp_keepcnt, IPPROTO_TCP, TCP_KEEPCNT, 0, -1, 1, 127, 128, 5)
@@ -111,7 +111,7 @@ CASE(tcp_info_lengths)
     }
 }
 
-CASE(tcp_info_counts)
+CASE_KNOWN_LOCAL(tcp_info_counts, "the kernel's connection beside a pair has seen no data, and has its first MSS")
 {
     int fd = active_pair();
     char b[5000];

@@ -30,7 +30,7 @@ pub struct SocketLine {
 impl SocketLine {
     /// Is it served by the user-level stack?
     pub fn is_accelerated(&self) -> bool {
-        matches!(self.path.as_str(), "xdp" | "packet")
+        matches!(self.path.as_str(), "xdp" | "packet" | "shm")
     }
 
     fn ends_with_port(address: &str, port: u16) -> bool {
@@ -88,7 +88,21 @@ impl Lab {
         Ok(list.iter().filter_map(SocketLine::from_json).collect())
     }
 
-    /// Fails unless some socket with this port is on the `packet` or the `xdp` path.
+    /// A counter of the stack of this host; 0 when there is no stack.
+    pub fn counter(&self, host: Host, name: &str) -> Result<u64> {
+        let flyover = self.bin().join("flyover");
+        let dumped = self
+            .plain(host, flyover)
+            .args("stackdump --json")
+            .run(Duration::from_secs(10))?;
+        dumped.forget();
+        let value: Value = serde_json::from_str(&dumped.stdout)
+            .with_context(|| format!("flyover stackdump --json printed {:?}", dumped.stdout))?;
+        let of = |stack: &Value| stack["counters"][name].as_u64();
+        Ok(value.as_array().into_iter().flatten().filter_map(of).sum())
+    }
+
+    /// Fails unless some socket with this port is on a path that is not the kernel's.
     pub fn ensure_accelerated(&self, host: Host, proto: Proto, port: u16) -> Result<()> {
         if !self.side.includes(host) {
             return Ok(());

@@ -70,6 +70,8 @@ struct KernelEpollEvent {
 
 /// How many events one `epoll_collect` takes from the kernel at most.
 const EPOLL_BATCH: usize = 64;
+/// And on the heap.
+const EPOLL_MOST: usize = 4096;
 
 impl Linux {
     /// Path of the program that this process runs; its length, or 0 where `/proc` does not say.
@@ -295,13 +297,20 @@ impl Os for Linux {
     }
 
     fn epoll_collect(&self, epfd: i32, into: &mut [EpollEvent]) -> Result<usize, Errno> {
-        let mut k = [KernelEpollEvent::default(); EPOLL_BATCH];
-        let max = into.len().min(EPOLL_BATCH);
+        let mut few = [KernelEpollEvent::default(); EPOLL_BATCH];
+        let mut many;
+        let k = match into.len() {
+            0..=EPOLL_BATCH => few.get_mut(..into.len()).unwrap_or_default(),
+            n => {
+                many = vec![KernelEpollEvent::default(); n.min(EPOLL_MOST)];
+                many.as_mut_slice()
+            }
+        };
         let n = sys!(
             SYS_epoll_pwait,
             epfd,
             k.as_mut_ptr(),
-            max,
+            k.len(),
             0,
             0,
             KERNEL_SIGSET

@@ -60,6 +60,14 @@ impl Addr {
         a
     }
 
+    /// `AF_UNSPEC`: `connect` to it dissolves a connection.
+    pub fn nowhere() -> Self {
+        Self {
+            len: 16,
+            ..Self::default()
+        }
+    }
+
     /// An abstract Unix address (`unix(7)`): the name without its leading zero byte, at most 100 bytes.
     pub fn unix_abstract(name: &[u8]) -> Self {
         let mut a = Self::default();

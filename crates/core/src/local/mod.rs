@@ -28,7 +28,7 @@ pub(crate) use end::{fin, gone, reset_peer};
 pub use fast::Sent;
 pub(crate) use fast::settle;
 pub use part::Parting;
-pub(crate) use send::{after_read, has_space, wants_update};
+pub(crate) use send::{after_read, has_space, unacked, wants_update};
 
 use crate::error::Error;
 use crate::sock::{Kind, Sock, SockId, SockRef, flag, recvq};
@@ -126,6 +126,18 @@ impl Stack<'_> {
         }
     }
 
+    /// The other end of a pair, while there is one.
+    pub fn local_peer(self, id: SockId) -> Option<SockRef> {
+        self.peer_of(self.sock(id)).map(|p| self.sock_ref(p))
+    }
+
+    /// True when all that was sent to this end of a pair is what a receiver acknowledges, read or not; or when it takes
+    /// nothing any more.
+    pub fn local_has_taken(self, id: SockId) -> bool {
+        let s = self.sock(id);
+        send::beyond_window(s) == 0 || s.tcp_state() == TcpState::Closed
+    }
+
     /// The other end, while there is one.
     pub(crate) fn peer_of(self, s: &Sock) -> Option<SockId> {
         let id = s.peer.get().opt()?;
@@ -159,8 +171,11 @@ impl Locked<'_, '_, '_> {
             s.clear_flag(flag::LOCAL);
         }
         let r = self.mark_alloc(v6, cookie, local, remote, reason)?;
-        st.sock(r.id).k_near.store(1, Relaxed);
-        st.sock(r.id).set_flag(flag::LOCAL);
+        let s = st.sock(r.id);
+        s.k_near.store(1, Relaxed);
+        s.set_flag(flag::LOCAL);
+        // Whether `connect` has told the program, its caller knows.
+        s.clear_flag(flag::CONNECTED_SEEN);
         st.hash_conn(r.id);
         Ok(r)
     }

@@ -36,6 +36,25 @@ fn limit(st: Stack<'_>, s: &Sock, p: &Sock) -> u32 {
     }
 }
 
+/// A receiver acknowledges so much that nobody has read, bytes, unless the program set its buffer's size: the window at
+/// the beginning of a connection.
+const WINDOW: u32 = 65_535;
+
+/// Bytes in the queue of an end of a pair that would still be the sender's, waiting for the window to open.
+pub(super) fn beyond_window(p: &Sock) -> u32 {
+    // Linux counts twice what a program asks for, for its own overhead.
+    let window = match p.has(flag::RCVBUF_SET) {
+        true => p.rcvbuf.get() / 2,
+        false => WINDOW,
+    };
+    p.rq_available().saturating_sub(window)
+}
+
+/// `SIOCOUTQ` for one end of a pair.
+pub(crate) fn unacked(st: Stack<'_>, s: &Sock) -> u32 {
+    st.peer_of(s).map_or(0, |p| beyond_window(st.sock(p)))
+}
+
 /// `sk_stream_is_writeable` for one end of a pair.
 pub(crate) fn has_space(st: Stack<'_>, s: &Sock) -> bool {
     let Some(p) = st.peer_of(s) else { return true };

@@ -92,7 +92,7 @@ pub unsafe extern "C" fn connect(fd: c_int, addr: *const sockaddr, len: socklen_
         let e = errno::get();
         // What goes on in the background counts as well.
         if r == 0 || matches!(e, libc::EINPROGRESS | libc::EINTR) {
-            let _: Option<()> = fast::inside(|lib| lib.connected_by_kernel(fd, &a));
+            let _: Option<()> = fast::inside(|lib| lib.connected_by_kernel(fd, &a, r == 0));
             errno::set(e);
         }
         r

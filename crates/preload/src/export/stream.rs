@@ -1,5 +1,6 @@
 //! Bytes in, bytes out: read, write, recv, send and their vectors, sendfile, splice.
 
+use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 
 use flyover_sockets::Errno;
@@ -212,10 +213,12 @@ unsafe fn from_pieces(
         return kernel();
     }
     fast::cancellation_point();
+    let empty = Cell::new(false);
     // SAFETY: the application's vector.
     let with = |lib: &'static flyover_sockets::Sockets| unsafe {
         args::with_pieces(iov, n as usize, |b| {
             let nothing = b.iter().all(|piece| piece.is_empty());
+            empty.set(nothing);
             Ok(if flags == 0 || nothing {
                 lib.writev(fd, b)
             } else {
@@ -233,7 +236,8 @@ unsafe fn from_pieces(
             })
         },
         |way| {
-            if !way.quiet {
+            // Nothing, and too much, never come to the socket.
+            if !way.quiet || empty.get() || n > libc::UIO_MAXIOV {
                 return kernel();
             }
             // SAFETY: zero is a message without name, vector and control data.

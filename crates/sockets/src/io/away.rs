@@ -15,6 +15,13 @@ use crate::process::{Answer, Ep, Sockets};
 use crate::wait::Deadline;
 use crate::wait::sleep::{On, Slept, Want};
 
+/// `UIO_MAXIOV`.
+const MOST_PIECES: usize = 1024;
+/// Receives of these never wait.
+const NEVER_WAITS: i32 = libc::MSG_ERRQUEUE | libc::MSG_OOB;
+/// How long a look that wants more than is there sleeps, ns.
+const LOOK_NAP: u64 = 1_000_000;
+
 /// How such a call went.
 pub(crate) enum Away<T> {
     /// It does not block: the kernel's.
@@ -39,7 +46,15 @@ impl Sockets {
     }
 
     /// Waits until the kernel socket is ready, or hangs up because the connection came back.
-    fn wait_away(&self, ep: &Ep, fd: i32, events: i16, until: Deadline) -> Result<(), Errno> {
+    /// `begun`: bytes have moved, so no handler restarts the call.
+    fn wait_away(
+        &self,
+        ep: &Ep,
+        fd: i32,
+        events: i16,
+        until: Deadline,
+        begun: bool,
+    ) -> Result<i16, Errno> {
         loop {
             let mut one = [PollFd {
                 fd,
@@ -52,16 +67,27 @@ impl Sockets {
             };
             let slept = ep.att.sleep(On::Socks(&[home]), &mut one, until);
             if one[0].revents != 0 || !ep.shared().has(flag::HANDED_OVER) {
-                return Ok(());
+                return Ok(one[0].revents);
             }
             match slept {
                 Slept::Signal(Ran::Interrupt) => return Err(Errno::EINTR),
-                Slept::Signal(Ran::Restart) if until.0.is_some() => return Err(Errno::EINTR),
+                Slept::Signal(Ran::Restart) if begun || until.0.is_some() => {
+                    return Err(Errno::EINTR);
+                }
                 Slept::Signal(_) | Slept::Woken => {}
             }
             if until.is_past(self.os.now()) {
                 return Err(Errno::EAGAIN);
             }
+        }
+    }
+
+    /// Urgent data is in the kernel's queues, where its place in the stream cannot be told: such a connection stays there.
+    fn note_urgent(&self, fd: i32, flags: i32) {
+        if flags & libc::MSG_OOB != 0
+            && let Some(ep) = self.mark(fd)
+        {
+            self.never_paired(&ep);
         }
     }
 
@@ -84,6 +110,12 @@ impl Sockets {
     /// A send on what the kernel has.
     #[cold]
     pub(crate) fn away_send(&self, fd: i32, from: &[&[u8]], control: &[u8], flags: i32) -> Answer {
+        let want: usize = from.iter().map(|b| b.len()).sum();
+        self.note_urgent(fd, flags);
+        // Nothing to wait for, or nothing that `sendmsg` takes.
+        if want == 0 || from.len() > MOST_PIECES {
+            return Answer::Kernel;
+        }
         let ep = match self.blocks_away::<()>(fd, flags) {
             Ok(ep) => ep,
             Err(Away::Again) => return self.send_msg(fd, from, None, control, flags),
@@ -91,7 +123,6 @@ impl Sockets {
         };
         let _call = ep.att.call();
         let until = self.limit_away(fd, libc::SO_SNDTIMEO);
-        let want: usize = from.iter().map(|b| b.len()).sum();
         let mut done = 0;
         loop {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -116,8 +147,11 @@ impl Sockets {
                     continue;
                 }
                 Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => match self.wait_away(&ep, fd, libc::POLLOUT, until) {
-                    Ok(()) => continue,
+                Err(Errno::EAGAIN) => match self.wait_away(&ep, fd, libc::POLLOUT, until, done > 0)
+                {
+                    // What failed is told at the next call.
+                    Ok(shown) if done > 0 && shown & libc::POLLERR != 0 => Errno::EAGAIN,
+                    Ok(_) => continue,
                     Err(e) => e,
                 },
                 Err(e) if self.came_back(fd, e) => {
@@ -153,35 +187,155 @@ impl Sockets {
         control: &mut [u8],
         flags: i32,
     ) -> Away<Result<Received, Errno>> {
+        let want: usize = into.iter().map(|b| b.len()).sum();
+        self.note_urgent(fd, flags);
+        if flags & NEVER_WAITS != 0 || want == 0 || into.len() > MOST_PIECES {
+            return Away::Kernels;
+        }
         let ep = match self.blocks_away(fd, flags) {
             Ok(ep) => ep,
             Err(away) => return away,
         };
         let _call = ep.att.call();
         let until = self.limit_away(fd, libc::SO_RCVTIMEO);
+        let mut taken = Taken::default();
         loop {
-            let mut pieces: Vec<IoSliceMut<'_>> =
-                into.iter_mut().map(|b| IoSliceMut::new(b)).collect();
             let entered = self.enter_kernel(fd);
             if let Entered::Home = entered {
-                return Away::Again;
+                return self.rest_from_home(fd, into, control, flags, taken);
             }
-            let got = self
-                .os
-                .recvmsg(fd, &mut pieces, control, flags | libc::MSG_DONTWAIT);
+            let got = with_rest_mut(into, taken.m.n, |pieces| {
+                let control = if taken.m.n == 0 {
+                    &mut *control
+                } else {
+                    &mut []
+                };
+                self.os
+                    .recvmsg(fd, pieces, control, flags | libc::MSG_DONTWAIT)
+            });
             if let Entered::Counted(ep) = entered {
                 self.leave_kernel(&ep);
             }
-            match got {
-                Err(Errno::EINTR) => {}
-                Err(Errno::EAGAIN) => {
-                    if let Err(e) = self.wait_away(&ep, fd, libc::POLLIN, until) {
-                        return Away::Done(Err(e));
-                    }
+            let peeks = flags & libc::MSG_PEEK != 0;
+            let failed = match got {
+                Err(Errno::EINTR) => continue,
+                Err(e) if e != Errno::EAGAIN && self.came_back(fd, e) => {
+                    return self.rest_from_home(fd, into, control, flags, taken);
                 }
-                Err(e) if self.came_back(fd, e) => return Away::Again,
-                r => return Away::Done(r),
+                Err(Errno::EAGAIN) => None,
+                Err(e) => Some(Err(e)),
+                Ok(m) => {
+                    let end = m.n == 0;
+                    taken.add(m, peeks);
+                    let least = self.least_away(fd, taken.m.n, want, flags);
+                    (end || taken.m.n >= least).then_some(Ok(()))
+                }
+            };
+            let over = failed.or_else(|| {
+                let begun = taken.m.n > 0;
+                let waited = match (peeks, begun) {
+                    // What is looked at stays readable: nothing tells when more comes, but an end does.
+                    (true, true) => self.nap_away(&ep, fd, until),
+                    _ => {
+                        match self.wait_away(&ep, fd, libc::POLLIN | libc::POLLPRI, until, begun) {
+                            // What failed is told at the next call, and an urgent byte ends this one.
+                            Ok(shown) if begun && shown & (libc::POLLERR | libc::POLLPRI) != 0 => {
+                                Err(Errno::EAGAIN)
+                            }
+                            waited => waited.map(|_| ()),
+                        }
+                    }
+                };
+                waited.err().map(Err)
+            });
+            match over {
+                None => {}
+                Some(Err(e)) if taken.m.n == 0 => return Away::Done(Err(e)),
+                Some(_) => return Away::Done(Ok(taken.m)),
             }
         }
     }
+
+    /// Bytes that end a blocking receive (`sock_rcvlowat`), of which `n` are here.
+    fn least_away(&self, fd: i32, n: usize, want: usize, flags: i32) -> usize {
+        if flags & libc::MSG_WAITALL != 0 || n >= want {
+            return want;
+        }
+        let low = self.int_option(fd, libc::SOL_SOCKET, libc::SO_RCVLOWAT);
+        (low.unwrap_or(1).max(1) as usize).min(want)
+    }
+
+    /// A look that wants more waits a little; an error when there will be no more.
+    fn nap_away(&self, ep: &Ep, fd: i32, until: Deadline) -> Result<(), Errno> {
+        let soon = self.os.now().saturating_add(LOOK_NAP);
+        let nap = Deadline(Some(until.0.map_or(soon, |u| u.min(soon))));
+        match self.wait_away(ep, fd, libc::POLLRDHUP, nap, true) {
+            Err(Errno::EAGAIN) if !until.is_past(self.os.now()) => Ok(()),
+            Err(e) => Err(e),
+            Ok(_) if !ep.shared().has(flag::HANDED_OVER) => Ok(()),
+            Ok(_) => Err(Errno::EAGAIN),
+        }
+    }
+
+    /// The connection came back in the middle of a receive.
+    fn rest_from_home(
+        &self,
+        fd: i32,
+        into: &mut [&mut [u8]],
+        control: &mut [u8],
+        flags: i32,
+        mut taken: Taken,
+    ) -> Away<Result<Received, Errno>> {
+        if taken.m.n == 0 || flags & libc::MSG_PEEK != 0 {
+            return Away::Again;
+        }
+        let mut skip = taken.m.n;
+        let mut rest: Vec<&mut [u8]> = Vec::new();
+        for piece in into.iter_mut() {
+            let (gone, tail) = piece.split_at_mut(skip.min(piece.len()));
+            skip -= gone.len();
+            rest.push(tail);
+        }
+        // Less than the call is for was here, so it goes on until it has that.
+        if let Some(Ok(m)) = self.recv_msg(fd, &mut rest, control, flags) {
+            taken.add(m, false);
+        }
+        Away::Done(Ok(taken.m))
+    }
+}
+
+/// What a receive has so far.
+#[derive(Default)]
+struct Taken {
+    m: Received,
+}
+
+impl Taken {
+    fn add(&mut self, m: Received, peeks: bool) {
+        let before = if peeks { 0 } else { self.m.n };
+        self.m = Received {
+            n: before + m.n,
+            control: self.m.control.max(m.control),
+            flags: self.m.flags | m.flags,
+            ..m
+        };
+    }
+}
+
+/// Calls `f` with what is left of the buffers after `done` bytes.
+fn with_rest_mut<R>(
+    into: &mut [&mut [u8]],
+    done: usize,
+    f: impl FnOnce(&mut [IoSliceMut<'_>]) -> R,
+) -> R {
+    let mut skip = done;
+    let mut pieces: Vec<IoSliceMut<'_>> = Vec::with_capacity(into.len());
+    for piece in into.iter_mut() {
+        let (gone, rest) = piece.split_at_mut(skip.min(piece.len()));
+        skip -= gone.len();
+        if !rest.is_empty() {
+            pieces.push(IoSliceMut::new(rest));
+        }
+    }
+    f(&mut pieces)
 }

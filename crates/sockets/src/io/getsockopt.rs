@@ -135,6 +135,15 @@ impl Sockets {
             return put(into, kernels.get(..len).unwrap_or_default());
         }
         let info = ep.att.stack.tcp_info(ep.sock.id, Instant(self.os.now()));
+        if ep.shared().has(flag::PAIRED) {
+            let asked = self
+                .os
+                .getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut kernels);
+            let n = asked.unwrap_or(0).min(kernels.len());
+            let both = kernels.get_mut(..n).unwrap_or_default();
+            ioctl::add_tcp_info(both, &info);
+            return put(into, both);
+        }
         put(into, ioctl::tcp_info(&info).get(..len).unwrap_or_default())
     }
 }

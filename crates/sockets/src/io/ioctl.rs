@@ -166,9 +166,84 @@ pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN.1] {
     b
 }
 
+/// Adds what one end of a pair did to what the kernel says (`struct tcp_info`) of the connection beside it.
+pub fn add_tcp_info(kernels: &mut [u8], i: &TcpInfo) {
+    if let Some(state) = kernels.first_mut() {
+        *state = i.state;
+    }
+    // last_data_sent and last_data_recv: the later one. notsent_bytes: the kernel has sent all.
+    for (at, v) in [(44, i.last_data_sent_ms), (52, i.last_data_recv_ms)] {
+        change(kernels, at, |ms: u32| ms.min(v));
+    }
+    change(kernels, 144, |_: u32| i.notsent_bytes);
+    for (at, v) in [
+        (120, i.bytes_acked),
+        (128, i.bytes_received),
+        (200, i.bytes_sent),
+    ] {
+        change(kernels, at, |n: u64| n.wrapping_add(v));
+    }
+    // segs_out, segs_in, data_segs_in, data_segs_out, delivered.
+    let (sent, received) = (i.data_segs_out, i.data_segs_in);
+    for (at, v) in [
+        (136, sent),
+        (140, received),
+        (152, received),
+        (156, sent),
+        (192, sent),
+    ] {
+        change(kernels, at, |n: u32| n.wrapping_add(v));
+    }
+}
+
+/// Replaces the number at byte `at`, if the kernel has it.
+fn change<T: Number>(b: &mut [u8], at: usize, f: impl FnOnce(T) -> T) {
+    if let Some(word) = b.get_mut(at..at + size_of::<T>()) {
+        let new = f(T::read(word));
+        new.write(word);
+    }
+}
+
+trait Number {
+    fn read(b: &[u8]) -> Self;
+    fn write(self, b: &mut [u8]);
+}
+
+macro_rules! numbers {
+    ($($t:ty),*) => {$(
+        impl Number for $t {
+            fn read(b: &[u8]) -> Self {
+                b.try_into().map_or(0, Self::from_ne_bytes)
+            }
+            fn write(self, b: &mut [u8]) {
+                b.copy_from_slice(&self.to_ne_bytes());
+            }
+        }
+    )*};
+}
+numbers!(u32, u64);
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pair_adds_its_own_to_the_kernels_counts() {
+        let mut b = vec![0u8; 210];
+        b[0] = 1;
+        b[120..128].copy_from_slice(&5u64.to_ne_bytes());
+        b[44..48].copy_from_slice(&9u32.to_ne_bytes());
+        let i = TcpInfo {
+            state: 8,
+            bytes_acked: 7,
+            last_data_sent_ms: 3,
+            data_segs_out: 2,
+            ..TcpInfo::default()
+        };
+        add_tcp_info(&mut b, &i);
+        assert_eq!((b[0], b[44], b[120], b[136], b[192]), (8, 3, 12, 2, 2));
+        add_tcp_info(&mut b[..3], &i);
+    }
 
     #[test]
     fn tcp_info_has_the_kernels_layout() {

@@ -91,6 +91,17 @@ impl Sockets {
 
     /// Sends on a stream.
     pub(crate) fn tcp_send(&self, ep: &Ep, from: &[&[u8]], flags: i32) -> Result<usize, Errno> {
+        self.tcp_send_part(ep, from, flags, false)
+    }
+
+    /// As [`tcp_send`](Self::tcp_send); `begun`: it is the rest of a call that has sent something.
+    pub(crate) fn tcp_send_part(
+        &self,
+        ep: &Ep,
+        from: &[&[u8]],
+        flags: i32,
+        begun: bool,
+    ) -> Result<usize, Errno> {
         let mut done = 0;
         if flags & libc::MSG_OOB == 0
             && ep.att.stack.is_paired(ep.sock.id)
@@ -144,7 +155,7 @@ impl Sockets {
                         .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
                     let spin = self.settings.spin;
                     let waited = match done {
-                        0 => ep.att.block_on(id, ev::OUT, -1, until, spin),
+                        0 if !begun => ep.att.block_on(id, ev::OUT, -1, until, spin),
                         _ => ep.att.block_on_rest(id, ev::OUT, until, spin),
                     };
                     if let Err(e) = waited {

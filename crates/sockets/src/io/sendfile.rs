@@ -76,6 +76,7 @@ impl Sockets {
         count: usize,
     ) -> Result<(), Errno> {
         let mut buf = [0u8; CHUNK];
+        let start = *pos;
         let mut left = count.min(0x7fff_f000);
         while left > 0 {
             let part = left.min(CHUNK);
@@ -88,7 +89,8 @@ impl Sockets {
             };
             // More follows: full segments first, as the kernel's sendfile does.
             let more = if left > n { libc::MSG_MORE } else { 0 };
-            let sent = self.send_chunk(ep, out, data, more)?;
+            let begun = *pos != start;
+            let sent = self.send_chunk(ep, out, data, more, begun)?;
             *pos += sent as i64;
             left -= sent;
             if sent < n {
@@ -98,9 +100,17 @@ impl Sockets {
         Ok(())
     }
 
-    fn send_chunk(&self, ep: &Ep, out: i32, data: &[u8], flags: i32) -> Result<usize, Errno> {
+    /// `begun`: the call has sent something already, so no handler restarts it.
+    fn send_chunk(
+        &self,
+        ep: &Ep,
+        out: i32,
+        data: &[u8],
+        flags: i32,
+        begun: bool,
+    ) -> Result<usize, Errno> {
         if ep.shared().kind() == flyover_core::sock::Kind::Tcp {
-            return self.tcp_send(ep, &[data], flags);
+            return self.tcp_send_part(ep, &[data], flags, begun);
         }
         match self.udp_send(ep, out, &[data], None, &[], 0) {
             Answer::Value(n) => Ok(n),

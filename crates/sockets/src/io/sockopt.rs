@@ -227,7 +227,7 @@ pub(crate) fn has_connection(ep: &Ep) -> bool {
     let s = ep.shared();
     match s.tcp_state() {
         TcpState::Listen => false,
-        TcpState::Closed => s.has(flag::CONNECTED_SEEN),
+        TcpState::Closed => s.has(flag::CONNECTED_SEEN) || s.has(flag::PAIRED),
         _ => true,
     }
 }

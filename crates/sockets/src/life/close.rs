@@ -1,6 +1,8 @@
 //! `close(2)` and its relatives. A close that certainly is the last one ends the connection at once; for all others
 //! the keeper waits for the kernel's word that the socket is gone.
 
+use flyover_core::sock::flag;
+
 use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::life::linger::linger_span;
@@ -66,6 +68,14 @@ impl Sockets {
         let copied = self.is_copied(fd);
         if self.is_sole_holder(fd) || (copied && self.is_last_copy(fd)) {
             self.epolls.forget_away(self, fd, ep);
+            let s = ep.shared();
+            // From here on nobody pairs it; if somebody just did, it is closed as one end of a pair.
+            ep.att.locked(|l| {
+                s.clear_flag(flag::LOCAL);
+                if s.has(flag::PAIRED) {
+                    l.close(ep.sock.id);
+                }
+            });
         }
     }
 
@@ -85,9 +95,10 @@ impl Sockets {
         // What arrived but was not looked at yet decides between FIN and RST, and may let queued data go.
         let _: bool = tcp && ep.att.poll(64);
         let span = tcp.then(|| linger_span(ep)).flatten();
+        let other = ep.att.stack.local_peer(ep.sock.id);
         ep.att.locked(|l| l.close(ep.sock.id));
         if let Some(span) = span {
-            self.linger(ep, Deadline::after(self.os.now(), span));
+            self.linger(ep, other, Deadline::after(self.os.now(), span));
         }
     }
 

@@ -253,6 +253,16 @@ impl Sockets {
         if state == TcpState::Listen || s.has(flag::CONNECTED_SEEN) {
             return Answer::Error(Errno::EISCONN);
         }
+        if s.has(flag::PAIRED) && state != TcpState::Closed {
+            // The kernel's connection beside it knows whether the program has seen the end of the attempt.
+            return match self.os.connect(fd, addr) {
+                Ok(()) => {
+                    s.set_flag(flag::CONNECTED_SEEN);
+                    Answer::Value(0)
+                }
+                Err(e) => Answer::Error(e),
+            };
+        }
         if s.has(flag::DISCONNECTING) {
             return Answer::Error(Errno::EINVAL);
         }
@@ -294,10 +304,14 @@ impl Sockets {
         let auto = ep.shared().has(flag::AUTO_PORT);
         // What `bind` gave it after the end of the connection is the program's.
         let rebound = ep.shared().has(flag::REBOUND);
+        let paired = ep.shared().has(flag::PAIRED);
+        if paired {
+            self.dissolve_beside(fd);
+        }
         let fresh = Fresh {
             in_epoll,
             // Also a port that `bind` left to the kernel; one that the program named stays, the kernel knows.
-            unbound: !rebound && self.give_port_back(fd) && auto,
+            unbound: !paired && !rebound && self.give_port_back(fd) && auto,
             error: u8::try_from(error).unwrap_or(0),
             shut: 0,
             ..fresh_of(ep)
@@ -305,6 +319,12 @@ impl Sockets {
         let _: bool = self.table.store(fd, Entry::Fresh(fresh));
         ep.att.locked(|l| l.abort(ep.sock.id));
         fresh
+    }
+
+    /// The kernel's connection beside a pair ends with it; what the kernel notes of that is not the program's business.
+    fn dissolve_beside(&self, fd: i32) {
+        let _: Result<(), Errno> = self.os.connect(fd, &Addr::nowhere());
+        let _: Result<i32, Errno> = self.int_option(fd, libc::SOL_SOCKET, libc::SO_ERROR);
     }
 
     /// Hands out the error that a connection left.

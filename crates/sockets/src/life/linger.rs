@@ -1,7 +1,7 @@
 //! `SO_LINGER` with a time: the close of the last descriptor waits until the peer has everything.
 
-use flyover_core::TcpState;
 use flyover_core::sock::flag;
+use flyover_core::{SockRef, TcpState};
 
 use crate::enter;
 use crate::entry::Entry;
@@ -24,6 +24,8 @@ pub(crate) fn linger_span(ep: &Ep) -> Option<u64> {
 /// A close that waits if the descriptor is the last one in all processes, which only the kernel knows.
 pub(crate) struct Doubt {
     ep: Ep,
+    /// The other end of a pair.
+    other: Option<SockRef>,
     /// Longest wait, ns.
     span: u64,
     /// An epoll set with the kernel socket in it, and nothing else.
@@ -45,18 +47,31 @@ impl Sockets {
         };
         let span = linger_span(&ep)?;
         let set = self.os.epoll_create(libc::EPOLL_CLOEXEC).ok()?;
-        let nothing = EpollEvent::default();
-        if let Err(_e) = self
-            .os
-            .epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, Some(nothing))
-        {
+        // The kernel's connection beside a pair can always be written to.
+        let always = if ep.shared().has(flag::PAIRED) {
+            libc::EPOLLOUT | libc::EPOLLIN
+        } else {
+            0
+        };
+        let shows = EpollEvent {
+            events: always as u32,
+            data: 0,
+        };
+        if let Err(_e) = self.os.epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, Some(shows)) {
             let _: Result<(), Errno> = self.os.close(set);
             return None;
         }
-        Some(Doubt { ep, span, set })
+        let other = ep.att.stack.local_peer(ep.sock.id);
+        Some(Doubt {
+            ep,
+            other,
+            span,
+            set,
+        })
     }
 
-    /// The descriptor is closed. The kernel socket is not connected, so it reports `EPOLLHUP` for as long as it exists.
+    /// The descriptor is closed. The kernel socket is not connected, so it reports `EPOLLHUP` for as long as it exists, or
+    /// stands beside a pair.
     pub(crate) fn linger_if_last(&self, doubt: &Doubt) {
         let ep = &doubt.ep;
         let mut event = [EpollEvent::default()];
@@ -72,14 +87,18 @@ impl Sockets {
                 l.close(ep.sock.id);
             }
         });
-        self.linger(ep, Deadline::after(self.os.now(), doubt.span));
+        self.linger(ep, doubt.other, Deadline::after(self.os.now(), doubt.span));
     }
 
-    /// Waits until the peer has everything and our FIN, the deadline has come, or a handler is to run (Linux's
+    /// Waits until the peer (`other`: in this stack) has everything and our FIN, the deadline has come, or a handler is to run (Linux's
     /// `sk_stream_wait_close`). The closed socket hangs up all the time, so there is no event to sleep for. No
     /// cancellation point: the descriptor has to go first.
-    pub(crate) fn linger(&self, ep: &Ep, deadline: Deadline) {
+    pub(crate) fn linger(&self, ep: &Ep, other: Option<SockRef>, deadline: Deadline) {
         let is_done = || {
+            if let Some(other) = other {
+                let stack = ep.att.stack;
+                return stack.get(other).is_none() || stack.local_has_taken(other.id);
+            }
             let state = ep.shared().tcp_state();
             ep.att.stack.get(ep.sock).is_none()
                 || !matches!(

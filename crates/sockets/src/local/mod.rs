@@ -16,6 +16,7 @@ mod part;
 use core::sync::atomic::Ordering;
 use std::io::IoSliceMut;
 
+use flyover_core::TcpState;
 use flyover_core::local::{Enter, Facts, Seen};
 use flyover_core::sock::flag;
 use flyover_wire::{Endpoint, Ip};
@@ -52,15 +53,18 @@ pub enum Entered {
 }
 
 impl Sockets {
-    /// The kernel has connected `fd`, or is about to: if its peer is on this host, it gets its mark.
-    pub fn connected_by_kernel(&self, fd: i32, to: &Addr) {
-        if to.family() == libc::AF_UNSPEC {
-            // Dissolved.
-            return;
-        }
+    /// The kernel has connected `fd` (`done`: and said so), or is about to: if its peer is on this host, it gets its mark.
+    pub fn connected_by_kernel(&self, fd: i32, to: &Addr, done: bool) {
         let Fd::Fresh(fresh) = self.look(fd) else {
+            if let Some(ep) = self.mark(fd).filter(|_| done) {
+                ep.shared().set_flag(flag::CONNECTED_SEEN);
+            }
             return;
         };
+        if to.family() == libc::AF_UNSPEC {
+            // It was dissolved.
+            return;
+        }
         let marked = to
             .endpoint()
             .filter(|_| !fresh.dgram && !fresh.unbound && fresh.shut == 0)
@@ -69,10 +73,13 @@ impl Sockets {
             self.leave_to_kernel(fd, self.why_kernel(to));
             return;
         };
+        if done {
+            ep.shared().set_flag(flag::CONNECTED_SEEN);
+        }
         if fresh.in_epoll {
             self.epolls.fresh_became_mark(self, fd, &ep);
         }
-        self.pair_at(&ep, 0);
+        self.pair_at(Some(fd), &ep, 0);
     }
 
     fn why_kernel(&self, to: &Addr) -> Reason {
@@ -87,7 +94,8 @@ impl Sockets {
     pub(crate) fn accepted_by_kernel(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> bool {
         match self.mark_local(fd, v6, peer) {
             Some(ep) => {
-                self.pair_at(&ep, 0);
+                ep.shared().set_flag(flag::CONNECTED_SEEN);
+                self.pair_at(Some(fd), &ep, 0);
                 true
             }
             None => false,
@@ -139,17 +147,17 @@ impl Sockets {
 
     /// Pairs the mark when so many calls have moved bytes on it that it pays. Later on it is tried more and more rarely: the
     /// other end may be a plain program.
-    fn pair_at(&self, ep: &Ep, calls: u32) {
+    fn pair_at(&self, fd: Option<i32>, ep: &Ep, calls: u32) {
         let Some(since) = calls.checked_sub(self.settings.local_after) else {
             return;
         };
         if (since == 0 || since.is_power_of_two()) && ep.shared().has(flag::LOCAL) {
-            let _: bool = self.pair(ep);
+            let _: bool = self.pair(fd, ep);
         }
     }
 
-    /// Pairs the mark now. False: the other end is not here, or this is not the moment.
-    fn pair(&self, ep: &Ep) -> bool {
+    /// Pairs the mark now; `fd`: its descriptor, if that is at hand. False: the other end is not here, or this is not the moment.
+    fn pair(&self, fd: Option<i32>, ep: &Ep) -> bool {
         let Some((own, other)) = ep.att.locked(|l| l.local_ends(ep.sock.id)) else {
             return false;
         };
@@ -157,7 +165,13 @@ impl Sockets {
         let (local, remote) = (s.local(), s.remote());
         // An end that never moved a byte may be about to become the standard input of a program without the library.
         let early = self.settings.local_after > 0 && other.calls == 0;
-        let facts = (!early)
+        // It may be half of one already: a listener hands down what was shut down, and the peer may have closed.
+        let whole = || match fd {
+            Some(fd) => self.is_whole(fd),
+            None => diag::facts(self.os, own.cookie, local, remote).is_some(),
+        };
+        let half = own.calls == 0 && !whole();
+        let facts = (!early && !half)
             .then(|| self.facts(&own, local, remote))
             .flatten()
             .zip(self.facts(&other, remote, local));
@@ -169,6 +183,15 @@ impl Sockets {
                 false
             }
         })
+    }
+
+    /// Neither end of the kernel's connection has sent its FIN.
+    fn is_whole(&self, fd: i32) -> bool {
+        let mut state = [0u8];
+        let asked = self
+            .os
+            .getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state);
+        asked.is_ok() && state == [TcpState::Established as u8]
     }
 
     /// What the kernel holds of an end. `None`: it is not established, or not to be found.
@@ -207,13 +230,13 @@ impl Sockets {
     /// It came back.
     pub fn leave_kernel(&self, ep: &Ep) {
         let calls = ep.att.stack.kernel_leave(ep.sock.id);
-        self.pair_at(ep, calls);
+        self.pair_at(None, ep, calls);
     }
 
     /// A call that cannot be counted is about to be made on a mark: it is paired now or never.
     pub(crate) fn now_or_never(&self, fd: i32) {
         if let Some(ep) = self.mark(fd).filter(|ep| ep.shared().has(flag::LOCAL))
-            && !self.pair(&ep)
+            && !self.pair(Some(fd), &ep)
         {
             self.never_paired(&ep);
         }
@@ -227,7 +250,7 @@ impl Sockets {
         let begun = self.os.now();
         ep.att.locked(|l| l.local_allow(ep.sock.id));
         for _ in 0..TRIES {
-            if self.pair(ep) {
+            if self.pair(None, ep) {
                 return Some(Ok(self.os.now().saturating_sub(begun)));
             }
             // Somebody is inside, or bytes are on their way.

@@ -184,6 +184,9 @@ impl Waiting<'_> {
             let _: bool = self.att.poll(64);
         }
         let has_kernel = self.set.kernel_members.load(Ordering::Acquire) != 0;
+        if has_kernel {
+            self.follow_returns();
+        }
         let expected = stack.set_ready_len(self.id) as usize;
         let mut k = 0;
         let looked = has_kernel && self.is_kernels_turn(out.len(), expected);
@@ -202,6 +205,23 @@ impl Waiting<'_> {
             self.lib.epolls.settle(self.lib, self.set, self.att);
         }
         n
+    }
+
+    /// Members whose connections came back leave the kernel's set before it is asked: what it says of them is old.
+    fn follow_returns(&self) {
+        let stack = self.att.stack;
+        let returns = stack.returned();
+        if self.set.returns.swap(returns, Ordering::Relaxed) == returns {
+            return;
+        }
+        let mut back = Vec::new();
+        self.att
+            .locked(|l| l.set_returned(self.id, |item| back.push(item)));
+        for item in back {
+            self.lib
+                .epolls
+                .item_back(self.lib, self.att, self.set, item);
+        }
     }
 
     fn collect_ours(&self, out: &mut [EpollEvent]) -> usize {

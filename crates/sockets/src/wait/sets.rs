@@ -81,6 +81,8 @@ pub(super) struct EpollSet {
     /// When the kernel's half was last looked at, ns, and how many looks more because that paid off.
     pub(super) looked: AtomicU64,
     pub(super) hot: AtomicU32,
+    /// How many connections of the stack had come back from the kernel when members were last looked for among them.
+    pub(super) returns: AtomicU64,
     /// Sets in sets.
     pub(super) links: Links,
     members: Mutex<Members>,
@@ -135,6 +137,7 @@ impl EpollSet {
             n.store(0, Ordering::Release);
         }
         self.looked.store(0, Ordering::Relaxed);
+        self.returns.store(0, Ordering::Relaxed);
         self.left.store(false, Ordering::Release);
     }
 }

@@ -30,7 +30,7 @@ const AT_ONCE: usize = 4;
 pub struct Args {
     /// Only cells `KIND.EVENT.STATE` that contain one of these.
     filters: Vec<String>,
-    /// v4, v6 or xdp.
+    /// v4, v6, xdp, or of the local path lo4, lo6, late4, late6, own4.
     #[arg(long, default_value = "v4")]
     mode: String,
     /// Both sides plain: what differs then is not deterministic and no test.
@@ -153,7 +153,7 @@ fn matrix(setup: &Setup, selection: &Selection) -> Result<()> {
             directory,
             ..setup.clone()
         };
-        Hosts::new(&setup, side, &peer)
+        Hosts::new(&setup, side, &peer, &[selection.mode])
     };
     let wanted = cells(&program)?
         .into_iter()

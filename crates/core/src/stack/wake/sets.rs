@@ -383,6 +383,27 @@ impl Locked<'_, '_, '_> {
         n
     }
 
+    /// Takes the members out of the ready list whose connections came back from the kernel.
+    pub fn set_returned(&mut self, set: SetId, mut take: impl FnMut(ItemId)) {
+        let st = self.st;
+        let mut cur = st.sets.at(set).ready.get().opt();
+        let mut guard = st.limits().items;
+        while let Some(id) = cur {
+            if guard == 0 {
+                return;
+            }
+            guard -= 1;
+            let item = st.items.at(id);
+            cur = item.ready_next.get().opt();
+            let away = item.mode.get() & imode::AWAY != 0;
+            let sock = item.sock.get().opt();
+            if away && sock.is_some_and(|s| !st.sock(s).has(flag::HANDED_OVER)) {
+                self.unqueue_ready(id);
+                take(id);
+            }
+        }
+    }
+
     pub(super) fn queue_ready(&mut self, id: ItemId) {
         let st = self.st;
         let item = st.items.at(id);

@@ -1,6 +1,6 @@
 //! `TCP_INFO`, queue sizes and the like: true values of the endpoint.
 
-use crate::sock::SockId;
+use crate::sock::{SockId, flag};
 use crate::stack::Stack;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
@@ -116,7 +116,10 @@ impl Stack<'_> {
             bytes_retrans: u64::from(t.retrans.get()),
             segs_out: s.segs_out.load(Relaxed),
             segs_in: s.segs_in.load(Relaxed),
-            notsent_bytes: queued.saturating_sub(flight),
+            notsent_bytes: match s.has(flag::PAIRED) {
+                true => crate::local::unacked(self, s),
+                false => queued.saturating_sub(flight),
+            },
             min_rtt: us(t.min_rtt.get()),
             snd_wnd: t.snd_wnd.get(),
             rcv_wnd: Seq(t.rcv_adv.get()).since(Seq(t.rcv_nxt.get())),
@@ -131,7 +134,7 @@ impl Stack<'_> {
         let s = self.sock(id);
         let queued = s.rq_available();
         match super::oob::stop_at(s) {
-            Some(mark) if !s.has(crate::sock::flag::OOBINLINE) => {
+            Some(mark) if !s.has(flag::OOBINLINE) => {
                 let ahead = mark.wrapping_sub(s.rq_out.load(Relaxed));
                 if ahead < 1 << 31 {
                     ahead.min(queued)
@@ -146,6 +149,9 @@ impl Stack<'_> {
     /// `SIOCOUTQ`: bytes not yet acknowledged, sent or not.
     pub fn outq(self, id: SockId) -> u32 {
         let s = self.sock(id);
+        if s.has(flag::PAIRED) {
+            return crate::local::unacked(self, s);
+        }
         s.sq_len.load(Relaxed)
     }
 

@@ -64,9 +64,22 @@ fn forget(s: &Sock) {
 }
 
 impl Stack<'_> {
-    /// How many connections of the kernel were to be taken over so far; needs no lock.
+    /// How many connections of the kernel were to be taken over so far, or were paired; needs no lock.
     pub fn takeovers_begun(self) -> u64 {
-        self.state.stats.takeovers_begun.load(Relaxed)
+        let stats = &self.state.stats;
+        stats
+            .takeovers_begun
+            .load(Relaxed)
+            .wrapping_add(stats.local_pairs.load(Relaxed))
+    }
+
+    /// How many connections came back from the kernel so far, the ends of pairs as well; needs no lock.
+    pub fn returned(self) -> u64 {
+        let stats = &self.state.stats;
+        stats
+            .takeovers_of_kernel
+            .load(Relaxed)
+            .wrapping_add(stats.local_pairs.load(Relaxed))
     }
 }
 

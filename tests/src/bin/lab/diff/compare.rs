@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use flyover_e2e::lab::{Setup, Side};
 
 use super::Selection;
@@ -13,12 +13,24 @@ use super::program::{Entry, Mode, Program};
 static COMPARED: AtomicU32 = AtomicU32::new(0);
 static DIFFERENT: AtomicU32 = AtomicU32::new(0);
 static KNOWN: AtomicU32 = AtomicU32::new(0);
+/// On the local path: cases with connections that were accepted, and those with pairs; the pairs.
+static ACCEPTED: AtomicU32 = AtomicU32::new(0);
+static PAIRED: AtomicU32 = AtomicU32::new(0);
+static PAIRS: AtomicU32 = AtomicU32::new(0);
 
 /// How many cases were compared so far, in words.
 pub fn totals() -> String {
     let count = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
+    let local = match count(&ACCEPTED) {
+        0 => String::new(),
+        cases => format!(
+            "; {} of {cases} with local connections had pairs, {} in all",
+            count(&PAIRED),
+            count(&PAIRS)
+        ),
+    };
     format!(
-        "{} cases compared, {} differ, {} more are known to differ",
+        "{} cases compared, {} differ, {} more are known to differ{local}",
         count(&COMPARED),
         count(&DIFFERENT),
         count(&KNOWN)
@@ -30,12 +42,19 @@ pub fn program(setup: &Setup, program: &Program, selection: &Selection) -> Resul
     let words = program.build(&setup.directory)?;
     let peer = program.build_peer(&setup.directory)?;
     let entries = program.list(&words)?;
+    let modes = match &selection.modes {
+        Some(modes) => program.suiting(modes),
+        None => program.modes.clone(),
+    };
+    if modes.is_empty() {
+        return Ok(());
+    }
     let hosts = |name: &str, side: Side| {
         let setup = Setup {
             directory: setup.directory.join(name),
             ..setup.clone()
         };
-        Hosts::new(&setup, side, &peer)
+        Hosts::new(&setup, side, &peer, &modes)
     };
     let plain = hosts("plain", Side::Neither)?;
     let flyover = hosts("flyover", Side::Client)?;
@@ -45,19 +64,23 @@ pub fn program(setup: &Setup, program: &Program, selection: &Selection) -> Resul
         is_plain: setup.plain,
     };
     let mut report = String::new();
-    let modes = match selection.mode {
-        Some(mode) => vec![mode],
-        None => program.modes.clone(),
-    };
     for mode in modes {
+        let mut paired = Paired::default();
         for entry in &entries {
             if !selection.wants_case(&program.name, &entry.name) {
                 continue;
             }
             for _ in 0..selection.repeat {
-                pair.compare(&words, entry, mode, selection, &mut report)
+                let outcome = pair
+                    .compare(&words, entry, mode, selection, &mut report)
                     .with_context(|| format!("{} {}", entry.name, mode.name()))?;
+                if !entry.kernel {
+                    paired.add(&outcome);
+                }
             }
+        }
+        if mode.local_after() == Some(0) && !setup.plain {
+            paired.ensure_most()?;
         }
     }
     pair.plain.finish()?;
@@ -66,6 +89,32 @@ pub fn program(setup: &Setup, program: &Program, selection: &Selection) -> Resul
         bail!("{}", report.trim_end());
     }
     Ok(())
+}
+
+/// The proof of the local path: of the cases of a program in which the kernel accepted a connection, most had a pair.
+/// Some leave a connection in the backlog, or break it off.
+#[derive(Default)]
+struct Paired {
+    accepted: u32,
+    paired: u32,
+}
+
+impl Paired {
+    fn add(&mut self, outcome: &Outcome) {
+        if outcome.accepted > 0 {
+            self.accepted += 1;
+            self.paired += u32::from(outcome.pairs > 0);
+        }
+    }
+
+    fn ensure_most(&self) -> Result<()> {
+        let Self { accepted, paired } = *self;
+        ensure!(
+            paired * 2 >= accepted,
+            "only {paired} of {accepted} cases with connections went through shared memory"
+        );
+        Ok(())
+    }
 }
 
 struct Pair {
@@ -95,7 +144,7 @@ impl Pair {
         mode: Mode,
         selection: &Selection,
         report: &mut String,
-    ) -> Result<()> {
+    ) -> Result<Outcome> {
         let outcomes = self.run(words, &entry.name, mode)?;
         if selection.show {
             println!(
@@ -105,15 +154,20 @@ impl Pair {
                 outcomes[0].text.trim_end()
             );
         }
-        let difference = self.difference(&outcomes, entry);
+        let difference = self.difference(&outcomes, entry, mode);
+        if mode.local_after().is_some() {
+            ACCEPTED.fetch_add(u32::from(outcomes[1].accepted > 0), Ordering::Relaxed);
+            PAIRED.fetch_add(u32::from(outcomes[1].pairs > 0), Ordering::Relaxed);
+            PAIRS.fetch_add(outcomes[1].pairs as u32, Ordering::Relaxed);
+        }
         COMPARED.fetch_add(1, Ordering::Relaxed);
-        match (&entry.known, difference) {
+        match (entry.known_in(mode), difference) {
             (None, None) => {}
             (None, Some(text)) => {
                 DIFFERENT.fetch_add(1, Ordering::Relaxed);
                 // Once more, so that the reader knows whether it is always so.
                 let again = self.run(words, &entry.name, mode)?;
-                let always = match self.difference(&again, entry) {
+                let always = match self.difference(&again, entry, mode) {
                     _ if again[0].text != outcomes[0].text => {
                         " (the plain side differs from itself: the case is not deterministic)"
                     }
@@ -133,6 +187,8 @@ impl Pair {
                     println!("{text}");
                 }
             }
+            // Before the pairing such a case is as ever.
+            (Some(_), None) if mode.local_after().is_some_and(|after| after > 0) => {}
             (Some(why), None) => {
                 println!(
                     "\n    {} {} is equal now; known: {why}",
@@ -141,11 +197,17 @@ impl Pair {
                 );
             }
         }
-        Ok(())
+        let [_, flyover] = outcomes;
+        Ok(flyover)
     }
 
     /// What differs, for people; `None` when nothing does and the run really was accelerated.
-    fn difference(&self, [plain, flyover]: &[Outcome; 2], entry: &Entry) -> Option<String> {
+    fn difference(
+        &self,
+        [plain, flyover]: &[Outcome; 2],
+        entry: &Entry,
+        mode: Mode,
+    ) -> Option<String> {
         if plain.text != flyover.text {
             return Some(side_by_side(&plain.text, &flyover.text));
         }
@@ -153,6 +215,10 @@ impl Pair {
             return Some(format!("    {}", plain.text.trim_end()));
         }
         if entry.kernel || self.is_plain {
+            return None;
+        }
+        if mode.local_after().is_some() {
+            // Proven by [`Paired`]: a connection that nobody accepts has only one end.
             return None;
         }
         let mut bypass = String::new();

@@ -28,9 +28,13 @@ const LIMIT: Duration = Duration::from_secs(300);
 pub struct Args {
     /// Run only programs whose name contains one of these, or cases: `PROGRAM/CASE` (parts of both will do).
     filters: Vec<String>,
-    /// Only this mode: v4, v6 or xdp (default: those that the program names).
-    #[arg(long)]
-    mode: Option<String>,
+    /// Only these modes: v4, v6, xdp, or of the local path lo4, lo6, late4, late6, own4 (default: those that the program
+    /// names).
+    #[arg(long, value_delimiter = ',')]
+    mode: Vec<String>,
+    /// All modes of the local path.
+    #[arg(long, conflicts_with = "mode")]
+    local: bool,
     /// Both sides plain: what differs then is not deterministic and no test.
     #[arg(long)]
     plain: bool,
@@ -49,17 +53,18 @@ pub struct Args {
 #[derive(Clone, Debug)]
 pub struct Selection {
     filters: Vec<String>,
-    mode: Option<Mode>,
+    /// None: those that the program names.
+    modes: Option<Vec<Mode>>,
     repeat: u32,
     show: bool,
 }
 
 impl Selection {
     /// Everything once, as in the complete run of the tests.
-    fn everything() -> Self {
+    fn everything(modes: Option<Vec<Mode>>) -> Self {
         Self {
             filters: Vec::new(),
-            mode: None,
+            modes,
             repeat: 1,
             show: false,
         }
@@ -91,9 +96,18 @@ pub fn directory() -> PathBuf {
 pub fn run(args: &Args) -> Result<()> {
     cleanup::prepare()?;
     let setup = runner::setup(args.plain)?;
+    let named: Vec<Mode> = args
+        .mode
+        .iter()
+        .map(|word| Mode::parse(word))
+        .collect::<Result<_>>()?;
     let selection = Selection {
         filters: args.filters.clone(),
-        mode: args.mode.as_deref().map(Mode::parse).transpose()?,
+        modes: match named {
+            _ if args.local => Some(Mode::LOCAL.to_vec()),
+            named if named.is_empty() => None,
+            named => Some(named),
+        },
         repeat: args.repeat,
         show: args.show,
     };
@@ -118,11 +132,14 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn cases(cases: &mut Vec<Case>) {
     match Program::all(&directory()) {
         Ok(programs) => {
-            cases.extend(
-                programs
-                    .into_iter()
-                    .map(|program| case(program, Selection::everything())),
-            );
+            for program in programs {
+                // Datagrams have no local path.
+                if !program.name.contains("udp") {
+                    let local = Selection::everything(Some(vec![Mode::Lo4]));
+                    cases.push(case(program.clone(), local));
+                }
+                cases.push(case(program, Selection::everything(None)));
+            }
         }
         Err(error) => {
             let text = format!("{error:#}");
@@ -139,7 +156,12 @@ fn case(program: Program, selection: Selection) -> Case {
         1
     };
     let limit = LIMIT * selection.repeat * longer;
-    let mut case = Case::new(format!("diff.{}", program.name), move |setup| {
+    let local = |modes: &Vec<Mode>| modes.iter().all(|mode| mode.local_after().is_some());
+    let group = match &selection.modes {
+        Some(modes) if local(modes) => "diff.local",
+        _ => "diff",
+    };
+    let mut case = Case::new(format!("{group}.{}", program.name), move |setup| {
         compare::program(setup, &program, &selection)
     });
     case.limit = limit;

@@ -15,7 +15,20 @@ pub enum Mode {
     V6,
     /// IPv4 over AF_XDP.
     Xdp,
+    /// Program and peer on one host: 127.0.0.1, paired at once.
+    Lo4,
+    /// The same with ::1.
+    Lo6,
+    /// 127.0.0.1, paired after some calls that moved bytes.
+    Late4,
+    /// The same with ::1.
+    Late6,
+    /// Program and peer on one host, by its address on the wire.
+    Own4,
 }
+
+/// So many calls move bytes before a connection of a late mode is paired.
+const LATE: u32 = 3;
 
 impl Mode {
     pub fn parse(word: &str) -> Result<Self> {
@@ -23,8 +36,30 @@ impl Mode {
             "v4" => Ok(Self::V4),
             "v6" => Ok(Self::V6),
             "xdp" => Ok(Self::Xdp),
-            _ => bail!("{word:?} is none of the modes v4, v6, xdp"),
+            "lo4" => Ok(Self::Lo4),
+            "lo6" => Ok(Self::Lo6),
+            "late4" => Ok(Self::Late4),
+            "late6" => Ok(Self::Late6),
+            "own4" => Ok(Self::Own4),
+            _ => bail!("{word:?} is none of the modes v4, v6, xdp, lo4, lo6, late4, late6, own4"),
         }
+    }
+
+    /// The modes of the local path.
+    pub const LOCAL: [Self; 5] = [Self::Lo4, Self::Lo6, Self::Late4, Self::Late6, Self::Own4];
+
+    /// Both ends of the connections are on one host, under Flyover: after how many calls they are paired.
+    pub fn local_after(self) -> Option<u32> {
+        match self {
+            Self::V4 | Self::V6 | Self::Xdp => None,
+            Self::Lo4 | Self::Lo6 | Self::Own4 => Some(0),
+            Self::Late4 | Self::Late6 => Some(LATE),
+        }
+    }
+
+    /// Is it about IPv6?
+    pub fn is_v6(self) -> bool {
+        matches!(self, Self::V6 | Self::Lo6 | Self::Late6)
     }
 
     pub fn name(self) -> &'static str {
@@ -32,6 +67,11 @@ impl Mode {
             Self::V4 => "v4",
             Self::V6 => "v6",
             Self::Xdp => "xdp",
+            Self::Lo4 => "lo4",
+            Self::Lo6 => "lo6",
+            Self::Late4 => "late4",
+            Self::Late6 => "late6",
+            Self::Own4 => "own4",
         }
     }
 }
@@ -44,7 +84,18 @@ pub struct Entry {
     /// It is about the kernel's path: no proof of acceleration.
     pub kernel: bool,
     /// Why a difference is known and not a failure; empty for ordinary cases.
-    pub known: Option<String>,
+    known: Option<String>,
+    /// The same, of the local path alone.
+    known_local: Option<String>,
+}
+
+impl Entry {
+    /// Why a difference in this mode is known and not a failure.
+    pub fn known_in(&self, mode: Mode) -> Option<&String> {
+        let local = self.known_local.as_ref();
+        let local = local.filter(|_| mode.local_after().is_some());
+        self.known.as_ref().or(local)
+    }
 }
 
 /// A C or Python file with cases.
@@ -59,6 +110,15 @@ pub struct Program {
 }
 
 impl Program {
+    /// Those of the modes that suit the families that it runs with.
+    pub fn suiting(&self, modes: &[Mode]) -> Vec<Mode> {
+        let suits = |mode: &&Mode| {
+            let family = if mode.is_v6() { Mode::V6 } else { Mode::V4 };
+            self.modes.contains(&family)
+        };
+        modes.iter().filter(suits).copied().collect()
+    }
+
     /// All programs of the directory, by name. `peer.c` and the modules of the vocabulary are none.
     pub fn all(directory: &Path) -> Result<Vec<Self>> {
         let mut found = Vec::new();
@@ -132,7 +192,7 @@ impl Program {
         Ok(target)
     }
 
-    /// Its cases: lines of name, flags (1 kernel, 2 known) and the reason.
+    /// Its cases: lines of name, flags (1 kernel, 2 known, 4 known on the local path) and the reason.
     pub fn list(&self, words: &[PathBuf]) -> Result<Vec<Entry>> {
         let (first, rest) = words.split_first().context("no program")?;
         let output = Command::new(first).args(rest).arg("list").output()?;
@@ -152,7 +212,8 @@ impl Program {
             Some(Entry {
                 name,
                 kernel: flags & 1 != 0,
-                known: (flags & 2 != 0).then_some(why),
+                known: (flags & 2 != 0).then(|| why.clone()),
+                known_local: (flags & 4 != 0).then_some(why),
             })
         });
         Ok(entries.collect())
