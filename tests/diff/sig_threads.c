@@ -388,7 +388,7 @@ static void wait_hit(int n)
 }
 
 /* O_ASYNC on a connection: the signal for what arrives. */
-CASE_KNOWN_LOCAL(sigio_set_on_a_connection, "a pair does not go back to the kernel yet")
+CASE(sigio_set_on_a_connection)
 {
     handle_info(SIGIO, io, SA_RESTART);
     fd = active_pair();

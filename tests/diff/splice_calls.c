@@ -67,7 +67,7 @@ CASE(from_socket_bulk)
     say_data("all", got, buf);
 }
 
-CASE_KNOWN_LOCAL(to_socket, "a pair does not go back to the kernel yet")
+CASE(to_socket)
 {
     int p[2], fd = active_pair();
     int r = end_of(p, 0);
@@ -83,7 +83,7 @@ CASE_KNOWN_LOCAL(to_socket, "a pair does not go back to the kernel yet")
     say_peer("recvall");
 }
 
-CASE_KNOWN_LOCAL(to_socket_full, "a pair does not go back to the kernel yet")
+CASE(to_socket_full)
 {
     int p[2], fd = active_pair();
     int r = end_of(p, 0);
@@ -110,7 +110,7 @@ CASE_KNOWN_LOCAL(to_socket_full, "a pair does not go back to the kernel yet")
     (void)order;
 }
 
-CASE_KNOWN_LOCAL(to_socket_after_shutdown, "a pair does not go back to the kernel yet")
+CASE(to_socket_after_shutdown)
 {
     int p[2], fd = active_pair();
     int r = end_of(p, 0);
@@ -122,7 +122,7 @@ CASE_KNOWN_LOCAL(to_socket_after_shutdown, "a pair does not go back to the kerne
     say_data("still there", read(r, buf, 10), buf);
 }
 
-CASE_KNOWN_LOCAL(splice_nonsense, "a pair does not go back to the kernel yet")
+CASE(splice_nonsense)
 {
     int p[2], q[2], fd = active_pair(), other = active_pair();
     loff_t off = 0;
@@ -192,7 +192,7 @@ CASE(sendfile_bulk)
     say_peer("recvall");
 }
 
-CASE_KNOWN_LOCAL(sendfile_nonsense, "a pair does not go back to the kernel yet")
+CASE(sendfile_nonsense)
 {
     int p[2], fd = active_pair(), other = active_pair(), f = a_file(100);
     int d = open("/tmp", O_RDONLY | O_DIRECTORY), wo = open("/dev/null", O_WRONLY), s = socket(AF_UNIX, SOCK_STREAM, 0);

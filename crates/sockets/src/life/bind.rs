@@ -48,7 +48,10 @@ impl Sockets {
         let s = ep.shared();
         let over = matches!(s.tcp_state(), TcpState::Closed | TcpState::TimeWait);
         if over {
-            if !s.has(flag::CHILD) && !s.has(flag::PORT_GIVEN) {
+            if s.has(flag::PAIRED) && !s.has(flag::PORT_GIVEN) {
+                s.set_flag(flag::PORT_GIVEN);
+                self.dissolve_beside(fd);
+            } else if !s.has(flag::CHILD) && !s.has(flag::PORT_GIVEN) {
                 // Once. A port that the program named stays; the kernel knows.
                 s.set_flag(flag::PORT_GIVEN);
                 let _: bool = self.give_port_back(fd);

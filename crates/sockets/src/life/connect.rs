@@ -322,7 +322,7 @@ impl Sockets {
     }
 
     /// The kernel's connection beside a pair ends with it; what the kernel notes of that is not the program's business.
-    fn dissolve_beside(&self, fd: i32) {
+    pub(crate) fn dissolve_beside(&self, fd: i32) {
         let _: Result<(), Errno> = self.os.connect(fd, &Addr::nowhere());
         let _: Result<i32, Errno> = self.int_option(fd, libc::SOL_SOCKET, libc::SO_ERROR);
     }

@@ -10,6 +10,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use flyover_e2e::cmd::{Cmd, Proc};
 use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Setup, Side, wait_until};
 use flyover_e2e::pattern::Random;
-use flyover_e2e::procfs::Proto;
+use flyover_e2e::procfs::{self, Proto};
 use flyover_e2e::runner::Case;
 use flyover_e2e::wiring;
 use rustix::process::Signal;
@@ -34,13 +35,41 @@ const SERVED: u16 = 7803;
 
 /// What continuous integration runs.
 pub(super) fn cases(cases: &mut Vec<Case>) {
-    let kills = |setup: &Setup| case(setup, IN_CI, 1);
-    cases.push(Case::new("storm.kills.server".to_owned(), kills));
+    for place in [WIRE, LOCAL] {
+        let kills = move |setup: &Setup| case(setup, place, IN_CI, 1);
+        cases.push(Case::new(place.name, kills));
+    }
 }
 
-pub(super) fn case(setup: &Setup, kills: u64, seed: u64) -> Result<()> {
+/// Where the peers of those who die are.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) name: &'static str,
+    host: Host,
+    /// The peers' address, and the server's own.
+    peers: Ipv4Addr,
+    own: Ipv4Addr,
+}
+
+/// On another host, plain.
+pub(super) const WIRE: Place = Place {
+    name: "storm.kills.server",
+    host: Host::Client,
+    peers: CLIENT,
+    own: SERVER,
+};
+
+/// On the same host, under Flyover: all connections are pairs, or become such.
+pub(super) const LOCAL: Place = Place {
+    name: "storm.kills.local",
+    host: Host::Server,
+    peers: Ipv4Addr::LOCALHOST,
+    own: Ipv4Addr::LOCALHOST,
+};
+
+pub(super) fn case(setup: &Setup, place: Place, kills: u64, seed: u64) -> Result<()> {
     let lab = wiring::pair(setup, Side::Server)?;
-    storm(&lab, kills, seed)?;
+    storm(&lab, place, kills, seed)?;
     lab.finish()
 }
 
@@ -53,33 +82,21 @@ struct Survivors {
 }
 
 impl Survivors {
-    fn start(lab: &Lab, seconds: u64) -> Result<Self> {
-        // The peer: plain.
-        let sink = lab
-            .workload(Host::Client, "storm")
-            .args(&format!("sink {CLIENT}:{SINK}"));
+    fn start(lab: &Lab, place: Place) -> Result<Self> {
+        let Place {
+            host, peers, own, ..
+        } = place;
+        let sink = workload(lab, host, "storm").args(&format!("sink {peers}:{SINK}"));
         let mut sink = sink.spawn()?;
-        let echo = lab
-            .workload(Host::Client, "echo")
-            .args(&format!("serve {CLIENT}:{ECHO}"));
+        let echo = workload(lab, host, "echo").args(&format!("serve {peers}:{ECHO}"));
         let mut echo = echo.spawn()?;
-        lab.wait_for_port_on(Host::Client, Proto::Tcp, SINK, &mut sink)?;
-        lab.wait_for_port_on(Host::Client, Proto::Tcp, ECHO, &mut echo)?;
-        // On the stack: a server with plain clients, and a client of the plain server.
-        let served = workload(lab, Host::Server, "echo").args(&format!("serve {SERVER}:{SERVED}"));
+        wait_for(lab, host, SINK, &mut sink)?;
+        wait_for(lab, host, ECHO, &mut echo)?;
+        // On the stack: a server with clients among the peers, and a client of the peers' server.
+        let served = workload(lab, Host::Server, "echo").args(&format!("serve {own}:{SERVED}"));
         let mut served = served.spawn()?;
-        lab.wait_for_port(Proto::Tcp, SERVED, &mut served)?;
-        let load = |host, to: String| {
-            workload(lab, host, "echo")
-                .args(&format!(
-                    "load {to} --connections 3 --seconds {seconds} --max 60000 --resets"
-                ))
-                .spawn()
-        };
-        let clients = vec![
-            load(Host::Client, format!("{SERVER}:{SERVED}"))?,
-            load(Host::Server, format!("{CLIENT}:{ECHO}"))?,
-        ];
+        wait_for(lab, Host::Server, SERVED, &mut served)?;
+        let clients = vec![load(lab, place, 0)?, load(lab, place, 1)?];
         Ok(Self {
             sink,
             echo,
@@ -93,6 +110,29 @@ impl Survivors {
             .into_iter()
             .try_for_each(Proc::ensure_running)
     }
+}
+
+/// Waits until the port listens; a listener on the loopback is the kernel's.
+fn wait_for(lab: &Lab, host: Host, port: u16, program: &mut Proc) -> Result<()> {
+    wait_until(LIMIT, || {
+        program.ensure_running()?;
+        let ports = procfs::listening_ports(lab.netns(host), Proto::Tcp)?;
+        Ok(ports.contains(&port).then_some(()))
+    })
+}
+
+/// The surviving client number `i`, for a few seconds: it comes and goes in rounds, so that the storm's length need not be
+/// known.
+fn load(lab: &Lab, place: Place, i: usize) -> Result<Proc> {
+    let (host, to) = match i {
+        0 => (place.host, format!("{}:{SERVED}", place.own)),
+        _ => (Host::Server, format!("{}:{ECHO}", place.peers)),
+    };
+    workload(lab, host, "echo")
+        .args(&format!(
+            "load {to} --connections 3 --seconds 4 --max 60000 --resets"
+        ))
+        .spawn()
 }
 
 /// A workload. TIME_WAIT is short, so that the end, when nothing may be left, comes soon.
@@ -111,22 +151,26 @@ struct Tally {
     hurt: u64,
 }
 
-fn storm(lab: &Lab, kills: u64, seed: u64) -> Result<()> {
-    // The survivors' clients come and go in rounds, so that their length need not be known.
+fn storm(lab: &Lab, place: Place, kills: u64, seed: u64) -> Result<()> {
     let mut random = Random::new(seed);
     let mut tally = Tally::default();
-    let mut survivors = Survivors::start(lab, 4)?;
+    let mut survivors = Survivors::start(lab, place)?;
     let begun = Instant::now();
     for number in 1..=kills {
-        one_death(lab, &mut random, number, &mut survivors, &mut tally)
+        one_death(lab, place, &mut random, number, &mut survivors, &mut tally)
             .with_context(|| format!("death {number} of {kills}"))?;
         survivors.ensure_well()?;
-        renew(lab, &mut survivors, &mut tally)?;
+        renew(lab, place, &mut survivors, &mut tally)?;
     }
     let elapsed = begun.elapsed().as_secs_f64();
     for client in std::mem::take(&mut survivors.clients) {
         tally.hurt += resets(client)?;
     }
+    let paired = lab.counter(Host::Server, "local_pairs")?;
+    ensure!(
+        lab.is_plain() || place.host == Host::Client || paired >= kills,
+        "only {paired} connections went through shared memory"
+    );
     let inside = if lab.is_plain() { 0 } else { settle(lab)? };
     eprintln!(
         "    {kills} killed in {elapsed:.0} s, {inside} of them inside the lock: {} streams delivered whole, {} reset, \
@@ -146,21 +190,12 @@ fn storm(lab: &Lab, kills: u64, seed: u64) -> Result<()> {
 }
 
 /// Clients that have finished must have succeeded; new ones take their place.
-fn renew(lab: &Lab, survivors: &mut Survivors, tally: &mut Tally) -> Result<()> {
+fn renew(lab: &Lab, place: Place, survivors: &mut Survivors, tally: &mut Tally) -> Result<()> {
     for (i, client) in survivors.clients.iter_mut().enumerate() {
-        if !client.has_ended()? {
-            continue;
+        if client.has_ended()? {
+            let fresh = load(lab, place, i)?;
+            tally.hurt += resets(std::mem::replace(client, fresh))?;
         }
-        let (host, to) = match i {
-            0 => (Host::Client, format!("{SERVER}:{SERVED}")),
-            _ => (Host::Server, format!("{CLIENT}:{ECHO}")),
-        };
-        let fresh = workload(lab, host, "echo")
-            .args(&format!(
-                "load {to} --connections 3 --seconds 4 --max 60000 --resets"
-            ))
-            .spawn()?;
-        tally.hurt += resets(std::mem::replace(client, fresh))?;
     }
     Ok(())
 }
@@ -178,15 +213,17 @@ pub(super) fn resets(client: Proc) -> Result<u64> {
 
 fn one_death(
     lab: &Lab,
+    place: Place,
     random: &mut Random,
     number: u64,
     survivors: &mut Survivors,
     tally: &mut Tally,
 ) -> Result<()> {
+    let peers = place.peers;
     let note = lab.directory().join("note");
     fs::write(&note, [0; 8])?;
     let mut victim = workload(lab, Host::Server, "storm")
-        .args(&format!("victim {CLIENT}:{SINK} {CLIENT}:{ECHO} {number}"))
+        .args(&format!("victim {peers}:{SINK} {peers}:{ECHO} {number}"))
         .arg(&note)
         .spawn()?;
     // Most die while they work, some while they start.

@@ -23,6 +23,8 @@ use flyover_e2e::runner::{self, Case};
 enum Of {
     /// Processes that share a stack.
     Processes,
+    /// The same, with their peers on the same host and stack.
+    Local,
     /// The stack's keeper.
     Keeper,
     /// The daemon, and now and then the keeper, too.
@@ -58,10 +60,15 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let seed = args.seed;
     let case = match args.of {
-        Of::Processes => {
+        Of::Processes | Of::Local => {
             let kills = args.kills.unwrap_or(20_000);
-            Case::new("storm.kills.server".to_owned(), move |setup| {
-                kills::case(setup, kills, seed)
+            let place = if args.of == Of::Local {
+                kills::LOCAL
+            } else {
+                kills::WIRE
+            };
+            Case::new(place.name, move |setup| {
+                kills::case(setup, place, kills, seed)
             })
             .lasting(Duration::from_secs(120 + kills / 4))
         }
