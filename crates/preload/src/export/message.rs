@@ -209,13 +209,13 @@ unsafe fn each_passed(msg: *const msghdr, f: impl Fn(&'static Sockets, c_int)) {
     }
     // SAFETY: the header is valid; the macros stay within its control data.
     let mut c = unsafe { libc::CMSG_FIRSTHDR(msg) };
-    let end = (m.msg_control as usize).saturating_add(m.msg_controllen as usize);
+    let end = (m.msg_control as usize).saturating_add(m.msg_controllen);
     while !c.is_null() {
         // SAFETY: not null, so it points into the control data.
         let h = unsafe { &*c };
         // A length that is none ends the walk: the kernel refuses the whole message.
         let room = end.saturating_sub(c as usize);
-        if (h.cmsg_len as usize) < size_of::<libc::cmsghdr>() || h.cmsg_len as usize > room {
+        if h.cmsg_len < size_of::<libc::cmsghdr>() || h.cmsg_len > room {
             return;
         }
         if h.cmsg_level == libc::SOL_SOCKET && h.cmsg_type == libc::SCM_RIGHTS {
