@@ -10,6 +10,7 @@ use crate::stack::locked::Locked;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
+use crate::tcp::user::recv::Recv;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 
@@ -78,12 +79,39 @@ impl Stack<'_> {
         } else {
             0
         };
-        let_go(p);
-        // The bytes first, then the look whether somebody waits for them: who waits does it the other way round.
-        fence(SeqCst);
+        // The bytes first, then the look whether somebody waits for them: who waits does it the other way round. The
+        // exchange is the fence between the two.
+        let _: u32 = p.plock.swap(0, SeqCst);
         (n > 0).then(|| Sent {
             n,
             watched: p.items.get().opt().map(|_| to),
+        })
+    }
+
+    /// Reads what is queued at one end of a pair, or `None`: the ordinary way is to be taken. `me`: owner slot.
+    #[inline]
+    pub fn local_recv_fast(self, at: SockRef, bufs: &mut [&mut [u8]], me: u16) -> Option<Recv> {
+        let s = self.sock(at.id);
+        let plain = s.rq_available() != 0
+            && s.peek_off.load(Relaxed) == 0
+            && s.tcb.tflags.get() & tflag::URG_IN == 0
+            && s.k_fresh.load(Relaxed) == 0;
+        if !plain || !recvq::lock(s, me) {
+            return None;
+        }
+        const LEAVING: u32 = flag::HANDING_OVER | flag::HANDED_OVER;
+        let stands = s.flags.load(Acquire) & (flag::PAIRED | LEAVING) == flag::PAIRED
+            && s.gen_.load(Relaxed) == at.generation;
+        let n = match stands {
+            true => recvq::read(self, s, bufs, false, 0).unwrap_or(0),
+            false => 0,
+        };
+        // What was read first, then the look whether the writer waits for room: he does it the other way round.
+        let _: u32 = s.rlock.swap(0, SeqCst);
+        let peer = s.peer.get().opt();
+        (n > 0).then(|| Recv {
+            n,
+            want_update: peer.is_some_and(|p| self.sock(p).has(flag::NOSPACE)),
         })
     }
 

@@ -121,6 +121,14 @@ impl Sockets {
         into: &mut [&mut [u8]],
         flags: i32,
     ) -> Result<usize, Errno> {
+        const PLAIN: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        if flags & !PLAIN == 0
+            && ep.att.stack.is_paired(ep.sock.id)
+            && ep.shared().rcvlowat.get() <= 1
+            && let Some(n) = ep.att.recv_paired(ep, into)
+        {
+            return Ok(n);
+        }
         let want: usize = into.iter().map(|b| b.len()).sum();
         self.tcp_recv_some(ep, into, want, flags)
     }

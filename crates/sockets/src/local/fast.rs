@@ -32,6 +32,18 @@ impl Attachment {
         Some(sent.n)
     }
 
+    /// Reads what is queued at this end of a pair; `None`: the ordinary way is to be taken.
+    #[inline]
+    pub(crate) fn recv_paired(&self, ep: &Ep, into: &mut [&mut [u8]]) -> Option<usize> {
+        let got = self.stack.local_recv_fast(ep.sock, into, self.me)?;
+        if got.want_update {
+            self.work(ep.sock.id, work::WINDOW);
+        } else if ep.shared().rq_available() == 0 {
+            self.note_drained(ep.sock.id);
+        }
+        Some(got.n)
+    }
+
     /// The queue of `id` was read empty: it keeps its last buffer, and another one loses it.
     #[inline]
     pub(crate) fn note_drained(&self, id: SockId) {
