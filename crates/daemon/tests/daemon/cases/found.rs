@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use flyover_core::LAYOUT_HASH;
 use flyover_proto::{
-    Attached, AttachedFds, Call, Client, ClientError, FilterSpec, RefusedCode, StackName, Token,
-    VnicPref,
+    Attached, AttachedFds, Call, Client, ClientError, FilterSpec, RefusedCode, StackName, TcpImage,
+    Token, VnicPref,
 };
+use flyover_shm::host::sealed_memfd;
 use flyover_wire::{Endpoint, Ip};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket, socketpair};
 use serde_json::Value;
 
 use super::life::is_running;
@@ -289,4 +290,77 @@ pub fn daemons_and_keepers_die_in_turn() {
     });
     eventually("clean interfaces", || (space.programs() == 0).then_some(()));
     eventually("no notes", || (daemon.notes() == 0).then_some(()));
+}
+
+/// Bytes that the kernel's connection with this local port has to send or to get acknowledged (proc_net(5)).
+fn queued(port: u16) -> Option<u32> {
+    let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
+    let line = table
+        .lines()
+        .find(|line| line.contains(&format!("0100090A:{port:04X}")))?;
+    let queues = line.split_whitespace().nth(4)?;
+    u32::from_str_radix(queues.split(':').next()?, 16).ok()
+}
+
+/// The answer was lost with the daemon: whoever asks the next one gets it, and no byte is sent twice.
+pub fn a_handover_is_finished_once() {
+    let _space = Space::new();
+    let mut daemon = Daemon::start();
+    let (mut client, a, fds) = daemon.attach(StackName::Default);
+    let sock = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&sock, &SocketAddr::from(([10, 9, 0, 1], 7003))).unwrap();
+    let end = |last, port| Endpoint {
+        ip: Ip::v4([10, 9, 0, last]),
+        port,
+    };
+    let flow = FilterSpec {
+        local: end(1, 7003),
+        remote: Some(end(77, 80)),
+        ..spec(7003)
+    };
+    client.add_filter(flow, sock.as_fd()).unwrap();
+    let mut image = TcpImage {
+        local: end(1, 7003),
+        remote: end(77, 80),
+        ifindex: 0,
+        snd_una: 1000,
+        unacked: 0,
+        queued: 0,
+        rcv_nxt: 5000,
+        unread: 0,
+        snd_wnd: 60_000,
+        snd_wl1: 4999,
+        max_wnd: 60_000,
+        rcv_wnd: 60_000,
+        mss: 1460,
+        peer_scale: None,
+        own_scale: None,
+        sack: false,
+        timestamp: None,
+        fin_in: false,
+        fin_out: false,
+        fin_acked: false,
+    };
+    // The daemon before had not sent anything yet.
+    let pass = client.handover(image, sock.as_fd(), None).unwrap();
+    assert_eq!(queued(7003), Some(0));
+    let bytes = sealed_memfd("bytes", 6).unwrap();
+    rustix::io::pwrite(&bytes, b"unsent", 0).unwrap();
+    image.queued = 6;
+    for _ in 0..2 {
+        daemon.die();
+        daemon.succeed();
+        client = rejoin(&daemon, &a, &fds).unwrap();
+        let again = client.handover(image, sock.as_fd(), Some(bytes.as_fd()));
+        assert_eq!(again.unwrap(), pass);
+        assert_eq!(queued(7003), Some(6));
+    }
+    // Another socket is not that connection.
+    let other = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    assert!(
+        client
+            .handover(image, other.as_fd(), Some(bytes.as_fd()))
+            .is_err()
+    );
+    assert_eq!(queued(7003), Some(6));
 }
