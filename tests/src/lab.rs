@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::cleanup;
 use crate::cmd::{Cmd, Proc};
 use crate::daemon::{Flyoverd, RUNTIME_VARIABLE, SOCKET_VARIABLE, ensure_ended};
+use crate::local;
 use crate::netns::Netns;
 use crate::procfs::{self, Proto};
 
@@ -268,14 +269,18 @@ impl Lab {
             Some(own) => (RUNTIME_VARIABLE, own.clone()),
             None => (SOCKET_VARIABLE, self.socket()),
         };
-        Cmd::new(
+        let cmd = Cmd::new(
             self.netns(host),
             wrapper,
             program.clone(),
             self.directory(),
             log,
         )
-        .env(variable, place)
+        .env(variable, place);
+        match self.is_within_host() {
+            true => cmd.env("PATH", local::path()),
+            false => cmd,
+        }
     }
 
     /// One of our own workload programs on this host, under Flyover when the host is accelerated.

@@ -2,12 +2,12 @@
 //! looked at, the CPU time so far is noted, and only then what is measured begins.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::ensure_shared;
+use super::shares;
 use crate::cmd::{Cmd, Proc};
 use crate::lab::{Host, Lab, Side, wait_until};
 use crate::procfs::{self, Proto};
@@ -52,12 +52,22 @@ impl Report {
     }
 }
 
-/// Lets a client start that waits at its gate.
+/// Lets a client start that waits at its gate, once both ends are on the path `shm`: so often it warms up.
 fn gated(lab: &Lab, port: u16, client: Cmd<'_>) -> Result<Report> {
+    const WARM_UPS: usize = 20;
     let mut client = client.piped().spawn()?;
-    wait_ready(&mut client, 1)?;
-    if lab.side != Side::Neither {
-        wait_shared(lab, port)?;
+    for times in 1.. {
+        wait_ready(&mut client, times)?;
+        if lab.side == Side::Neither {
+            break;
+        }
+        let shares = shares(lab, port)?;
+        if shares.is_all() {
+            break;
+        }
+        ensure!(times < WARM_UPS, "after {times} warm-ups {shares}");
+        eprintln!("    after warm-up {times}: {shares}");
+        client.write_line("more")?;
     }
     let before = procfs::cpu_of_run();
     client.write_line("go")?;
@@ -66,26 +76,6 @@ fn gated(lab: &Lab, port: u16, client: Cmd<'_>) -> Result<Report> {
         printed: json(&output)?,
         cpu: procfs::cpu_of_run().saturating_sub(before),
     })
-}
-
-/// The warm-up should have been enough for the two ends to be paired. When it was not, that is told, and waited for: what is
-/// measured is the path `shm`.
-fn wait_shared(lab: &Lab, port: u16) -> Result<()> {
-    const AT_MOST: Duration = Duration::from_secs(5);
-    let begun = Instant::now();
-    let mut first = None;
-    loop {
-        match (ensure_shared(lab, port), first) {
-            (Ok(_), None) => return Ok(()),
-            (Ok(_), Some(error)) => {
-                let ms = begun.elapsed().as_millis();
-                eprintln!("    paired only {ms} ms after the warm-up: {error:#}");
-                return Ok(());
-            }
-            (Err(error), _) if begun.elapsed() >= AT_MOST => return Err(error),
-            (Err(error), _) => first = Some(error),
-        }
-    }
 }
 
 /// Waits until it has said so often that it is ready.
@@ -256,10 +246,10 @@ pub fn idle_memory(lab: &Lab, count: usize) -> Result<Idle> {
     opening.write_line(&count.to_string())?;
     let after = look(&mut opening, FIRST + count, 2)?;
     if lab.side != Side::Neither {
-        let ends = ensure_shared(lab, at.port())?;
+        let shares = shares(lab, at.port())?;
         ensure!(
-            ends == 2 * (FIRST + count),
-            "{ends} ends are on the path shm"
+            shares.is_all() && shares.all == 2 * (FIRST + count),
+            "{shares}"
         );
     }
     opening.finish(LIMIT)?.success()?;

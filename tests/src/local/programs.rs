@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::{Shares, while_shared};
 use crate::lab::{Host, Lab, ensure_equal};
 use crate::pattern::{sha256, write_file};
 use crate::servers;
@@ -36,8 +37,8 @@ pub fn redis_values(lab: &Lab) -> Result<f64> {
     Ok(LENGTH as f64)
 }
 
-/// PostgreSQL with pgbench: selects of four clients, prepared; before them a result of which the sum is known.
-pub fn pgbench(lab: &Lab, seconds: f64) -> Result<(Measured, String)> {
+/// PostgreSQL with pgbench: selects of four clients, prepared, whose path is looked at; before them a result that is known.
+pub fn pgbench(lab: &Lab, seconds: f64) -> Result<((Measured, String), Shares)> {
     let _server = servers::postgres(lab)?;
     let words = format!(
         "-h {} -p {} -U postgres",
@@ -64,7 +65,7 @@ pub fn pgbench(lab: &Lab, seconds: f64) -> Result<(Measured, String)> {
     );
     let whole = seconds.ceil();
     let log = lab.directory().join("pgbench");
-    let mut measured = with_cpu(|| {
+    let run = || {
         let printed = bench(&format!(
             "-n -S -M prepared -c 4 -j 2 -T {whole} --log --log-prefix={}",
             log.display()
@@ -80,12 +81,15 @@ pub fn pgbench(lab: &Lab, seconds: f64) -> Result<(Measured, String)> {
             rate: rate.context("pgbench: no tps")?.parse()?,
             ..Measured::default()
         })
-    })?;
+    };
+    let port = lab.port(servers::POSTGRES_PORT);
+    let (mut measured, shares) = while_shared(lab, port, || with_cpu(run))?;
     let latencies = logged(lab)?.to_json();
     let microseconds = |name| Ok::<_, anyhow::Error>(Some(number(&latencies, name)? / 1e3));
     measured.p50_us = microseconds("p50_ns")?;
     measured.p99_us = microseconds("p99_ns")?;
-    Ok((measured, "3.2 MB equal, no transaction failed".to_owned()))
+    let proof = "3.2 MB equal, no transaction failed".to_owned();
+    Ok(((measured, proof), shares))
 }
 
 /// What pgbench's threads logged: of each transaction the client, its number, and the microseconds that it took.

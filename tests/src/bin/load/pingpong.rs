@@ -56,7 +56,7 @@ pub struct Span {
     /// Round trips before that.
     #[arg(long, default_value_t = 1_000)]
     warmup: usize,
-    /// Before what is measured, print `ready` and wait for a line.
+    /// After the warm-up print `ready` and wait for a line: `more` warms up once more, `go` starts.
     #[arg(long)]
     gate: bool,
 }
@@ -135,14 +135,19 @@ pub fn measure(
         ensure!(answer == request, "a message came back changed");
         Ok((sent, Some(elapsed)))
     };
-    let warming = Instant::now();
-    for _ in 0..span.warmup {
-        if exchange()?.0.duration_since(warming) >= WARM_AFTER {
-            break;
+    let mut warm_up = || -> Result<()> {
+        let warming = Instant::now();
+        for _ in 0..span.warmup {
+            if exchange()?.0.duration_since(warming) >= WARM_AFTER {
+                break;
+            }
         }
-    }
+        Ok(())
+    };
     if span.gate {
-        start::gate()?;
+        start::gate(warm_up)?;
+    } else {
+        warm_up()?;
     }
     let (begun, cpu) = (Instant::now(), own_cpu());
     for _ in 0..span.count {

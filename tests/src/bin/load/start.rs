@@ -15,13 +15,20 @@ pub fn pin(cpu: usize) {
     let _ = sched_setaffinity(None, &set);
 }
 
-/// Says `ready`, and waits for a line: whoever measures looks at both ends meanwhile.
-pub fn gate() -> Result<()> {
-    println!("ready");
-    std::io::stdout().flush()?;
-    let read = std::io::stdin().lock().read_line(&mut String::new())?;
-    ensure!(read > 0, "standard input ended before the start");
-    Ok(())
+/// Warms up, says `ready`, and waits for a line: whoever measures looks at both ends meanwhile. `more` is for another
+/// warm-up, any other word for the start.
+pub fn gate(mut warm_up: impl FnMut() -> Result<()>) -> Result<()> {
+    loop {
+        warm_up()?;
+        println!("ready");
+        std::io::stdout().flush()?;
+        let mut word = String::new();
+        let read = std::io::stdin().lock().read_line(&mut word)?;
+        ensure!(read > 0, "standard input ended before the start");
+        if word.trim() != "more" {
+            return Ok(());
+        }
+    }
 }
 
 /// Runs `work` on so many threads, each with its number; reports the latencies of all, the rate as `messages_per_second`, and

@@ -54,7 +54,7 @@ pub struct Flow {
     /// Seconds in all.
     #[arg(long, default_value_t = f64::MAX)]
     seconds: f64,
-    /// Send this long, then print `ready` and wait for a line; what is sent afterwards counts.
+    /// Send this long, then print `ready` and wait for a line: `more` does so once more; what is sent after `go` counts.
     #[arg(long)]
     gate_after: Option<f64>,
 }
@@ -171,8 +171,10 @@ pub fn send(mut stream: impl Channel, flow: Flow) -> Result<()> {
     );
     let mut first = 0;
     if let Some(seconds) = flow.gate_after {
-        first = pump(&mut stream, (0, u64::MAX), write, seconds)?;
-        start::gate()?;
+        start::gate(|| {
+            first = pump(&mut stream, (first, u64::MAX), write, seconds)?;
+            Ok(())
+        })?;
     }
     let begun = Instant::now();
     let end = first.saturating_add(flow.bytes);

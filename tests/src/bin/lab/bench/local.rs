@@ -2,7 +2,7 @@
 //!
 //! Every measurement has a directory, a daemon and a stack of its own. Both ends run under the same conditions in every
 //! column. Our own workloads begin when `flyover ss` has shown both ends on the path `shm`; under the others' load it is
-//! looked at once.
+//! looked at a few times.
 
 use anyhow::Result;
 use flyover_e2e::lab::Lab;
@@ -23,13 +23,21 @@ pub const PLAN: Plan = Plan {
     compared: Local,
     groups: GROUPS,
     lab: Lab::within_host,
-    legend: "kernel: cubic, loopback. flyover: both programs under `flyover run` of an ordinary user, path shm.\n\
-             latency: the same with --profile latency. bare ring: two processes that spin on a ring in shared\n\
-             memory, no sockets. flyover/kernel: > 1 is better than the kernel. Spinning: non-blocking calls in a\n\
-             loop, each end on a core of its own. Blocking: blocking calls, default settings. CPU: of everything\n\
-             that took part.\n",
+    legend: "kernel: loopback (with cubic, where root made the namespace). flyover: both programs under\n\
+             `flyover run` of an ordinary user, path shm. latency: the same with --profile latency. bare\n\
+             ring: two processes that spin on a ring in shared memory, no sockets. flyover/kernel: > 1 is\n\
+             better than the kernel. Spinning: non-blocking calls in a loop, each end on a core of its own.\n\
+             Blocking: blocking calls, default settings. CPU: of everything that took part.\n",
     bars,
 };
+
+/// Programs, and the Debian packages that bring them.
+pub const NEEDED: &[(&str, &str)] = &[
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+];
 
 const SPIN_P50: &str = "64 B round trip, spinning, p50";
 const SPIN_P99: &str = "64 B round trip, spinning, p99";
@@ -177,7 +185,7 @@ const GROUPS: &[Group] = &[
     group("nginx", BOTH, |lab, _, seconds| {
         let port = lab.port(NGINX_PORT);
         let seconds = seconds.ceil() as u32;
-        let measured = while_shared(lab, port, || workloads::nginx_wrk(lab, 50, seconds))?;
+        let measured = shared(lab, port, || workloads::nginx_wrk(lab, 50, seconds))?;
         Ok(vec![
             (NGINX, measured.rate),
             (NGINX_P99, value(measured.p99_us)?),
@@ -189,18 +197,31 @@ const GROUPS: &[Group] = &[
             workloads::connections(lab, 1, seconds)?.rate,
         )])
     }),
-    group("idle", BOTH, |lab, column, _| {
-        let idle = loads::idle_memory(lab, 10_000)?;
-        let mut values = vec![(IDLE, idle.processes)];
-        values.extend((column == Local).then_some((IDLE_STACK, idle.stack)));
-        Ok(values)
-    }),
+    Group {
+        // Connections that never moved a byte would otherwise be left to the kernel.
+        options: &["--local-after", "0"],
+        ..group("idle", BOTH, |lab, column, _| {
+            let idle = loads::idle_memory(lab, 10_000)?;
+            let mut values = vec![(IDLE, idle.processes)];
+            values.extend((column == Local).then_some((IDLE_STACK, idle.stack)));
+            Ok(values)
+        })
+    },
 ];
 
 fn redis(lab: &Lab, clients: u32, requests: u32) -> Result<Measured> {
-    while_shared(lab, lab.port(REDIS_PORT), || {
+    shared(lab, lab.port(REDIS_PORT), || {
         workloads::redis_get(lab, clients, requests)
     })
+}
+
+/// Says so when not all connections of a load were on the path `shm`.
+fn shared(lab: &Lab, port: u16, load: impl FnOnce() -> Result<Measured>) -> Result<Measured> {
+    let (measured, shares) = while_shared(lab, port, load)?;
+    if shares.all > 0 && !shares.is_all() {
+        eprintln!("    {shares}");
+    }
+    Ok(measured)
 }
 
 fn stream(lab: &Lab, column: Column, ends: Ends, pieces: Pieces, seconds: f64) -> Result<Measured> {

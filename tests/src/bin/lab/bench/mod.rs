@@ -19,7 +19,7 @@ mod veth_bars;
 
 use anyhow::{Result, ensure};
 use flyover_e2e::lab::Setup;
-use flyover_e2e::local::becomes_ordinary;
+use flyover_e2e::local::{becomes_ordinary, ensure_installed};
 use flyover_e2e::{cleanup, runner, wiring};
 use std::path::Path;
 
@@ -70,6 +70,7 @@ pub fn run(args: &Args) -> Result<()> {
         if becomes_ordinary()? {
             return Ok(());
         }
+        ensure_installed(local::NEEDED)?;
         cleanup::prepare_anyone()?;
     } else {
         cleanup::prepare()?;

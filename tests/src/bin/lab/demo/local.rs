@@ -1,11 +1,10 @@
-//! One host, an ordinary user, nothing started beforehand: real programs over loopback. Of every program under Flyover
-//! `flyover ss` has to show the connections on the path `shm` while the load runs.
+//! One host, an ordinary user, nothing started beforehand: real programs over loopback. While the load runs,
+//! `flyover ss` has to show most connections on the path `shm`; how many is part of the table.
 
 use anyhow::Result;
 use flyover_e2e::lab::{Lab, Side};
-use flyover_e2e::local::programs;
-use flyover_e2e::local::while_shared;
-use flyover_e2e::servers::{MEMCACHED_PORT, NGINX_PORT, POSTGRES_PORT, REDIS_PORT};
+use flyover_e2e::local::{Shares, programs, while_shared};
+use flyover_e2e::servers::{MEMCACHED_PORT, NGINX_PORT, REDIS_PORT};
 use flyover_e2e::table::short;
 use flyover_e2e::workloads::{self, Measured};
 
@@ -50,56 +49,71 @@ const fn workload(
     }
 }
 
+/// Does the load; the share of its connections on the path `shm` comes before the other proof.
+fn shared(
+    lab: &Lab,
+    usual_port: u16,
+    load: impl FnOnce() -> Result<(Measured, String)>,
+) -> Result<(Measured, String)> {
+    with_share(while_shared(lab, lab.port(usual_port), load)?)
+}
+
+fn with_share(
+    ((measured, proof), shares): ((Measured, String), Shares),
+) -> Result<(Measured, String)> {
+    let proof = match shares.all {
+        0 => proof,
+        _ => format!("{shares}; {proof}"),
+    };
+    Ok((measured, proof))
+}
+
+fn compared((measured, bytes): (Measured, f64)) -> (Measured, String) {
+    (measured, format!("{}B compared", short(bytes)))
+}
+
 const WORKLOADS: &[Workload] = &[
     workload("redis GET, 50 connections", "req/s", |lab, seconds| {
         let requests = (seconds * 100_000.0) as u32;
         let bytes = programs::redis_values(lab)?;
-        let measured = while_shared(lab, lab.port(REDIS_PORT), || {
-            workloads::redis_get(lab, 50, requests)
-        })?;
-        Ok((measured, format!("values of {}B equal", short(bytes))))
+        let proof = format!("a value of {}B equal", short(bytes));
+        shared(lab, REDIS_PORT, || {
+            Ok((workloads::redis_get(lab, 50, requests)?, proof))
+        })
     }),
     workload(
         "nginx 1 KiB, wrk, 50 connections",
         "req/s",
         |lab, seconds| {
-            let port = lab.port(NGINX_PORT);
             workloads::nginx_download(lab)?;
-            let measured = while_shared(lab, port, || {
-                workloads::nginx_wrk(lab, 50, seconds.ceil() as u32)
-            })?;
-            Ok((measured, "SHA-256 of 100 MB, all 200 OK".to_owned()))
+            shared(lab, NGINX_PORT, || {
+                let measured = workloads::nginx_wrk(lab, 50, seconds.ceil() as u32)?;
+                Ok((measured, "SHA-256 of 100 MB, all 200 OK".to_owned()))
+            })
         },
     ),
     workload(
         "PostgreSQL, pgbench -S, 4 clients",
         "tps",
-        |lab, seconds| {
-            while_shared(lab, lab.port(POSTGRES_PORT), || {
-                programs::pgbench(lab, seconds)
-            })
-        },
+        |lab, seconds| with_share(programs::pgbench(lab, seconds)?),
     ),
     workload("memcached, 8 connections", "req/s", |lab, seconds| {
-        let (measured, bytes) = while_shared(lab, lab.port(MEMCACHED_PORT), || {
-            programs::memcached(lab, seconds)
-        })?;
-        Ok((measured, format!("{}B compared", short(bytes))))
+        shared(lab, MEMCACHED_PORT, || {
+            Ok(compared(programs::memcached(lab, seconds)?))
+        })
     }),
     workload(
         "Python asyncio echo, 20 connections",
         "msg/s",
         |lab, seconds| {
-            let (measured, bytes) = while_shared(lab, lab.port(workloads::ASYNCIO_PORT), || {
-                workloads::asyncio_echo(lab, seconds)
-            })?;
-            Ok((measured, format!("{}B compared", short(bytes))))
+            shared(lab, workloads::ASYNCIO_PORT, || {
+                Ok(compared(workloads::asyncio_echo(lab, seconds)?))
+            })
         },
     ),
     workload("Node echo, 20 connections", "msg/s", |lab, seconds| {
-        let (measured, bytes) = while_shared(lab, lab.port(workloads::NODE_PORT), || {
-            workloads::node_echo(lab, seconds)
-        })?;
-        Ok((measured, format!("{}B compared", short(bytes))))
+        shared(lab, workloads::NODE_PORT, || {
+            Ok(compared(workloads::node_echo(lab, seconds)?))
+        })
     }),
 ];

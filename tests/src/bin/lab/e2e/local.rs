@@ -1,5 +1,5 @@
-//! The demonstration and the benchmark of the local path, short: that they run as an ordinary user, that every connection is
-//! on the path `shm`, that nothing is left. What they measure is not asserted.
+//! The demonstration and the benchmark of the local path, short: that they run as an ordinary user, that connections are on
+//! the path `shm`, that nothing is left. What they measure is not asserted.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
