@@ -1,6 +1,7 @@
 //! The attached stack, and what `fork` changes about it: a child is a process of its own to the daemon, attaches when it
 //! first needs to, and uses the same memory.
 
+use core::cell::Cell;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -20,6 +21,27 @@ pub(crate) struct Generation {
     attachment: OnceLock<&'static Attachment>,
     attaching: Mutex<()>,
     retry_at: AtomicU64,
+}
+
+thread_local! {
+    /// This thread is attaching.
+    static ATTACHING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Held while this thread attaches.
+struct Inside;
+
+impl Inside {
+    /// `None`: it does already.
+    fn enter() -> Option<Self> {
+        (!ATTACHING.replace(true)).then(|| Self)
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        ATTACHING.set(false);
+    }
 }
 
 impl Sockets {
@@ -55,6 +77,11 @@ impl Sockets {
         if let Some(a) = generation.attachment.get() {
             return Ok(a);
         }
+        // The descriptors that attaching opens and closes may have numbers that the table knows from before: a child of `fork`
+        // has the table of a moment at which other threads of its parent were at work.
+        let Some(_inside) = Inside::enter() else {
+            return Err(Reason::NoDaemon);
+        };
         let _one = generation
             .attaching
             .lock()

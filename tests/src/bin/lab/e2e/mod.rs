@@ -18,6 +18,7 @@ mod inherited;
 mod iperf;
 mod life;
 mod local;
+mod local_races;
 mod memcached;
 mod neighbours;
 mod nginx;
@@ -110,6 +111,7 @@ fn cases() -> Vec<Case> {
     upgrades::cases(&mut cases);
     inherited::cases(&mut cases);
     local::cases(&mut cases);
+    local_races::cases(&mut cases);
     user::cases(&mut cases);
     user_places::cases(&mut cases);
     crate::suites::quick(&mut cases);

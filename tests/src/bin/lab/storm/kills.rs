@@ -298,7 +298,7 @@ fn settle(lab: &Lab) -> Result<u64> {
 }
 
 /// The stack's memory, from `flyover stackdump --json`.
-pub(super) fn dump(lab: &Lab) -> Result<Value> {
+pub fn dump(lab: &Lab) -> Result<Value> {
     let flyover: PathBuf = lab.bin().join("flyover");
     let printed = lab
         .plain(Host::Server, flyover)
@@ -310,7 +310,7 @@ pub(super) fn dump(lab: &Lab) -> Result<Value> {
 }
 
 /// A number somewhere in the dump, wherever it stands; 0 when it is not there.
-pub(super) fn number(dump: &Value, name: &str) -> u64 {
+pub fn number(dump: &Value, name: &str) -> u64 {
     let all: HashMap<&str, u64> = ["root", "counters"]
         .iter()
         .filter_map(|part| dump.get(part)?.as_object())

@@ -12,6 +12,8 @@ mod handover;
 mod keeper;
 mod kills;
 
+pub use kills::{dump, number};
+
 use std::time::Duration;
 
 use anyhow::{Result, ensure};

@@ -1,0 +1,85 @@
+//! Short connections within one host whose ends race (`tests/local/race.c`): every byte is verified by the program; here,
+//! that they went through shared memory, and that nothing is left in the stack.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use flyover_e2e::lab::{Host, Lab, SERVER, Side, wait_until};
+use flyover_e2e::runner::Case;
+
+use super::on_pair;
+use crate::diff::program::compile;
+use crate::storm::{dump, number};
+
+/// Connections of one run, unless `LOCAL_RACES` says another number.
+const CONNECTIONS: u64 = 2000;
+const THREADS: u32 = 6;
+
+/// Address, `--local-after`, and of how many connections at least one is paired: many end before.
+const RUNS: [(&str, u32, u64); 4] = [
+    ("127.0.0.1", 0, 2),
+    ("127.0.0.1", 2, 10),
+    ("::1", 4, 20),
+    ("own", 1, 10),
+];
+
+pub fn cases(cases: &mut Vec<Case>) {
+    let limit = Duration::from_secs(60 + connections() / 10);
+    cases.push(on_pair("local.races", Side::Server, races).lasting(limit));
+}
+
+fn connections() -> u64 {
+    let asked = std::env::var("LOCAL_RACES").ok();
+    asked.and_then(|n| n.parse().ok()).unwrap_or(CONNECTIONS)
+}
+
+fn races(lab: &Lab) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("local/race.c");
+    let program = lab.directory().join("race");
+    compile(&source, &program, &[])?;
+    for (seed, (address, after, share)) in (1..).zip(RUNS) {
+        let address = match address {
+            "own" => SERVER.to_string(),
+            other => other.to_owned(),
+        };
+        one_run(lab, &program, &address, after, seed, share)
+            .with_context(|| format!("{address}, paired after {after} calls"))?;
+    }
+    Ok(())
+}
+
+fn one_run(
+    lab: &Lab,
+    program: &Path,
+    address: &str,
+    after: u32,
+    seed: u64,
+    share: u64,
+) -> Result<()> {
+    let count = connections();
+    let before = lab.counter(Host::Server, "local_pairs")?;
+    lab.cmd(Host::Server, program)
+        .env("FLYOVER_LOCAL_AFTER", after.to_string())
+        .args(&format!("{address} {count} {seed} {THREADS}"))
+        .run(Duration::from_secs(30 + count / 50))?
+        .success()?;
+    if lab.is_plain() {
+        return Ok(());
+    }
+    let pairs = lab.counter(Host::Server, "local_pairs")? - before;
+    print!(" {pairs}/{count}");
+    ensure!(
+        pairs >= count / share,
+        "only {pairs} of {count} connections went through shared memory"
+    );
+    let mut left = Vec::new();
+    wait_until(Duration::from_secs(20), || {
+        let dump = dump(lab)?;
+        left = ["sockets_used", "buffers_used", "items_used", "sets_used"]
+            .map(|name| (name, number(&dump, name)))
+            .to_vec();
+        Ok(left.iter().all(|(_, n)| *n == 0).then_some(()))
+    })
+    .with_context(|| format!("left in the stack: {left:?}"))
+}
