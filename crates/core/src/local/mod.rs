@@ -76,8 +76,9 @@ pub struct Facts {
     pub waiting: u32,
 }
 
-/// So much may wait in the kernel at the pairing, bytes; more of it is read there first.
-const MOST_WAITING: u64 = 256 << 10;
+/// So much may be in the kernel at the pairing, read by nobody, bytes: what a busy stream has in its two buffers. It comes into
+/// the queue at the reader's next call.
+const MOST_WAITING: u64 = 8 << 20;
 
 impl Stack<'_> {
     /// A call of the kernel's that moves bytes on the mark is about to be made. After [`Enter::Kernel`],
@@ -252,7 +253,7 @@ impl Locked<'_, '_, '_> {
     /// on.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`]: bytes are on their way in the kernel, or one of them is a mark no longer: look again later.
+    /// [`Error::WouldBlock`]: too much is on its way in the kernel, or one of them is a mark no longer: look again later.
     pub fn local_pair(&mut self, a: (Seen, Facts), b: (Seen, Facts)) -> Result<(), Error> {
         let done = self.pair_held(a, b);
         self.local_release(a.0.sock);
@@ -265,7 +266,7 @@ impl Locked<'_, '_, '_> {
         let tag = u32::from(self.env.me) + 1;
         let pend = |from: &Facts, to: &Facts| {
             let left = from.sent.checked_sub(to.read)?;
-            (left == u64::from(to.waiting) && left <= MOST_WAITING).then_some(left as u32)
+            (left >= u64::from(to.waiting) && left <= MOST_WAITING).then_some(left as u32)
         };
         let held = |seen: &Seen| {
             st.get(seen.sock).is_some_and(|s| {

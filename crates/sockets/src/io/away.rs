@@ -2,6 +2,7 @@
 //! thread that is woken there goes on without a look at repair mode, and would take or give bytes while the connection
 //! is being read out. Calls that do not block are the kernel's own.
 
+use core::cell::LazyCell;
 use std::io::{IoSlice, IoSliceMut};
 
 use flyover_core::ev;
@@ -122,7 +123,7 @@ impl Sockets {
             Err(_) => return Answer::Kernel,
         };
         let _call = ep.att.call();
-        let until = self.limit_away(fd, libc::SO_SNDTIMEO);
+        let until = LazyCell::new(|| self.limit_away(fd, libc::SO_SNDTIMEO));
         let mut done = 0;
         loop {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
@@ -147,13 +148,14 @@ impl Sockets {
                     continue;
                 }
                 Err(Errno::EINTR) => continue,
-                Err(Errno::EAGAIN) => match self.wait_away(&ep, fd, libc::POLLOUT, until, done > 0)
-                {
-                    // What failed is told at the next call.
-                    Ok(shown) if done > 0 && shown & libc::POLLERR != 0 => Errno::EAGAIN,
-                    Ok(_) => continue,
-                    Err(e) => e,
-                },
+                Err(Errno::EAGAIN) => {
+                    match self.wait_away(&ep, fd, libc::POLLOUT, *until, done > 0) {
+                        // What failed is told at the next call.
+                        Ok(shown) if done > 0 && shown & libc::POLLERR != 0 => Errno::EAGAIN,
+                        Ok(_) => continue,
+                        Err(e) => e,
+                    }
+                }
                 Err(e) if self.came_back(fd, e) => {
                     return self.rest_at_home(fd, from, done, flags);
                 }
@@ -197,7 +199,7 @@ impl Sockets {
             Err(away) => return away,
         };
         let _call = ep.att.call();
-        let until = self.limit_away(fd, libc::SO_RCVTIMEO);
+        let until = LazyCell::new(|| self.limit_away(fd, libc::SO_RCVTIMEO));
         let mut taken = Taken::default();
         loop {
             let entered = self.enter_kernel(fd);
@@ -235,9 +237,9 @@ impl Sockets {
                 let begun = taken.m.n > 0;
                 let waited = match (peeks, begun) {
                     // What is looked at stays readable: nothing tells when more comes, but an end does.
-                    (true, true) => self.nap_away(&ep, fd, until),
+                    (true, true) => self.nap_away(&ep, fd, *until),
                     _ => {
-                        match self.wait_away(&ep, fd, libc::POLLIN | libc::POLLPRI, until, begun) {
+                        match self.wait_away(&ep, fd, libc::POLLIN | libc::POLLPRI, *until, begun) {
                             // What failed is told at the next call, and an urgent byte ends this one.
                             Ok(shown) if begun && shown & (libc::POLLERR | libc::POLLPRI) != 0 => {
                                 Err(Errno::EAGAIN)

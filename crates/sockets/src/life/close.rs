@@ -1,6 +1,8 @@
 //! `close(2)` and its relatives. A close that certainly is the last one ends the connection at once; for all others
 //! the keeper waits for the kernel's word that the socket is gone.
 
+use core::sync::atomic::Ordering;
+
 use flyover_core::sock::flag;
 
 use crate::entry::Entry;
@@ -72,7 +74,10 @@ impl Sockets {
             // From here on nobody pairs it; if somebody just did, it is closed as one end of a pair.
             ep.att.locked(|l| {
                 s.clear_flag(flag::LOCAL);
-                if s.has(flag::PAIRED) {
+                // Nothing of the V-NICs' hangs on a mark of this host. While other threads wait at it, it waits for the
+                // kernel's word.
+                let near = s.k_near.load(Ordering::Relaxed) != 0 && s.items.get().is_none();
+                if near || s.has(flag::PAIRED) {
                     l.close(ep.sock.id);
                 }
             });

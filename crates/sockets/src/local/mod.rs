@@ -24,12 +24,15 @@ use flyover_wire::{Endpoint, Ip};
 use crate::addr::Addr;
 use crate::entry::{Entry, Handle};
 use crate::errno::Errno;
+use crate::os::PollFd;
 use crate::policy::Reason;
 use crate::process::{Ep, Fd, Sockets};
 
 /// Bytes read at a time of what the kernel held.
 const PIECE: usize = 64 << 10;
 
+/// Bytes that the kernel has follow one another within microseconds; after so long, ns, no more will come.
+const FOLLOW_NS: u64 = 1_000_000_000;
 /// How often an administrator's order is tried, and how long after one another, ns: bytes that are on their way in the
 /// kernel are there within a fraction of that.
 const TRIES: u32 = 50;
@@ -293,7 +296,8 @@ impl Sockets {
         Fd::Tcp(ep)
     }
 
-    /// Reads up to `n` bytes of the kernel's. Fewer come only when another holder of the socket died with them in hand.
+    /// Reads `n` bytes of the kernel's, some of which may still be in the sender's buffer there: they follow as room comes.
+    /// Fewer come only when another holder of the socket died with them in hand, or the connection broke.
     fn read_kernel(&self, fd: i32, n: usize) -> Vec<u8> {
         let mut held = vec![0u8; n];
         let mut have = 0;
@@ -309,6 +313,12 @@ impl Sockets {
             {
                 Ok(m) if m.n > 0 => have += m.n,
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => {
+                    let mut one = [PollFd::input(fd)];
+                    if self.os.ppoll(&mut one, Some(FOLLOW_NS)) == Ok(0) {
+                        break;
+                    }
+                }
                 Ok(_) | Err(_) => break,
             }
         }
