@@ -34,6 +34,15 @@ thread_local! {
 
 const SCORE_MAX: u32 = 16;
 const SCORE_START: u32 = 6;
+
+/// The score after a spin that was enough, or in vain.
+fn rated(score: u32, enough: bool) -> u32 {
+    match enough {
+        true => (score + 1).min(SCORE_MAX),
+        false => score.saturating_sub(2),
+    }
+}
+
 /// At or above this score a wait begins with a spin.
 const SCORE_SPIN: u32 = 5;
 /// One in so many waits spins whatever the score, to notice that times have changed.
@@ -94,7 +103,12 @@ impl Attachment {
                 let _: Option<()> = self.try_locked(|l| poll(l));
             }
             if ready() {
-                SCORE.with(|s| s.set((s.get() + 1).min(SCORE_MAX)));
+                // What was there at the first look says nothing. What came while this thread did not run would have come
+                // in its sleep as well, and sooner.
+                if span != 0 && rounds > 0 {
+                    let took = self.os.now().saturating_sub(start);
+                    SCORE.with(|s| s.set(rated(s.get(), took < span)));
+                }
                 return true;
             }
             rounds = rounds.wrapping_add(1);
@@ -105,11 +119,25 @@ impl Attachment {
             let now = self.os.now();
             if now.saturating_sub(start) >= span || deadline.is_past(now) || enter::has_signal() {
                 if span != 0 {
-                    SCORE.with(|s| s.set(s.get().saturating_sub(2)));
+                    SCORE.with(|s| s.set(rated(s.get(), false)));
                 }
                 return false;
             }
             core::hint::spin_loop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_has_to_be_enough_in_two_cases_of_three() {
+        let after = |spins: &[bool]| spins.iter().fold(SCORE_START, |s, e| rated(s, *e));
+        assert!(after(&[true, true, false].repeat(20)) >= SCORE_SPIN);
+        assert!(after(&[true, false].repeat(20)) < SCORE_SPIN);
+        assert_eq!(after(&[true; 100]), SCORE_MAX);
+        assert_eq!(after(&[false; 100]), 0);
     }
 }
