@@ -17,6 +17,9 @@ use core::sync::atomic::fence;
 /// How often a producer's lock is tried: its holder copies 64 KiB at the most, or has lost its CPU.
 const TRIES: u32 = 200_000;
 
+/// How often a reader tries the lock: longer than such a look takes, and than a copy of another reader's.
+const READER_TRIES: u32 = 2_000;
+
 /// What a send without the stack lock did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sent {
@@ -125,6 +128,23 @@ impl Stack<'_> {
             s.shut.load(Relaxed) ^ s.state.load(Relaxed) << 8,
             s.err.load(Relaxed),
         )
+    }
+
+    /// The receive lock of one end of a pair was held although bytes wait. It may be by somebody who looked whether the queue's
+    /// last buffer lies idle, while the sender, who is not under the stack lock, went on: that takes a moment, and a reader
+    /// who was told of an edge must not miss it.
+    #[cold]
+    pub(crate) fn local_lock_reader(self, s: &Sock, me: u16) -> bool {
+        if !s.has(flag::PAIRED) || s.has(flag::HANDING_OVER) {
+            return false;
+        }
+        for _ in 0..READER_TRIES {
+            if recvq::lock(s, me) {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        false
     }
 
     /// True for the end of a pair; needs no lock.

@@ -54,7 +54,7 @@ impl Stack<'_> {
         if s.rq_available() == 0 {
             return end_of_stream(s);
         }
-        if !recvq::lock(s, me) {
+        if !recvq::lock(s, me) && !self.local_lock_reader(s, me) {
             return Err(Error::WouldBlock);
         }
         if s.has(flag::HANDED_OVER) {
