@@ -114,15 +114,26 @@ extern "C" fn start() {
     }
 }
 
+unsafe extern "C" {
+    /// `<sys/single_threaded.h>`: not 0 as long as the process certainly has one thread.
+    static __libc_single_threaded: core::ffi::c_char;
+}
+
+// What these three touch, memory and text, the program's fork pays for page by page: nothing but what must be.
+
 unsafe extern "C" fn before_fork() {
-    if let Some(lib) = lib() {
-        let _inside = enter::enter();
-        lib.before_fork();
+    let Some(lib) = lib() else { return };
+    // SAFETY: a byte of libc's; threads that this one did not make do not exist while it is not 0.
+    let alone = unsafe { (&raw const __libc_single_threaded).read_volatile() } != 0;
+    if alone && lib.is_untouched() {
+        return;
     }
+    let _inside = enter::enter();
+    lib.before_fork();
 }
 
 unsafe extern "C" fn in_parent() {
-    if let Some(lib) = lib() {
+    if let Some(lib) = lib().filter(|lib| !lib.is_untouched()) {
         let _inside = enter::enter();
         lib.after_fork_in_parent();
     }
@@ -130,7 +141,6 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     if let Some(lib) = lib() {
-        // Everything here is in one place: each page of text that the child touches is a fault of the program's fork.
         // SAFETY: getpid(2) has no arguments and touches nothing.
         let pid = unsafe { crate::sys::raw(libc::SYS_getpid, [0; 6]) };
         lib.after_fork_in_child(pid as i32);

@@ -133,3 +133,24 @@ fn a_foreign_call_stays_cheap() {
         ours - plain
     );
 }
+
+/// A second library would be searched for, mapped and relocated in every program that starts, and copied by its forks.
+#[test]
+fn the_library_needs_no_other_than_libc() {
+    let out = Command::new("readelf")
+        .args(["-dW"])
+        .arg(library())
+        .output()
+        .expect("readelf");
+    assert!(out.status.success(), "readelf: {out:?}");
+    let text = String::from_utf8_lossy(&out.stdout);
+    let needed: Vec<&str> = text
+        .lines()
+        .filter(|l| l.contains("(NEEDED)"))
+        .filter_map(|l| l.split(['[', ']']).nth(1))
+        .collect();
+    assert!(needed.contains(&"libc.so.6"), "{text}");
+    // The dynamic linker itself is there in any case.
+    let others = |n: &&&str| **n != "libc.so.6" && !n.starts_with("ld-linux");
+    assert_eq!(needed.iter().find(others), None, "{text}");
+}

@@ -2,7 +2,7 @@
 //! first needs to, and uses the same memory.
 
 use core::cell::Cell;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use crate::attach::Attachment;
@@ -11,7 +11,7 @@ use crate::policy::Reason;
 use crate::process::Sockets;
 
 /// How many times a process line may fork and still use stacks: each child that touches a socket takes one.
-pub(crate) const GENERATIONS: usize = 256;
+const GENERATIONS: usize = 256;
 /// How long an absent daemon is not asked again, ns.
 const RETRY_NS: u64 = 5_000_000_000;
 
@@ -44,12 +44,55 @@ impl Drop for Inside {
     }
 }
 
+/// Who this process is, in the line of those that forked it. Side by side, because each page that is written after a
+/// `fork` is a fault and a copy: the kernel shares all of them between parent and child until then.
+#[repr(align(64))]
+pub(crate) struct Lineage {
+    pub(crate) pid: AtomicI32,
+    current: AtomicU32,
+    fork_generation: AtomicU32,
+    /// Something depends on the generation: a stack was asked for, an epoll set or a socket was made. Until then a fork
+    /// has nothing to keep apart.
+    begun: AtomicBool,
+    /// `fork` holds the epoll sets still.
+    holds_sets: AtomicBool,
+}
+
+impl Lineage {
+    pub(crate) fn new(pid: i32) -> Self {
+        Self {
+            pid: AtomicI32::new(pid),
+            current: AtomicU32::new(0),
+            fork_generation: AtomicU32::new(0),
+            begun: AtomicBool::new(false),
+            holds_sets: AtomicBool::new(false),
+        }
+    }
+
+    #[inline]
+    fn current(&self) -> usize {
+        self.current.load(Ordering::Acquire) as usize
+    }
+}
+
+fn later_generations() -> Box<[Generation]> {
+    (1..GENERATIONS).map(|_| Generation::default()).collect()
+}
+
 impl Sockets {
+    /// The one of this index; `None` when nothing ever was attached there.
+    #[inline]
+    fn generation(&self, index: usize) -> Option<&Generation> {
+        match index.checked_sub(1) {
+            None => Some(&self.eldest),
+            Some(i) => self.later.get()?.get(i),
+        }
+    }
+
     /// The stack, if one is attached.
     #[inline]
     pub fn attached(&self) -> Option<&'static Attachment> {
-        self.generations
-            .get(self.current.load(Ordering::Acquire) as usize)?
+        self.generation(self.lineage.current())?
             .attachment
             .get()
             .copied()
@@ -57,9 +100,9 @@ impl Sockets {
 
     /// The stack's memory as it is mapped here, be it only by an ancestor that forked this process: to look at.
     pub(crate) fn mapped(&self) -> Option<&'static Attachment> {
-        let current = self.current.load(Ordering::Acquire) as usize;
-        let seen = self.generations.get(..=current)?.iter().rev();
-        seen.filter_map(|g| g.attachment.get().copied()).next()
+        let current = self.lineage.current();
+        let mut seen = (0..=current).rev().filter_map(|i| self.generation(i));
+        seen.find_map(|g| g.attachment.get().copied())
     }
 
     /// True when this process or its ancestors ever had a stack: an exec'd program must look for its sockets.
@@ -72,8 +115,12 @@ impl Sockets {
         if !self.settings.accelerate {
             return Err(Reason::Disabled);
         }
-        let index = self.current.load(Ordering::Acquire) as usize;
-        let generation = self.generations.get(index).ok_or(Reason::NoDaemon)?;
+        self.begin();
+        let index = self.lineage.current();
+        if index > 0 {
+            let _ = self.later.get_or_init(later_generations);
+        }
+        let generation = self.generation(index).ok_or(Reason::NoDaemon)?;
         if let Some(a) = generation.attachment.get() {
             return Ok(a);
         }
@@ -116,39 +163,71 @@ impl Sockets {
         Ok(generation.attachment.get_or_init(|| attachment))
     }
 
+    /// From here on forks are counted.
+    #[inline]
+    pub(crate) fn begin(&self) {
+        if !self.lineage.begun.load(Ordering::Relaxed) {
+            self.lineage.begun.store(true, Ordering::SeqCst);
+        }
+    }
+
     /// Counts forks; a descriptor made in an earlier generation may have other holders.
     pub fn fork_generation(&self) -> u32 {
-        self.fork_generation.load(Ordering::Acquire)
+        self.lineage.fork_generation.load(Ordering::Acquire)
     }
 
     /// Another process may hold copies of our descriptors from now on (`fork`, `vfork`, `posix_spawn`, ..).
     #[inline(always)]
     pub fn note_fork(&self) {
-        let _: u32 = self.fork_generation.fetch_add(1, Ordering::AcqRel);
+        if self.lineage.begun.load(Ordering::SeqCst) {
+            let _: u32 = self.lineage.fork_generation.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
-    /// Runs before `fork`: no private table may be half changed when the child gets its copy.
+    /// True when there is nothing that a fork in the parent has to see to, or has begun to.
+    #[inline(always)]
+    pub fn is_untouched(&self) -> bool {
+        let line = &self.lineage;
+        !line.begun.load(Ordering::SeqCst) && !line.holds_sets.load(Ordering::Relaxed)
+    }
+
+    /// Runs before `fork`: no private table may be half changed when the child gets its copy. A process with one thread
+    /// that [`is_untouched`](Self::is_untouched) has none, and need not call this.
     #[inline(always)]
     pub fn before_fork(&self) {
         self.epolls.before_fork(self.os);
+        self.lineage.holds_sets.store(true, Ordering::Relaxed);
+    }
+
+    /// `fork` is over, here.
+    #[inline(always)]
+    fn let_sets_go(&self) {
+        if self.lineage.holds_sets.load(Ordering::Relaxed) {
+            self.lineage.holds_sets.store(false, Ordering::Relaxed);
+            self.epolls.after_fork();
+        }
     }
 
     /// Runs in the parent after `fork`.
     #[inline(always)]
     pub fn after_fork_in_parent(&self) {
-        self.epolls.after_fork();
         self.note_fork();
+        self.let_sets_go();
     }
 
     /// Runs in the child after `fork`: private state starts anew, the shared memory stays in use. The stack lock is
     /// left alone: if it is held, then by a live thread of the parent.
     #[inline(always)]
     pub fn after_fork_in_child(&self, pid: i32) {
+        self.lineage.pid.store(pid, Ordering::Release);
+        if !self.lineage.begun.load(Ordering::SeqCst) {
+            self.let_sets_go();
+            return;
+        }
         crate::enter::reset();
-        self.epolls.after_fork();
         self.epolls.forget_threads();
         self.note_fork();
-        let _: u32 = self.current.fetch_add(1, Ordering::AcqRel);
-        self.pid.store(pid, Ordering::Release);
+        let _: u32 = self.lineage.current.fetch_add(1, Ordering::AcqRel);
+        self.let_sets_go();
     }
 }

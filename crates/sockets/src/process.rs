@@ -1,7 +1,7 @@
 //! What the library is in one process: the fd table, the attached stack, and what a fork changes. Nothing happens
 //! before the first socket that could be accelerated: no daemon, no stack, no memory.
 
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock};
 
@@ -12,7 +12,7 @@ use crate::attach::{Attachment, Connector};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
 use crate::fdtable::{FdTable, SHARED};
-use crate::generations::{GENERATIONS, Generation};
+use crate::generations::{Generation, Lineage};
 use crate::life::takeover::is_away;
 use crate::os::Os;
 use crate::policy::{Reason, Wanted, wanted};
@@ -113,12 +113,12 @@ pub struct Sockets {
     /// As configured.
     pub settings: Settings,
     pub(crate) connector: &'static dyn Connector,
-    pub(crate) generations: Box<[Generation]>,
-    pub(crate) current: AtomicU32,
-    pub(crate) fork_generation: AtomicU32,
+    /// The stack of the process that began the line, and those of its children: only they need the room.
+    pub(crate) eldest: Generation,
+    pub(crate) later: OnceLock<Box<[Generation]>>,
+    pub(crate) lineage: Lineage,
     /// Kernel sockets with several descriptors in this process, by cookie, and how many.
     pub(crate) copies: Mutex<HashMap<u64, u32>>,
-    pub(crate) pid: AtomicI32,
     /// Set once a stack was ever attached, in this process or an ancestor that forked it.
     pub(crate) ever_attached: AtomicBool,
     kernel_path: [AtomicU32; Reason::ALL.len()],
@@ -152,11 +152,10 @@ impl Sockets {
             epolls: EpollTable::new(),
             settings,
             connector,
-            generations: (0..GENERATIONS).map(|_| Generation::default()).collect(),
-            current: AtomicU32::new(0),
-            fork_generation: AtomicU32::new(0),
+            eldest: Generation::default(),
+            later: OnceLock::new(),
+            lineage: Lineage::new(os.getpid()),
             copies: Mutex::default(),
-            pid: AtomicI32::new(os.getpid()),
             ever_attached: AtomicBool::new(settings.inherited),
             kernel_path: [const { AtomicU32::new(0) }; Reason::ALL.len()],
             defaults: [const { OnceLock::new() }; 4],
@@ -175,7 +174,7 @@ impl Sockets {
     /// True in a child that shares our memory but not our identity (`vfork`, a raw `clone`): it must not change what
     /// the table says.
     pub fn is_foreign_child(&self) -> bool {
-        self.os.getpid() != self.pid.load(Ordering::Acquire)
+        self.os.getpid() != self.lineage.pid.load(Ordering::Acquire)
     }
 
     /// True when closing `fd` here certainly is the last close of the socket. Not to be asked in a foreign child.
@@ -201,13 +200,17 @@ impl Sockets {
             }),
         };
         let _: bool = self.table.store(fd, entry);
-        self.table.set_made(fd, self.fork_generation());
+        match entry {
+            // Never ours: who else holds it is not asked, and forks need not be counted for it.
+            Entry::Kernel(0) => self.mark_shared(fd),
+            _ => self.mark_made(fd),
+        }
     }
 
     /// The kernel accepted `fd` for a listener that is not ours.
     pub fn on_kernel_accept(&self, fd: i32) {
         let _: bool = self.table.store(fd, Entry::Kernel(0));
-        self.table.set_made(fd, self.fork_generation());
+        self.mark_made(fd);
         if self.settings.accelerate
             && self.settings.local
             && let Ok(peer) = self.os.getpeername(fd)

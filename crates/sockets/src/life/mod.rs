@@ -230,6 +230,7 @@ impl Sockets {
 
     /// Marks `fd` as certainly made here and not yet copied.
     pub(crate) fn mark_made(&self, fd: i32) {
+        self.begin();
         self.table.set_made(fd, self.fork_generation());
     }
 

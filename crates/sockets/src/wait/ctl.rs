@@ -27,12 +27,13 @@ fn is_exclusive(events: u32) -> bool {
 impl Sockets {
     /// `epoll_create` made `fd`.
     pub fn on_epoll_create(&self, fd: i32) {
+        self.begin();
         self.epolls.gate.lock(self.os);
         let index = self.epolls.allocate(fd);
         self.epolls.gate.unlock();
         let entry = index.map_or(Entry::Kernel(0), Entry::Epoll);
         let _: bool = self.table.store(fd, entry);
-        self.table.set_made(fd, self.fork_generation());
+        self.mark_made(fd);
     }
 
     /// `epoll_ctl(2)`. The order of the checks is the kernel's.

@@ -272,6 +272,7 @@ impl Sockets {
                 continue;
             }
             self.epolls.gate.lock(self.os);
+            self.begin();
             let index = self.epolls.allocate(epfd);
             self.epolls.gate.unlock();
             let Some(index) = index else { continue };
