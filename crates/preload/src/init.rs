@@ -92,7 +92,9 @@ extern "C" fn start() {
     };
     let inherited = environ::has(environ::CHILD.to_bytes());
     environ::save(opts.inherit);
-    environ::set(environ::CHILD, "1");
+    if !inherited {
+        environ::set(environ::CHILD, "1");
+    }
     let _ = next::resolve_vfork();
     let settings = Settings {
         accelerate: opts.accelerate && !program_is(SANDBOXED),

@@ -2,7 +2,7 @@
 //! before the first socket that could be accelerated: no daemon, no stack, no memory.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 
 use flyover_core::SockRef;
@@ -118,7 +118,8 @@ pub struct Sockets {
     pub(crate) later: OnceLock<Box<[Generation]>>,
     pub(crate) lineage: Lineage,
     /// Kernel sockets with several descriptors in this process, by cookie, and how many.
-    pub(crate) copies: Mutex<HashMap<u64, u32>>,
+    /// A tree: a hash table would ask the kernel for random numbers in every program that starts.
+    pub(crate) copies: Mutex<BTreeMap<u64, u32>>,
     /// Set once a stack was ever attached, in this process or an ancestor that forked it.
     pub(crate) ever_attached: AtomicBool,
     kernel_path: [AtomicU32; Reason::ALL.len()],

@@ -1,7 +1,7 @@
 //! `dup(2)` and relatives: the kernel's operation first; then the new number has the same entry, and both numbers are
 //! marked as shared, so that closing one of them does not end the connection.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{MutexGuard, TryLockError};
 
 use crate::entry::Entry;
@@ -40,7 +40,7 @@ impl Sockets {
     }
 
     /// The counts of copies; `None` when another thread holds them for long: in a child of `fork`, for ever.
-    fn copies(&self) -> Option<MutexGuard<'_, HashMap<u64, u32>>> {
+    fn copies(&self) -> Option<MutexGuard<'_, BTreeMap<u64, u32>>> {
         (0..COPIES_SPINS).find_map(|_| match self.copies.try_lock() {
             Ok(guard) => Some(guard),
             Err(TryLockError::Poisoned(p)) => Some(p.into_inner()),

@@ -1,7 +1,7 @@
 //! What an accepted connection inherits of its listener. The endpoint's share is copied by the stack; here the new
 //! kernel socket gets the rest, so that `getsockopt` gives what Linux gives, and a move to the kernel path loses nothing.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use crate::errno::Errno;
@@ -18,7 +18,7 @@ struct Legacy {
 
 /// What this process knows of its listeners' options: by slot and generation.
 #[derive(Debug, Default)]
-pub struct Legacies(Mutex<HashMap<(u32, u32), List>>);
+pub struct Legacies(Mutex<BTreeMap<(u32, u32), List>>);
 
 /// What one listener hands down.
 type List = Arc<[Legacy]>;

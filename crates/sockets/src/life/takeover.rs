@@ -279,10 +279,13 @@ impl Sockets {
             ep.v6,
             true,
             // What IPV6_ADDRFORM did is the socket's family now; it reads as that.
-            |row| matches!(row.path(true), Path::Moves(_)) && row.text != "IPV6_ADDRFORM",
+            |row| {
+                matches!(row.path(true), Path::Moves(_))
+                    && (row.level, row.name) != (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM)
+            },
             |row, value| {
                 if row.moves(true, value) {
-                    found = found.or(Some(row.text));
+                    found = found.or(Some(row.text()));
                 }
             },
         );

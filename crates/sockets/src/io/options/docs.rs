@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Path, Row, TABLE, Unless};
+use super::{NOTES, Path, Row, TABLE, Unless, names};
 
 const HEAD: &str = "\
 # Socket options
@@ -31,24 +31,24 @@ the listener's value.
 pub fn markdown() -> String {
     let mut out = String::from(HEAD);
     let mut level = None;
-    for row in TABLE {
+    for ((row, name), more) in TABLE.iter().zip(names()).zip(NOTES) {
         if level != Some(row.level) {
             level = Some(row.level);
-            let (name, page) = heading(row.level);
+            let (title, page) = heading(row.level);
             // Writing to a String cannot fail.
             let _: std::fmt::Result = write!(
                 out,
-                "\n## {name} ({page})\n\n| option | TCP | UDP | inherited | |\n|---|---|---|---|---|\n"
+                "\n## {title} ({page})\n\n| option | TCP | UDP | inherited | |\n|---|---|---|---|---|\n"
             );
         }
         let _: std::fmt::Result = writeln!(
             out,
             "| `{}` | {} | {} | {} | {} |",
-            row.text,
+            name,
             word(row.tcp),
             word(row.udp),
             if row.inherited { "yes" } else { "" },
-            note(row)
+            note(row, more)
         );
     }
     out
@@ -74,7 +74,7 @@ fn word(path: Path) -> &'static str {
     }
 }
 
-fn note(row: &Row) -> String {
+fn note(row: &Row, more: &str) -> String {
     let unless = match (row.tcp, row.udp) {
         (Path::Moves(u), _) | (_, Path::Moves(u)) => match u {
             Unless::Never => "",
@@ -86,7 +86,7 @@ fn note(row: &Row) -> String {
         },
         _ => "",
     };
-    match (row.note, unless) {
+    match (more, unless) {
         (n, "") => n.to_owned(),
         ("", u) => u.to_owned(),
         (n, u) => format!("{n}; {u}"),

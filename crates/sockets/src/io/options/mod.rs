@@ -17,7 +17,21 @@ mod table;
 use flyover_core::sock::opts::SockOpt;
 
 pub use docs::markdown;
-pub use table::TABLE;
+pub use table::{NOTES, TABLE};
+
+/// The name of each row of [`TABLE`].
+pub fn names() -> impl Iterator<Item = &'static str> {
+    table::NAMES.lines()
+}
+
+impl Row {
+    /// Its name.
+    pub fn text(&self) -> &'static str {
+        let same = |r: &Self| (r.level, r.name) == (self.level, self.name);
+        let index = TABLE.iter().position(same);
+        index.and_then(|i| names().nth(i)).unwrap_or_default()
+    }
+}
 
 /// What an option does to a socket that has an endpoint.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -115,8 +129,6 @@ pub struct Row {
     pub level: i32,
     /// `SO_KEEPALIVE` ..
     pub name: i32,
-    /// Its name.
-    pub text: &'static str,
     /// For TCP.
     pub tcp: Path,
     /// For UDP.
@@ -125,8 +137,6 @@ pub struct Row {
     pub inherited: bool,
     /// What the endpoint does.
     pub act: Act,
-    /// For the page.
-    pub note: &'static str,
 }
 
 impl Row {
@@ -203,14 +213,10 @@ mod tests {
 
     #[test]
     fn no_option_is_listed_twice() {
-        for (i, a) in TABLE.iter().enumerate() {
+        assert_eq!(TABLE.len(), names().count());
+        for (i, (a, name)) in TABLE.iter().zip(names()).enumerate() {
             for b in TABLE.get(i + 1..).unwrap_or_default() {
-                assert!(
-                    (a.level, a.name) != (b.level, b.name),
-                    "{} and {}",
-                    a.text,
-                    b.text
-                );
+                assert!((a.level, a.name) != (b.level, b.name), "{name}");
             }
         }
     }
@@ -231,7 +237,7 @@ mod tests {
             (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, "IPV6_V6ONLY"),
             (libc::IPPROTO_UDP, libc::UDP_GRO, "UDP_GRO"),
         ] {
-            assert_eq!(find(level, name).map(|r| r.text), Some(text));
+            assert_eq!(find(level, name).map(Row::text), Some(text));
         }
     }
 
@@ -250,15 +256,14 @@ mod tests {
     /// What only the endpoint knows cannot be an option that the endpoint does not honour.
     #[test]
     fn only_honoured_options_act() {
-        for r in TABLE {
+        for (r, text) in TABLE.iter().zip(names()) {
             let honoured = r.tcp == Path::Stack || r.udp == Path::Stack;
             assert!(
                 r.act == Act::No
                     || honoured
                     || matches!(r.act, Act::Stamp(Stamp::Flags(_)))
                     || matches!(r.act, Act::Bit(b) if b & KERNEL_SENDS != 0),
-                "{}",
-                r.text
+                "{text}"
             );
         }
     }

@@ -38,17 +38,21 @@ const fn bit(b: u32) -> Act {
 
 macro_rules! rows {
     ($($level:ident: $($n:literal $name:ident $tcp:ident $udp:ident $i:literal $act:expr, $note:literal;)*)*) => {
-        /// The table.
+        /// The table. Without pointers: the library would be relocated for them in every program that starts.
         pub const TABLE: &[Row] = &[$($(Row {
             level: $level,
             name: $n,
-            text: stringify!($name),
             tcp: $tcp,
             udp: $udp,
             inherited: $i != 0,
             act: $act,
-            note: $note,
         },)*)*];
+
+        /// The name of each row of [`TABLE`], a line each: one pointer for all of them.
+        pub const NAMES: &str = concat!($($(stringify!($name), "\n",)*)*);
+
+        /// The note of each row, for the page.
+        pub const NOTES: &[&str] = &[$($($note,)*)*];
     };
 }
 
