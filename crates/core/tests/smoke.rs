@@ -1,9 +1,9 @@
 //! Two stacks on one wire in memory: the shortest way to see that a change broke something basic.
 
 use flyover_config::StackOpts;
-use flyover_core::sock::Kind;
+use flyover_core::sock::{Kind, SHUT_RD, SHUT_WR};
 use flyover_core::{
-    Effects, Env, Instant, NicSet, RecvFlags, SendFlags, SockId, SockOpt, Stack, TcpState,
+    Effects, Env, Error, Instant, NicSet, RecvFlags, SendFlags, SockId, SockOpt, Stack, TcpState,
     layout_len,
 };
 use flyover_cplane::writer::{Change, Writer};
@@ -11,8 +11,8 @@ use flyover_cplane::{
     Addr, AddrFlags, Dims, Link, LinkFlags, LinkKind, LinkName, Neigh, NeighState, Reader, Route,
     Scope,
 };
-use flyover_shm::HeapMap;
-use flyover_vnic::{MemConfig, MemNic, Vnic};
+use flyover_shm::{HeapMap, ShmBytes};
+use flyover_vnic::{Caps, HEAD_LEN, MemConfig, MemNic, RxMeta, TxOffload, TxResult, Vnic};
 use flyover_wire::{Endpoint, Ip, Mac};
 
 struct Nics(MemNic);
@@ -322,4 +322,101 @@ fn a_megabyte_each_way_and_nothing_left() {
         assert_eq!(h.st.socks_used(), 0);
         assert_eq!(h.st.buf_usage().0, 0);
     }
+}
+
+/// A V-NIC that reads from a connection, as another thread does at any time, when a reset is sent.
+struct AtReset<'m> {
+    nic: MemNic,
+    st: Stack<'m>,
+    id: SockId,
+    read: Option<Result<usize, Error>>,
+}
+
+impl Vnic for AtReset<'_> {
+    fn caps(&self) -> Caps {
+        self.nic.caps()
+    }
+    fn rx_next(&mut self, head: &mut [u8; HEAD_LEN]) -> Option<RxMeta> {
+        self.nic.rx_next(head)
+    }
+    fn rx_payload(&mut self, skip: usize, into: &[ShmBytes<'_>]) -> usize {
+        self.nic.rx_payload(skip, into)
+    }
+    fn rx_sum(&mut self, from: usize, len: usize) -> u16 {
+        self.nic.rx_sum(from, len)
+    }
+    fn rx_done(&mut self) {
+        self.nic.rx_done();
+    }
+    fn tx(&mut self, hdr: &[u8], payload: &[ShmBytes<'_>], off: &TxOffload) -> TxResult {
+        // Ethernet, IPv4 without options, then byte 13 of the TCP header.
+        if hdr.get(14 + 20 + 13).is_some_and(|flags| flags & 4 != 0) {
+            let got = self
+                .st
+                .tcp_recv(self.id, &mut [&mut [0; 9]], RecvFlags::default(), 1);
+            self.read = Some(got.map(|r| r.n));
+        }
+        self.nic.tx(hdr, payload, off)
+    }
+    fn flush(&mut self) {
+        self.nic.flush();
+    }
+    fn rx_pending(&self) -> bool {
+        self.nic.rx_pending()
+    }
+}
+
+impl NicSet for AtReset<'_> {
+    fn count(&self) -> usize {
+        1
+    }
+    fn nic(&mut self, i: usize) -> Option<&mut dyn Vnic> {
+        (i == 0).then_some(self as &mut dyn Vnic)
+    }
+}
+
+/// Data for a program that reads no more resets the connection, and the peer may know at once: whoever reads after that
+/// must find the error, not the end of the stream.
+#[test]
+fn the_reset_is_known_here_before_the_peer_knows() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let lis = b.with(now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+        l.tcp_listen(r.id, server, false, 8).expect("listen");
+        r.id
+    });
+    let c = connect(&mut a, now, 4000, server);
+    exchange(&mut a, &mut b, &mut now);
+    let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    a.with(now, |l| l.shutdown(c, SHUT_RD | SHUT_WR))
+        .expect("shut down");
+    exchange(&mut a, &mut b, &mut now);
+    assert_eq!(a.st.sock(c).tcp_state(), TcpState::FinWait2);
+    let _ = b
+        .with(now, |l| l.tcp_send(s, &[b"unwanted"], SendFlags::default()))
+        .expect("sent");
+    let mut nics = AtReset {
+        nic: a.nics.0,
+        st: a.st,
+        id: c,
+        read: None,
+    };
+    let mut fx = Effects::new();
+    let mut env = Env {
+        now: Instant(now),
+        nics: &mut nics,
+        cp: a.cp,
+        fx: &mut fx,
+        me: 1,
+        rng: now,
+    };
+    let _ = a.st.try_lock(&mut env).expect("free lock").poll(64);
+    let reset = Error::Errno(Error::Reset.errno());
+    assert_eq!(nics.read, Some(Err(reset)));
 }

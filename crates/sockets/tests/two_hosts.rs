@@ -650,3 +650,28 @@ fn options_are_honoured_and_read_back() {
     assert_eq!(a.lib.ioctl(c, libc::FIONBIO, &mut off), Answer::Value(0));
     assert_eq!(a.lib.fcntl(c, libc::F_GETFL, 0), Answer::Value(0));
 }
+
+/// A fork of a process without sockets changes nothing in the parent: every page it wrote would be copied.
+#[test]
+fn forks_count_once_there_is_something_to_share() {
+    let (a, _) = pair();
+    let lib = a.lib;
+    lib.on_socket(50, libc::AF_UNIX, libc::SOCK_STREAM, 0);
+    assert!(lib.is_untouched());
+    lib.after_fork_in_parent();
+    assert_eq!(lib.fork_generation(), 0);
+    lib.on_socket(51, libc::AF_INET, libc::SOCK_STREAM, 0);
+    assert!(!lib.is_untouched());
+    assert!(lib.is_sole_holder(51));
+    lib.before_fork();
+    lib.after_fork_in_parent();
+    assert_eq!(lib.fork_generation(), 1);
+    assert!(!lib.is_sole_holder(51));
+    // Nobody holds the epoll sets any more: the next one does not wait for ever.
+    lib.on_epoll_create(52);
+    lib.before_fork();
+    lib.after_fork_in_child(7);
+    assert_eq!(lib.fork_generation(), 2);
+    lib.on_epoll_create(53);
+    assert!(lib.is_sole_holder(53) && !lib.is_sole_holder(52));
+}

@@ -41,8 +41,9 @@ pub(super) fn step(
         // The program is gone: as Linux, new data resets the connection (RFC 2525 section 2.17).
         if seg.seq.add(seg.len).after(Seq(s.tcb.rcv_nxt.get())) {
             count!(l, tcp_drop_closed);
-            tx::send_rst_for(l, p, seg);
+            // In this order: with the RST the peer knows, and whoever it tells may read here at once.
             l.abort_silently(id);
+            tx::send_rst_for(l, p, seg);
             return Step::Done;
         }
     }
