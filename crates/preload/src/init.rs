@@ -7,13 +7,14 @@ use flyover_config::{LogLevel, Options as _, ProcessOpts, StackOpts, StackSelect
 use flyover_sockets::os::Os as _;
 use flyover_sockets::process::Settings;
 use flyover_sockets::wait::spin::Budget;
-use flyover_sockets::{Sockets, enter};
+use flyover_sockets::{GENERATIONS, Generation, Sockets, enter};
 
 use crate::os_linux::Linux;
 use crate::{environ, errand, fast, link, next};
 
 static OS: Linux = Linux;
 static LIB: OnceLock<Sockets> = OnceLock::new();
+static LINE: [Generation; GENERATIONS] = [const { Generation::new() }; GENERATIONS];
 
 /// The socket layer, once the constructor has run.
 #[inline]
@@ -105,7 +106,7 @@ extern "C" fn start() {
     };
     let errand = errand::take();
     let connector = Box::leak(Box::new(link::FlyoverDaemon::new(opts, stack)));
-    let _ = LIB.get_or_init(|| Sockets::new(&OS, connector, fast::table(), settings));
+    let _ = LIB.get_or_init(|| Sockets::new(&OS, connector, fast::table(), &LINE, settings));
     // SAFETY: the three functions have the type that pthread_atfork(3) asks for and stay loaded.
     let _ = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
     if let Some((file, lib)) = environ::take_sets().zip(lib()) {

@@ -11,16 +11,36 @@ use crate::policy::Reason;
 use crate::process::Sockets;
 
 /// How many times a process line may fork and still use stacks: each child that touches a socket takes one.
-const GENERATIONS: usize = 256;
+pub const GENERATIONS: usize = 256;
 /// How long an absent daemon is not asked again, ns.
 const RETRY_NS: u64 = 5_000_000_000;
 
-/// One generation of forks.
+/// One generation of forks. All of them lie in static memory: what is never used is never touched, and nothing has to be
+/// made in a child, whose parent's other threads may have been at it.
 #[derive(Default)]
-pub(crate) struct Generation {
+pub struct Generation {
     attachment: OnceLock<&'static Attachment>,
     attaching: Mutex<()>,
     retry_at: AtomicU64,
+}
+
+impl Generation {
+    /// Nothing is attached.
+    pub const fn new() -> Self {
+        Self {
+            attachment: OnceLock::new(),
+            attaching: Mutex::new(()),
+            retry_at: AtomicU64::new(0),
+        }
+    }
+}
+
+impl core::fmt::Debug for Generation {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Generation")
+            .field("attached", &self.attachment.get().is_some())
+            .finish_non_exhaustive()
+    }
 }
 
 thread_local! {
@@ -75,24 +95,12 @@ impl Lineage {
     }
 }
 
-fn later_generations() -> Box<[Generation]> {
-    (1..GENERATIONS).map(|_| Generation::default()).collect()
-}
-
 impl Sockets {
-    /// The one of this index; `None` when nothing ever was attached there.
-    #[inline]
-    fn generation(&self, index: usize) -> Option<&Generation> {
-        match index.checked_sub(1) {
-            None => Some(&self.eldest),
-            Some(i) => self.later.get()?.get(i),
-        }
-    }
-
     /// The stack, if one is attached.
     #[inline]
     pub fn attached(&self) -> Option<&'static Attachment> {
-        self.generation(self.lineage.current())?
+        self.generations
+            .get(self.lineage.current())?
             .attachment
             .get()
             .copied()
@@ -101,8 +109,8 @@ impl Sockets {
     /// The stack's memory as it is mapped here, be it only by an ancestor that forked this process: to look at.
     pub(crate) fn mapped(&self) -> Option<&'static Attachment> {
         let current = self.lineage.current();
-        let mut seen = (0..=current).rev().filter_map(|i| self.generation(i));
-        seen.find_map(|g| g.attachment.get().copied())
+        let seen = self.generations.get(..=current)?.iter().rev();
+        seen.filter_map(|g| g.attachment.get().copied()).next()
     }
 
     /// True when this process or its ancestors ever had a stack: an exec'd program must look for its sockets.
@@ -117,10 +125,7 @@ impl Sockets {
         }
         self.begin();
         let index = self.lineage.current();
-        if index > 0 {
-            let _ = self.later.get_or_init(later_generations);
-        }
-        let generation = self.generation(index).ok_or(Reason::NoDaemon)?;
+        let generation = self.generations.get(index).ok_or(Reason::NoDaemon)?;
         if let Some(a) = generation.attachment.get() {
             return Ok(a);
         }

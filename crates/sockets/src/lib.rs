@@ -45,4 +45,5 @@ pub mod wait;
 pub use addr::Addr;
 pub use errno::Errno;
 pub use fdtable::FdTable;
+pub use generations::{GENERATIONS, Generation};
 pub use process::Sockets;

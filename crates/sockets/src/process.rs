@@ -113,9 +113,7 @@ pub struct Sockets {
     /// As configured.
     pub settings: Settings,
     pub(crate) connector: &'static dyn Connector,
-    /// The stack of the process that began the line, and those of its children: only they need the room.
-    pub(crate) eldest: Generation,
-    pub(crate) later: OnceLock<Box<[Generation]>>,
+    pub(crate) generations: &'static [Generation],
     pub(crate) lineage: Lineage,
     /// Kernel sockets with several descriptors in this process, by cookie, and how many.
     /// A tree: a hash table would ask the kernel for random numbers in every program that starts.
@@ -145,6 +143,7 @@ impl Sockets {
         os: &'static dyn Os,
         connector: &'static dyn Connector,
         table: FdTable,
+        generations: &'static [Generation],
         settings: Settings,
     ) -> Self {
         Self {
@@ -153,8 +152,7 @@ impl Sockets {
             epolls: EpollTable::new(),
             settings,
             connector,
-            eldest: Generation::default(),
-            later: OnceLock::new(),
+            generations,
             lineage: Lineage::new(os.getpid()),
             copies: Mutex::default(),
             ever_attached: AtomicBool::new(settings.inherited),

@@ -11,12 +11,12 @@ use flyover_cplane::{
     RouteKind, Scope, Table,
 };
 use flyover_shm::HeapMap;
-use flyover_sockets::Sockets;
 use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, Parts};
 use flyover_sockets::os::Os;
 use flyover_sockets::process::Settings;
 use flyover_sockets::testing::{FakeOs, table};
 use flyover_sockets::wait::spin::Budget;
+use flyover_sockets::{Generation, Sockets};
 use flyover_vnic::{MemConfig, MemNic, Vnic};
 use flyover_wire::{Endpoint, Ip, Mac};
 
@@ -216,6 +216,7 @@ fn host(n: u8, peer: u8, nic: MemNic) -> Host {
         os,
         connector,
         table(100_000),
+        (0..4).map(|_| Generation::new()).collect::<Vec<_>>().leak(),
         settings,
     )));
     // Stands for the keeper: acknowledges and retransmits while no call is in the stack.
