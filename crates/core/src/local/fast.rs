@@ -187,22 +187,42 @@ fn has_room(p: &Sock, total: usize) -> bool {
 }
 
 impl Locked<'_, '_, '_> {
-    /// The process with this tag (owner slot + 1) is gone: a queue that it was appending to may end anywhere, so that
-    /// connection is reset. True: there was one.
+    /// The process with this tag (owner slot + 1) is gone: a queue that it was appending to ends where the bytes end that it
+    /// had made visible, as when the kernel is interrupted in a `send`. True: there was such a queue.
     pub(crate) fn producer_gone(&mut self, tag: u32) -> bool {
         let st = self.st;
+        let me = u32::from(self.env.me) + 1;
         let mut any = false;
         for r in st.each_sock() {
             let s = st.sock(r.id);
-            if s.plock.compare_exchange(tag, 0, Release, Relaxed).is_err() {
+            if s.plock.compare_exchange(tag, me, Acquire, Relaxed).is_err() {
                 continue;
             }
             any = true;
-            if s.has(flag::PAIRED) && s.tcp_state() != TcpState::Closed {
+            let whole = self.close_readers_out(s, tag) && {
+                let whole = recvq::cut_to_published(st, s);
+                recvq::unlock(s);
+                whole
+            };
+            let_go(s);
+            if !whole && s.has(flag::PAIRED) && s.tcp_state() != TcpState::Closed {
                 super::reset_peer(self, r.id);
                 self.reset_conn(r.id, crate::error::Error::Reset);
             }
         }
         any
+    }
+
+    /// Takes the receive lock, also from the dead.
+    fn close_readers_out(&self, s: &Sock, dead: u32) -> bool {
+        let me = u32::from(self.env.me) + 1;
+        for _ in 0..TRIES {
+            let from = |tag| s.rlock.compare_exchange(tag, me, Acquire, Relaxed).is_ok();
+            if from(0) || from(dead) {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        false
     }
 }

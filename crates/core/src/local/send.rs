@@ -116,10 +116,8 @@ impl Locked<'_, '_, '_> {
             count!(self, local_stuck);
             return Err(Error::WouldBlock);
         }
-        let before = st.intend(to);
         recvq::rewind(st, p, most, self.env.me);
         let n = recvq::append_bytes(st, p, data, most);
-        st.state.intent.store(before, Relaxed);
         fast::let_go(p);
         if n == 0 {
             count!(self, no_buffer);

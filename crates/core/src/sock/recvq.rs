@@ -59,6 +59,37 @@ pub(crate) fn append_bytes(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) 
     done
 }
 
+/// After the producer's death: the queue ends where the published bytes end, whatever was appended behind them. The caller
+/// holds the stack lock and the receive lock. False: fewer bytes are there than were published.
+pub(crate) fn cut_to_published(st: Stack<'_>, s: &Sock) -> bool {
+    let mut left = s.rq_available();
+    let mut rd = s.rq_rd.get();
+    let mut cur = s.rq_head.get().opt();
+    let mut last = flyover_shm::OptIdx::NONE;
+    let mut guard = st.limits().bufs;
+    while let Some(id) = cur
+        && guard > 0
+    {
+        guard -= 1;
+        last = id.into();
+        let b = st.buf(id);
+        let have = b.len.get().saturating_sub(rd);
+        if have >= left {
+            b.len.set(rd.saturating_add(left).min(BUF_SIZE as u32));
+            left = 0;
+            let rest = b.next.get();
+            b.next.set(flyover_shm::OptIdx::NONE);
+            st.free_chain(rest);
+            break;
+        }
+        left -= have;
+        rd = 0;
+        cur = b.next.get().opt();
+    }
+    s.rq_tail.set(last);
+    left == 0
+}
+
 /// An empty queue starts anew in its last buffer when `total` bytes do not fit behind what was read. The caller holds the
 /// producer's lock (or the stack lock of a queue that has none); a reader who is inside keeps the queue as it is.
 pub(crate) fn rewind(st: Stack<'_>, s: &Sock, total: usize, me: u16) {
