@@ -43,6 +43,11 @@ impl Netns {
         netns.ip("link set lo up")?;
         netns.use_cubic()?;
         netns.sysctl("net/ipv4/ip_local_port_range", "10000 65000")?;
+        // Where the tests' own servers listen: a client's connection in TIME_WAIT must not hold such a port.
+        netns.sysctl(
+            "net/ipv4/ip_local_reserved_ports",
+            "20000-20999,27000-28999",
+        )?;
         Ok(netns)
     }
 
