@@ -300,12 +300,12 @@ impl Locked<'_, '_, '_> {
     }
 
     /// What the kernel held at the pairing comes before all else in the receive queue. The caller has read it, holds the
-    /// receive lock, and has brought the rest of the endpoint up to date. False: there is no room, and it is lost, so the
-    /// connection is reset.
+    /// receive lock, and has brought the rest of the endpoint up to date. False: there is no room, or less came than there
+    /// was; bytes are lost, so the connection is reset.
     pub fn local_bring_in(&mut self, id: SockId, bytes: &[u8]) -> bool {
         let st = self.st;
         let s = st.sock(id);
-        let mut ok = true;
+        let mut ok = bytes.len() >= s.k_pend.load(Acquire) as usize;
         if !fast::hold(s, self.env.me) {
             count!(self, local_stuck);
         }
@@ -323,7 +323,7 @@ impl Locked<'_, '_, '_> {
         s.k_pend.store(0, Release);
         s.k_fresh.store(0, Release);
         if !ok {
-            count!(self, no_buffer);
+            count!(self, local_lost);
             reset_peer(self, id);
             self.reset_conn(id, Error::Reset);
         }

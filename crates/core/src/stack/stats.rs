@@ -119,6 +119,8 @@ counters! {
     local_pairs,
     /// Pairs that went back to the kernel.
     local_parted,
+    /// Pairs reset because bytes that the kernel had held did not come into the queue.
+    local_lost,
     /// Senders within a pair that did not come out of its queue in time.
     local_stuck,
     /// TIME_WAIT sockets recycled early because slots were short.

@@ -8,8 +8,8 @@ use flyover_core::stack::deferred::work;
 use crate::attach::Attachment;
 use crate::process::Ep;
 
-/// Queues that were read empty lately and kept their last buffer. A ring with many idle members so holds no more than a
-/// megabyte of them.
+/// Queues that were read empty lately and kept their last buffer. A process with many idle pairs so holds no more than
+/// a megabyte of them.
 #[derive(Debug)]
 pub struct Drained([AtomicU32; PLACES]);
 

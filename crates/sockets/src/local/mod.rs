@@ -1,6 +1,7 @@
 //! The local path: connections within this host. The kernel opens them, as ever; when both ends are under Flyover and in
 //! one stack their bytes go through its memory (`flyover_core::local`). Each end gets its mark when it is connected or
-//! accepted; whoever comes second pairs them, and the other one hears of it at its next call, or in its sleep.
+//! accepted. Whose calls have moved bytes often enough pairs them, and the other one hears of it at its next call, or in
+//! its sleep.
 //!
 //! | file | what |
 //! |---|---|
@@ -259,7 +260,7 @@ impl Sockets {
             // Somebody is inside, or bytes are on their way.
             let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(TRY_NS));
         }
-        Some(Err("the other end is not in the stack, or busy".to_owned()))
+        Some(Err("its other end is not in the stack (run that program under flyover), or busy (try again)".to_owned()))
     }
 
     /// The mark stays one.
@@ -297,7 +298,7 @@ impl Sockets {
     }
 
     /// Reads `n` bytes of the kernel's, some of which may still be in the sender's buffer there: they follow as room comes.
-    /// Fewer come only when another holder of the socket died with them in hand, or the connection broke.
+    /// Fewer come only when another holder of the socket died with them in hand, or the connection broke: then it is reset.
     fn read_kernel(&self, fd: i32, n: usize) -> Vec<u8> {
         let mut held = vec![0u8; n];
         let mut have = 0;
