@@ -63,12 +63,11 @@ pub(crate) fn has_space(st: Stack<'_>, s: &Sock) -> bool {
     queued < limit && limit - queued >= queued / 2
 }
 
-/// True when a reader has something to do under the stack lock: a writer waits for room. (An idle last buffer stays for the
-/// next bytes; the socket layer says when it is to go.)
+/// True when a reader has something to do under the stack lock: a writer waits for room, or the queue's last buffer lies
+/// idle.
 pub(crate) fn wants_update(st: Stack<'_>, s: &Sock) -> bool {
-    // What was read first, then the flag: the writer does it the other way round.
     fence(SeqCst);
-    st.peer_of(s).is_some_and(|p| st.sock(p).has(flag::NOSPACE))
+    s.rq_available() == 0 || st.peer_of(s).is_some_and(|p| st.sock(p).has(flag::NOSPACE))
 }
 
 /// The second half of a read: the writer hears of the room.
