@@ -280,8 +280,14 @@ impl Sockets {
                 Fd::Udp(ep)
             };
         }
-        if h.is_life(sock.generation) && shared.kind() == kind && is_away(shared) {
-            return Fd::Kernel;
+        if h.is_life(sock.generation) && shared.kind() == kind {
+            if is_away(shared) {
+                return Fd::Kernel;
+            }
+            if !shared.has(flag::HANDED_OVER) {
+                // It came back between the two looks.
+                return self.endpoint(fd, entry, h, kind);
+            }
         }
         // Closed behind our back (inside libc, or by another process): the number may mean something else now.
         let _: bool = self.table.replace(fd, entry, Entry::Unknown);

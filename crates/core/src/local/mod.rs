@@ -218,6 +218,16 @@ impl Locked<'_, '_, '_> {
         }
     }
 
+    /// The mark stays one for `reason`. False: it is none any more.
+    pub fn mark_stays(&mut self, mark: SockRef, reason: u32) -> bool {
+        let away = self.st.get(mark).filter(|s| s.has(flag::HANDED_OVER));
+        if let Some(s) = away {
+            s.clear_flag(flag::LOCAL);
+            s.reason.set(reason);
+        }
+        away.is_some()
+    }
+
     /// The marks of `id`'s connection may be paired again, after an order had sent them to the kernel.
     pub fn local_allow(&mut self, id: SockId) {
         let st = self.st;
@@ -288,9 +298,10 @@ impl Locked<'_, '_, '_> {
             s.peer_gen.set(other.generation);
             s.k_pend.store(pend, Relaxed);
             s.k_fresh.store(1, Relaxed);
-            s.reason.set(0);
             s.set_flag(flag::PAIRED);
             s.clear_flag(flag::HANDED_OVER);
+            // After the flags: a mark without a reason would be one that never comes back.
+            s.reason.set(0);
         }
         for (me, ..) in ends {
             self.raise(me.id, ev::STATE);

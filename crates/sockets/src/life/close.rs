@@ -40,8 +40,7 @@ impl Sockets {
     /// Everything that has to happen before the kernel closes (or replaces) `fd`. The entry is `Closing` afterwards;
     /// call [`FdTable::end_close`](crate::FdTable::end_close) when the kernel is done.
     pub(crate) fn release(&self, fd: i32) {
-        let looked = self.look(fd);
-        let mark = self.mark(fd);
+        let (looked, mark) = self.look_and_mark(fd);
         match self.table.begin_close(fd) {
             Entry::Tcp(_) | Entry::Udp(_) => match looked {
                 Fd::Tcp(ep) => self.close_endpoint(fd, &ep, true),

@@ -70,7 +70,7 @@ impl Sockets {
 
     /// `shutdown(2)`; `how` is `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
     pub fn shutdown(&self, fd: i32, how: i32) -> Answer {
-        let looked = self.look(fd);
+        let (looked, mark) = self.look_and_mark(fd);
         if let Fd::Fresh(f) = looked
             && (libc::SHUT_RD..=libc::SHUT_RDWR).contains(&how)
         {
@@ -80,7 +80,7 @@ impl Sockets {
             };
             let _: bool = self.table.replace(fd, Entry::Fresh(f), Entry::Fresh(noted));
         }
-        if let Some(ep) = self.mark(fd) {
+        if let Some(ep) = mark {
             return self.shutdown_away(fd, &ep, how);
         }
         let (Fd::Tcp(ep) | Fd::Udp(ep)) = looked else {

@@ -19,6 +19,9 @@ use crate::life::way;
 use crate::policy::Reason;
 use crate::process::{Ep, Fd, Sockets};
 
+/// How often a descriptor is looked at whose connection comes and goes.
+const LOOKS: u32 = 64;
+
 /// Bytes moved at a time.
 const PIECE: usize = 64 << 10;
 
@@ -50,6 +53,35 @@ impl Sockets {
             sock,
             v6: h.v6,
         })
+    }
+
+    /// [`look`](Self::look) and [`mark`](Self::mark) of one moment: between the two a connection may come back, and would be
+    /// neither.
+    pub(crate) fn look_and_mark(&self, fd: i32) -> (Fd, Option<Ep>) {
+        for _ in 0..LOOKS {
+            let looked = self.look(fd);
+            if !matches!(looked, Fd::Kernel) {
+                return (looked, None);
+            }
+            let mark = self.mark(fd);
+            if mark.is_some() || !self.may_come_back(fd) {
+                return (looked, mark);
+            }
+        }
+        (self.look(fd), None)
+    }
+
+    /// The endpoint of a connection that is the stack's or may come back to it.
+    pub(crate) fn place(&self, fd: i32) -> Option<Ep> {
+        let (Entry::Tcp(h), Some(att)) = (self.table.load(fd), self.attached()) else {
+            return None;
+        };
+        let (sock, shared) = (att.stack.sock_ref(h.id), att.stack.sock(h.id));
+        let live = h.is_life(sock.generation) && shared.kind() == SockKind::Tcp;
+        // In this order: what comes back loses the flag before the reason.
+        let here = is_away(shared) || !shared.has(flag::HANDED_OVER);
+        let v6 = h.v6;
+        (live && here).then_some(Ep { att, sock, v6 })
     }
 
     /// True when the kernel has the connection of `fd` for the time being, or had it a moment ago.
@@ -120,14 +152,25 @@ impl Sockets {
 
     /// The program did with `fd` what only the kernel does: nobody may take it over.
     pub(crate) fn keep_there(&self, fd: i32, reason: Reason) {
-        if let Some(ep) = self.mark(fd)
-            && !reason.may_return()
-            && !self.is_foreign_child()
-        {
-            let old = self.table.load(fd);
-            self.never_paired(&ep);
-            ep.shared().reason.set(u32::from(reason.code()));
-            let _: bool = self.table.replace(fd, old, Entry::Kernel(reason.code()));
+        if reason.may_return() || self.is_foreign_child() {
+            return;
+        }
+        let stays = match self.look_and_mark(fd) {
+            (_, Some(ep)) => {
+                let old = self.table.load(fd);
+                let stays = ep
+                    .att
+                    .locked(|l| l.mark_stays(ep.sock, u32::from(reason.code())));
+                if stays {
+                    let _: bool = self.table.replace(fd, old, Entry::Kernel(reason.code()));
+                }
+                stays
+            }
+            (looked, None) => !matches!(looked, Fd::Tcp(_)),
+        };
+        if !stays {
+            // It came back just now.
+            let _: bool = self.give_to_kernel(fd, reason);
         }
     }
 

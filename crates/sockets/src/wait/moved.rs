@@ -95,9 +95,10 @@ impl EpollTable {
         self.gate.unlock();
     }
 
-    /// `fd` became a member of the kernel's set, and the kernel has its connection for the time being. The gate is held.
+    /// `fd` became a member of the kernel's set, and the kernel has its connection for the time being, or had it a moment ago:
+    /// then the membership follows at once. The gate is held.
     pub(super) fn note_away(&self, sockets: &Sockets, set: &EpollSet, fd: i32, event: EpollEvent) {
-        let Some(ep) = sockets.mark(fd) else { return };
+        let Some(ep) = sockets.place(fd) else { return };
         if let Ok(item) = self.join(sockets, set, &ep, event) {
             let _: bool = ep.att.locked(|l| l.item_away(item, ep.sock.id, true, true));
             let member = Member {
@@ -116,15 +117,15 @@ impl EpollTable {
         fd: i32,
         event: EpollEvent,
     ) {
-        let Some(ep) = sockets.mark(fd) else { return };
+        let Some(ep) = sockets.place(fd) else { return };
         if let Some(m) = set.members().get_mut(&fd)
             && let Some((sock, item)) = m.ours
             && sock == ep.sock
         {
             m.event = event;
-            ep.att.locked(|l| {
-                l.item_note(item, event.events & !FLAGS, event.data, mode(event.events))
-            });
+            let (events, how) = (event.events & !FLAGS, mode(event.events));
+            ep.att
+                .locked(|l| l.item_note(item, sock.id, events, event.data, how));
         }
     }
 

@@ -199,17 +199,17 @@ impl Sockets {
         let mut sets: Vec<u32> = Vec::new();
         let mut att = None;
         for p in fds {
-            let looked = if p.fd < 0 {
-                Fd::Kernel
+            let (looked, mark) = if p.fd < 0 {
+                (Fd::Kernel, None)
             } else {
-                self.look(p.fd)
+                self.look_and_mark(p.fd)
             };
             members.push(match looked {
                 Fd::Fresh(f) if f.error != 0 => {
                     att = att.or(self.attached());
                     Member::Failed
                 }
-                Fd::Kernel | Fd::Fresh(_) => match self.mark(p.fd) {
+                Fd::Kernel | Fd::Fresh(_) => match mark {
                     Some(ep) => {
                         att = Some(ep.att);
                         Member::Away(ep.sock)

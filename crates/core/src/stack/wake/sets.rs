@@ -299,12 +299,17 @@ impl Locked<'_, '_, '_> {
         true
     }
 
-    /// What an away member is watched for was changed in the kernel's set.
-    pub fn item_note(&mut self, id: ItemId, events: u32, data: u64, mode: ItemMode) {
+    /// What an away member is watched for was changed in the kernel's set. It may have come back meanwhile, and is then to
+    /// follow once more.
+    pub fn item_note(&mut self, id: ItemId, sock: SockId, events: u32, data: u64, mode: ItemMode) {
         let item = self.st.items.at(id);
+        if item.sock.get().opt() != Some(sock) {
+            return;
+        }
         item.events.set(events);
         item.data.set(data);
-        item.mode.set(mode.bits() | imode::AWAY);
+        item.mode.set(mode.bits());
+        let _: bool = self.item_away(id, sock, true, true);
     }
 
     /// Ends a membership if it is (still) one of `sock`'s: another process may have ended it before.
