@@ -63,20 +63,70 @@ impl Case {
 pub struct Summary {
     /// Ended without an error.
     pub passed: u32,
+    /// Of those, the ones that had failed at first.
+    pub unsteady: u32,
     /// Ended with an error or by force.
     pub failed: u32,
 }
 
-/// Runs the cases whose name contains one of `filters` (all, without a filter).
+impl std::fmt::Display for Summary {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} passed, {} failed", self.passed, self.failed)?;
+        match self.unsteady {
+            0 => Ok(()),
+            n => write!(f, "; {n} of the passed ones at the second attempt only"),
+        }
+    }
+}
+
+/// Runs the cases whose name contains one of `filters` (all, without a filter), once each.
 pub fn run(cases: &[Case], setup: &Setup, filters: &[String]) -> Result<Summary> {
+    run_again(cases, setup, filters, false)
+}
+
+/// The same. With `again`, what failed is run once more when all others are through: a case that fails now and then, on a
+/// machine with other work for example, is told apart from one that fails. The summary names both, with their errors.
+pub fn run_again(
+    cases: &[Case],
+    setup: &Setup,
+    filters: &[String],
+    again: bool,
+) -> Result<Summary> {
     let wanted = |case: &&Case| {
         let named = filters.is_empty() || filters.iter().any(|word| case.name.contains(word));
         named && !(setup.plain && case.only_flyover)
     };
     let cases: Vec<&Case> = cases.iter().filter(wanted).collect();
+    let mut failures = run_all(&cases, setup)?;
     let mut summary = Summary::default();
+    let mut unsteady = Vec::new();
+    if again && !failures.is_empty() {
+        println!("once more: what failed");
+        let failed: Vec<&Case> = failures.iter().map(|f| f.case).collect();
+        let still = run_all(&failed, setup)?;
+        let stays = |f: &Failure<'_>| still.iter().any(|s| s.case.name == f.case.name);
+        unsteady = failures.extract_if(.., |f| !stays(f)).collect();
+    }
+    for (what, list) in [("passed the second time", &unsteady), ("failed", &failures)] {
+        for Failure { case, error } in list {
+            println!("{what}: {}: {error}", case.name);
+        }
+    }
+    summary.failed = u32::try_from(failures.len())?;
+    summary.unsteady = u32::try_from(unsteady.len())?;
+    summary.passed = u32::try_from(cases.len())? - summary.failed;
+    Ok(summary)
+}
+
+/// A case that failed, and the beginning of what it said.
+struct Failure<'a> {
+    case: &'a Case,
+    error: String,
+}
+
+fn run_all<'a>(cases: &[&'a Case], setup: &Setup) -> Result<Vec<Failure<'a>>> {
     let mut failures = Vec::new();
-    for (number, case) in cases.iter().enumerate() {
+    for (number, &case) in cases.iter().enumerate() {
         print!("[{:>2}/{}] {:<44}", number + 1, cases.len(), case.name);
         std::io::stdout().flush()?;
         let directory = cleanup::make_directory(u32::try_from(number)?)?;
@@ -91,26 +141,19 @@ pub fn run(cases: &[Case], setup: &Setup, filters: &[String]) -> Result<Summary>
         let seconds = begun.elapsed().as_secs_f64();
         cleanup::may_continue();
         match result {
-            Ok(()) => {
-                summary.passed += 1;
-                println!(" ok      {seconds:>5.1} s");
-            }
+            Ok(()) => println!(" ok      {seconds:>5.1} s"),
             Err(error) => {
-                summary.failed += 1;
-                println!(
-                    " FAILED  {seconds:>5.1} s\n    {}",
-                    indent(&format!("{error:#}"))
-                );
+                let error = format!("{error:#}");
+                println!(" FAILED  {seconds:>5.1} s\n    {}", indent(&error));
                 print_logs(&directory);
-                failures.push(case.name.clone());
+                let line = error.split_whitespace().collect::<Vec<_>>().join(" ");
+                let error = line.chars().take(300).collect();
+                failures.push(Failure { case, error });
             }
         }
         cleanup::remove_directory(&directory);
     }
-    for name in &failures {
-        println!("failed: {name}");
-    }
-    Ok(summary)
+    Ok(failures)
 }
 
 /// Runs one case beside a watchdog, which kills every process of the run when the time is over:

@@ -94,6 +94,7 @@ fn test(filters: &[String]) -> Result<()> {
         }
     }
     let mut arguments = filters.to_vec();
+    arguments.push("--again".to_owned());
     if !failed.is_empty() {
         arguments.push(format!("--failed-before={}", failed.join(",")));
     }

@@ -121,7 +121,7 @@ pub fn run(args: &Args) -> Result<()> {
     let summary = runner::run(&cases, &setup, &[])?;
     cleanup::everything();
     println!("differential suite: {}", totals());
-    println!("{} passed, {} failed", summary.passed, summary.failed);
+    println!("{summary}");
     if summary.failed > 0 || summary.passed == 0 {
         std::process::exit(1);
     }

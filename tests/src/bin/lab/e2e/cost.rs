@@ -46,7 +46,8 @@ const PER_SOURCE: usize = 25_000;
 
 /// Thousands of connections in one epoll set: none is lost, an echo on one more costs little more than alone, an idle
 /// one takes at most 2 KiB of the stack's memory. All are in one process; more than it may have descriptors are shared
-/// out to several on one stack.
+/// out to several on one stack. Both ends sleep while they wait, so that an echo is the same work each time: whether
+/// a spin of 20 us is enough may change between two measurements.
 fn crowd(lab: &Lab) -> Result<()> {
     let count = std::env::var("E2E_CROWD").map_or(Ok(CROWD), |n| n.parse())?;
     let parts = count.div_ceil(descriptors(lab)?.saturating_sub(OTHERS).max(1));
@@ -64,11 +65,13 @@ fn crowd(lab: &Lab) -> Result<()> {
         }
         let mut serving = lab
             .python(Host::Server, "crowd_server.py")
+            .env("FLYOVER_SPIN", "0")
             .args(&format!("{SERVER} {port}"))
             .spawn()?;
         lab.wait_for_port(Proto::Tcp, port, &mut serving)?;
         let mut opening = lab
             .python(Host::Client, "crowd_client.py")
+            .env("FLYOVER_SPIN", "0")
             .args(&format!("{SERVER} {port} {each} {}", sources.join(" ")))
             .piped()
             .spawn()?;

@@ -51,6 +51,9 @@ pub struct Args {
     /// Print the names and do nothing.
     #[arg(long)]
     list: bool,
+    /// Run what failed once more at the end.
+    #[arg(long)]
+    again: bool,
     /// Names of steps that failed before; the exit status says so at the end.
     #[arg(long, value_delimiter = ',')]
     failed_before: Vec<String>,
@@ -66,7 +69,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     cleanup::prepare()?;
     let setup = runner::setup(args.plain)?;
-    let summary = runner::run(&cases, &setup, &args.filters)?;
+    let summary = runner::run_again(&cases, &setup, &args.filters, args.again)?;
     cleanup::everything();
     for step in &args.failed_before {
         println!("failed earlier: {step}");
@@ -74,7 +77,7 @@ pub fn run(args: &Args) -> Result<()> {
     if cases.iter().any(|case| case.name.starts_with("diff.")) {
         println!("differential suite: {}", crate::diff::totals());
     }
-    println!("{} passed, {} failed", summary.passed, summary.failed);
+    println!("{summary}");
     if summary.failed > 0 || summary.passed == 0 || !args.failed_before.is_empty() {
         std::process::exit(1);
     }

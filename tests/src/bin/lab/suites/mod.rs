@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<()> {
     cleanup::everything();
     let tests = COMPARED.load(Ordering::Relaxed);
     println!("{tests} tests pass plain");
-    println!("{} passed, {} failed", summary.passed, summary.failed);
+    println!("{summary}");
     if summary.failed > 0 || summary.passed == 0 {
         bail!("suites differ");
     }
