@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use flyover_cplane::{Reader, Resolve};
+use flyover_cplane::{NeighState, Reader, Resolve};
 use flyover_wire::Ip;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_REQUEST, NetlinkHeader};
 use netlink_packet_route::neighbour::{
@@ -41,9 +41,14 @@ impl Resolver {
     }
 
     /// Asks for a neighbour, unless it was asked for just now or no route leads to it. A neighbour
-    /// that is known is marked as used, so that the kernel keeps it and checks that it still lives.
+    /// that is known is marked as used, so that the kernel keeps it and checks that it still lives; one that was entered by
+    /// hand stays alone: to Linux `NTF_USE` also says that it is permanent no longer (`__neigh_update`).
     pub(super) fn ask(&self, reader: &Reader<'_>, ifindex: u32, ip: Ip) -> io::Result<()> {
         if !is_neighbour(reader, ifindex, ip) || !self.is_time(ifindex, ip, Instant::now()) {
+            return Ok(());
+        }
+        let known = reader.neigh(ifindex, ip);
+        if known.is_some_and(|neigh| neigh.state == NeighState::Permanent) {
             return Ok(());
         }
         let mut message = NeighbourMessage::default();

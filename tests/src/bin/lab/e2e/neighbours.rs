@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use flyover_e2e::lab::{CLIENT6, Host, Lab, SERVER, SERVER6, Side, server};
+use flyover_e2e::lab::{CLIENT6, Host, Lab, SERVER, SERVER6, Side, server, wait_until};
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 use flyover_e2e::servers::nginx;
@@ -20,6 +20,47 @@ pub fn cases(cases: &mut Vec<Case>) {
     let xdp = &["--vnic", "xdp"];
     let case = with_options("neighbours.undisturbed.xdp", Side::Server, xdp, undisturbed);
     cases.push(case.only_flyover());
+    cases.push(on_pair("neighbours.by-hand", Side::Server, by_hand));
+}
+
+/// An entry that the administrator made stays as it is when nobody answers there any more: a stack that doubts its
+/// neighbour has the kernel check it.
+fn by_hand(lab: &Lab) -> Result<()> {
+    const SECOND: &str = "10.77.0.98";
+    const PORT: u16 = 7300;
+    let link = lab.client.tool("ip -br link show eth0")?;
+    let mac = link.split_whitespace().nth(2).context("a MAC address")?;
+    lab.client.ip(&format!("addr add {SECOND}/24 dev eth0"))?;
+    lab.server.ip(&format!(
+        "neigh add {SECOND} lladdr {mac} dev eth0 nud permanent"
+    ))?;
+    let mut echo = lab
+        .plain(Host::Client, lab.bin().join("load"))
+        .args(&format!("echo serve 0.0.0.0:{PORT}"))
+        .spawn()?;
+    wait_until(LIMIT, || {
+        echo.ensure_running()?;
+        let ports = flyover_e2e::procfs::listening_ports(&lab.client, Proto::Tcp)?;
+        Ok(ports.contains(&PORT).then_some(()))
+    })?;
+    let mut calling = lab
+        .workload(Host::Server, "echo")
+        .args(&format!("interactive {SECOND}:{PORT}"))
+        .piped()
+        .spawn()?;
+    wait_until(LIMIT, || {
+        calling.ensure_running()?;
+        Ok(calling.stdout().contains("ok").then_some(()))
+    })?;
+    lab.client.ip(&format!("addr del {SECOND}/24 dev eth0"))?;
+    calling.write_line("100")?;
+    // Sent again twice or more by then.
+    std::thread::sleep(Duration::from_millis(1500));
+    let entries = lab
+        .server
+        .tool(&format!("ip neigh show to {SECOND} dev eth0"))?;
+    ensure!(entries.contains("PERMANENT"), "{entries}");
+    Ok(())
 }
 
 /// nginx is accelerated and under load; beside it a plain TCP and UDP service, ping over both
@@ -30,7 +71,7 @@ fn undisturbed(lab: &Lab) -> Result<()> {
         .plain(Host::Server, lab.bin().join("load"))
         .args(&format!("echo serve [::]:{PLAIN_PORT}"))
         .spawn()?;
-    flyover_e2e::lab::wait_until(LIMIT, || {
+    wait_until(LIMIT, || {
         plain.ensure_running()?;
         let ports = flyover_e2e::procfs::listening_ports(&lab.server, Proto::Tcp)?;
         Ok(ports.contains(&PLAIN_PORT).then_some(()))
