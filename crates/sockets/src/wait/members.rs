@@ -3,7 +3,7 @@
 
 use core::sync::atomic::Ordering;
 
-use flyover_core::stack::wake::{ItemId, SetId};
+use flyover_core::stack::wake::{ItemId, ItemMode, SetId};
 use flyover_core::{Error, SockRef};
 
 use crate::attach::Attachment;
@@ -59,9 +59,8 @@ impl EpollTable {
             let Some(m) = members.get_mut(&fd).filter(|m| m.ours.is_none()) else {
                 continue;
             };
-            if let Ok(item) = self.join(sockets, set, ep, m.event) {
+            if let Ok(item) = self.join_away(sockets, set, ep, m.event) {
                 m.ours = Some((ep.sock, item));
-                let _: bool = ep.att.locked(|l| l.item_away(item, ep.sock.id, true, true));
             }
         }
         self.gate.unlock();
@@ -150,10 +149,36 @@ impl EpollTable {
         ep: &Ep,
         event: EpollEvent,
     ) -> Result<ItemId, Error> {
+        self.join_as(sockets, set, ep, event, mode(event.events))
+    }
+
+    /// The same for a member of the kernel's set, whose connection the kernel has. The gate is held.
+    pub(super) fn join_away(
+        &self,
+        sockets: &Sockets,
+        set: &EpollSet,
+        ep: &Ep,
+        event: EpollEvent,
+    ) -> Result<ItemId, Error> {
+        let how = ItemMode {
+            away: true,
+            ..mode(event.events)
+        };
+        self.join_as(sockets, set, ep, event, how)
+    }
+
+    fn join_as(
+        &self,
+        sockets: &Sockets,
+        set: &EpollSet,
+        ep: &Ep,
+        event: EpollEvent,
+        how: ItemMode,
+    ) -> Result<ItemId, Error> {
         let id = self.own(sockets, set, ep.att)?;
         let events = event.events & !FLAGS;
         ep.att
-            .locked(|l| l.item_add(id, ep.sock.id, events, event.data, mode(event.events)))
+            .locked(|l| l.item_add(id, ep.sock.id, events, event.data, how))
     }
 
     /// Threads wait for the set in the library from now on, and those that are in the kernel come out. The gate is

@@ -99,8 +99,7 @@ impl EpollTable {
     /// then the membership follows at once. The gate is held.
     pub(super) fn note_away(&self, sockets: &Sockets, set: &EpollSet, fd: i32, event: EpollEvent) {
         let Some(ep) = sockets.place(fd) else { return };
-        if let Ok(item) = self.join(sockets, set, &ep, event) {
-            let _: bool = ep.att.locked(|l| l.item_away(item, ep.sock.id, true, true));
+        if let Ok(item) = self.join_away(sockets, set, &ep, event) {
             let member = Member {
                 event,
                 ours: Some((ep.sock, item)),

@@ -200,8 +200,7 @@ pub(super) fn mode(events: u32) -> ItemMode {
         edge: events & libc::EPOLLET as u32 != 0,
         oneshot: events & libc::EPOLLONESHOT as u32 != 0,
         exclusive: events & libc::EPOLLEXCLUSIVE as u32 != 0,
-        private: false,
-        quiet: false,
+        ..ItemMode::default()
     }
 }
 

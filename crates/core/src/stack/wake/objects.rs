@@ -153,6 +153,8 @@ pub struct ItemMode {
     pub private: bool,
     /// What is ready already is no event.
     pub quiet: bool,
+    /// The kernel's set has it, while the kernel has the socket.
+    pub away: bool,
 }
 
 impl ItemMode {
@@ -162,6 +164,7 @@ impl ItemMode {
             | bit(self.oneshot, imode::ONESHOT)
             | bit(self.exclusive, imode::EXCLUSIVE)
             | bit(self.private, imode::PRIVATE)
+            | bit(self.away, imode::AWAY)
     }
 }
 

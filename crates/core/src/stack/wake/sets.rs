@@ -129,7 +129,9 @@ impl Locked<'_, '_, '_> {
         // The other end of a pair sends without the lock: bytes first, then a look at the members. Here it is the other way
         // round, so that one of the two sees the other.
         fence(SeqCst);
-        if !mode.quiet {
+        if mode.away {
+            self.queue_if_misplaced(id, sock);
+        } else if !mode.quiet {
             self.requeue_if_ready(id);
         }
         Ok(id)
@@ -287,14 +289,22 @@ impl Locked<'_, '_, '_> {
         if away {
             self.unqueue_ready(id);
         }
-        // Whatever happened in between.
-        if away != self.st.sock(sock).has(flag::HANDED_OVER) {
-            self.queue_ready(id);
-            if let Some(set) = item.set.get().opt() {
-                self.wake_one(set);
-            }
-        } else if !away && armed {
+        if !self.queue_if_misplaced(id, sock) && !away && armed {
             self.requeue_if_ready(id);
+        }
+        true
+    }
+
+    /// Who looks at the set has to move the member if it is not where its socket is: that came back or left just now.
+    fn queue_if_misplaced(&mut self, id: ItemId, sock: SockId) -> bool {
+        let item = self.st.items.at(id);
+        let away = item.mode.get() & imode::AWAY != 0;
+        if away == self.st.sock(sock).has(flag::HANDED_OVER) {
+            return false;
+        }
+        self.queue_ready(id);
+        if let Some(set) = item.set.get().opt() {
+            self.wake_one(set);
         }
         true
     }

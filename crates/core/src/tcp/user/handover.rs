@@ -247,6 +247,7 @@ impl Locked<'_, '_, '_> {
                 exclusive: mode & imode::EXCLUSIVE != 0,
                 private: mode & imode::PRIVATE != 0,
                 quiet: false,
+                away: mode & imode::AWAY != 0,
             },
             armed: mode & imode::DISARMED == 0,
             away: mode & imode::AWAY != 0,
