@@ -25,7 +25,9 @@ static struct {
 static int by_data(const void *a, const void *b)
 {
     const struct epoll_event *x = a, *y = b;
-    return x->data.u64 < y->data.u64 ? -1 : x->data.u64 > y->data.u64;
+    if (x->data.u64 != y->data.u64)
+        return x->data.u64 < y->data.u64 ? -1 : 1;
+    return (x->events > y->events) - (x->events < y->events);
 }
 
 static void report(int s)

@@ -4,7 +4,7 @@ use core::sync::atomic::AtomicU32;
 use std::io::{IoSlice, IoSliceMut};
 
 use flyover_sockets::addr::Addr;
-use flyover_sockets::os::{EpollEvent, Os, PollFd, Ran, Received};
+use flyover_sockets::os::{EPOLL_MOST, EpollEvent, Os, PollFd, Ran, Received};
 use flyover_sockets::{Errno, enter};
 
 use crate::signal::mask::BYTES as KERNEL_SIGSET;
@@ -68,10 +68,8 @@ struct KernelEpollEvent {
     data: u64,
 }
 
-/// How many events one `epoll_collect` takes from the kernel at most.
+/// So many events of one `epoll_collect` are on the stack, more on the heap.
 const EPOLL_BATCH: usize = 64;
-/// And on the heap.
-const EPOLL_MOST: usize = 4096;
 
 impl Linux {
     /// Path of the program that this process runs; its length, or 0 where `/proc` does not say.

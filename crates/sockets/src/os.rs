@@ -31,6 +31,9 @@ impl PollFd {
     }
 }
 
+/// How many events one [`Os::epoll_collect`] takes from the kernel at most.
+pub const EPOLL_MOST: usize = 4096;
+
 /// One event of an epoll set, without the kernel's packed layout.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EpollEvent {

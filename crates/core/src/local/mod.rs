@@ -76,6 +76,14 @@ pub struct Facts {
     pub waiting: u32,
 }
 
+/// Values of [`Sock::k_fresh`] of an end that nobody has looked at since it was paired; 0: somebody has.
+pub(crate) mod fresh {
+    /// All that the kernel holds for it waits to be read there.
+    pub(crate) const THERE: u32 = 1;
+    /// Some of it was still on its way.
+    pub(crate) const COMING: u32 = 2;
+}
+
 /// So much may be in the kernel at the pairing, read by nobody, bytes: what a busy stream has in its two buffers. It comes into
 /// the queue at the reader's next call.
 const MOST_WAITING: u64 = 8 << 20;
@@ -125,6 +133,14 @@ impl Stack<'_> {
         } else {
             0
         }
+    }
+
+    /// Of a pair: no bytes of either end were on their way in the kernel when it was made, or they are here now. So the
+    /// kernel has told, or is about to, of all that it has.
+    pub(crate) fn has_all_come(self, id: SockId) -> bool {
+        let s = self.sock(id);
+        let come = |s: &Sock| s.has(flag::PAIRED) && s.k_fresh.load(Acquire) != fresh::COMING;
+        come(s) && self.peer_of(s).is_some_and(|p| come(self.sock(p)))
     }
 
     /// The other end of a pair, while there is one.
@@ -291,20 +307,27 @@ impl Locked<'_, '_, '_> {
         if !held(&a.0) || !held(&b.0) {
             return Err(Error::WouldBlock);
         }
-        let ends = [(a.0.sock, b.0.sock, to_a), (b.0.sock, a.0.sock, to_b)];
-        for (me, other, pend) in ends {
+        let coming = |pend: u32, waiting: u32| match pend > waiting {
+            true => fresh::COMING,
+            false => fresh::THERE,
+        };
+        let ends = [
+            (a.0.sock, b.0.sock, to_a, coming(to_a, a.1.waiting)),
+            (b.0.sock, a.0.sock, to_b, coming(to_b, b.1.waiting)),
+        ];
+        for (me, other, pend, fresh) in ends {
             let s = st.sock(me.id);
             s.peer.set(other.id.into());
             s.peer_gen.set(other.generation);
             s.k_pend.store(pend, Relaxed);
-            s.k_fresh.store(1, Relaxed);
+            s.k_fresh.store(fresh, Relaxed);
             s.set_flag(flag::PAIRED);
             s.clear_flag(flag::HANDED_OVER);
             // After the flags: a mark without a reason would be one that never comes back.
             s.reason.set(0);
         }
         for (me, ..) in ends {
-            self.raise(me.id, ev::STATE);
+            self.raise(me.id, ev::BACK);
         }
         count!(self, local_pairs);
         Ok(())
@@ -333,6 +356,10 @@ impl Locked<'_, '_, '_> {
         fast::let_go(s);
         s.k_pend.store(0, Release);
         s.k_fresh.store(0, Release);
+        if !bytes.is_empty() {
+            // What a set has not heard of them from the kernel it will not hear there any more.
+            self.note_news(id);
+        }
         if !ok {
             count!(self, local_lost);
             reset_peer(self, id);

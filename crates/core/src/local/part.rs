@@ -1,6 +1,7 @@
 //! The way back: a pair goes apart, and both ends go on in the kernel's connection beside it. Both are frozen, as on a
 //! handover; what waits in their queues is sent through the kernel by whoever has the descriptors; then both are marks.
 
+use super::fresh;
 use crate::error::Error;
 use crate::sock::{SHUT_RD, SHUT_WR, SockId, SockRef, flag, recvq};
 use crate::stack::Stack;
@@ -127,7 +128,7 @@ impl Locked<'_, '_, '_> {
         if n > 0 {
             s.k_pend
                 .store(s.k_pend.load(Relaxed).saturating_add(n), Release);
-            s.k_fresh.store(1, Release);
+            s.k_fresh.store(fresh::THERE, Release);
         }
         s.k_doubt.store(0, Release);
     }

@@ -57,6 +57,10 @@ impl Sockets {
         } else {
             self.look(fd)
         };
+        if let (Fd::Epoll(inner), Some(att)) = (&target, self.attached()) {
+            // The kernel tells the sets around of a new member that is ready: what was read meanwhile is not.
+            self.epolls.settle_all(self, *inner, att);
+        }
         self.epolls.gate.lock(self.os);
         set.epfd.store(epfd, Ordering::Release);
         let answer = match target {
@@ -72,10 +76,6 @@ impl Sockets {
                 }
             }
             Fd::Epoll(inner) => {
-                if let Some(att) = self.attached() {
-                    // The kernel tells the sets around of a new member that is ready: what was read meanwhile is not.
-                    self.epolls.settle_all(self, inner, att);
-                }
                 let a = self.ctl_kernel(set, epfd, op, fd, event);
                 match (op, a) {
                     (libc::EPOLL_CTL_ADD, Answer::Value(_)) => {

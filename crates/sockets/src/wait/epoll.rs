@@ -12,7 +12,7 @@ use crate::attach::Attachment;
 use crate::enter;
 use crate::entry::Entry;
 use crate::errno::Errno;
-use crate::os::{EpollEvent, PollFd, Ran};
+use crate::os::{EPOLL_MOST, EpollEvent, PollFd, Ran};
 use crate::process::{Fd, Sockets};
 use crate::wait::Deadline;
 use crate::wait::sets::EpollSet;
@@ -91,6 +91,14 @@ impl Sockets {
         self.left_kernel(set);
         set.id().is_some()
     }
+}
+
+/// What the kernel's set said before members left it.
+struct LastWord {
+    /// So many events.
+    n: usize,
+    /// One of them may be of such a member.
+    told: bool,
 }
 
 /// One call of `epoll_wait` on a set with accelerated members.
@@ -184,22 +192,29 @@ impl Waiting<'_> {
             let _: bool = self.att.poll(64);
         }
         let has_kernel = self.set.kernel_members.load(Ordering::Acquire) != 0;
-        if has_kernel {
-            self.follow_returns();
+        let before = if has_kernel {
+            self.follow_returns(out)
+        } else {
+            None
+        };
+        if let Some(last) = before.as_ref().filter(|last| last.told) {
+            // Nobody may come twice in one call.
+            return last.n;
         }
         let expected = stack.set_ready_len(self.id) as usize;
-        let mut k = 0;
-        let looked = has_kernel && self.is_kernels_turn(out.len(), expected);
-        if looked {
+        let mut k = before.as_ref().map_or(0, |last| last.n);
+        let turn = || has_kernel && self.is_kernels_turn(out.len(), expected);
+        let looked = before.is_some() || turn();
+        if looked && before.is_none() {
             let room = out.len().saturating_sub(expected).max(out.len() / 2).max(1);
-            k = self.collect_kernels(out.get_mut(..room).unwrap_or_default());
+            (k, _) = self.collect_kernels(out.get_mut(..room).unwrap_or_default());
         }
         let mut n = k;
         if expected != 0 && n < out.len() {
             n += self.collect_ours(out.get_mut(k..).unwrap_or_default());
         }
         if n == 0 && has_kernel && !looked {
-            n = self.collect_kernels(out);
+            (n, _) = self.collect_kernels(out);
         }
         if n == 0 {
             self.lib.epolls.settle(self.lib, self.set, self.att);
@@ -207,21 +222,19 @@ impl Waiting<'_> {
         n
     }
 
-    /// Members whose connections came back leave the kernel's set before it is asked: what it says of them is old.
-    fn follow_returns(&self) {
-        let stack = self.att.stack;
-        let returns = stack.returned();
-        if self.set.returns.swap(returns, Ordering::Relaxed) == returns {
-            return;
-        }
-        let mut back = Vec::new();
-        self.att
-            .locked(|l| l.set_returned(self.id, |item| back.push(item)));
-        for item in back {
-            self.lib
-                .epolls
-                .item_back(self.lib, self.att, self.set, item);
-        }
+    /// Members whose connections came back leave the kernel's set before it is asked: what it says of them is old. Unless it
+    /// is to tell, for the last time, which of them it has not told yet: then it is asked now.
+    fn follow_returns(&self, out: &mut [EpollEvent]) -> Option<LastWord> {
+        let mut last = None;
+        self.lib
+            .epolls
+            .follow_returns(self.lib, self.att, self.set, |words| {
+                let (n, all) = self.collect_kernels(out);
+                let told = out.iter().take(n).any(|e| words.contains(&e.data));
+                last = Some(LastWord { n, told });
+                all
+            });
+        last
     }
 
     fn collect_ours(&self, out: &mut [EpollEvent]) -> usize {
@@ -243,7 +256,7 @@ impl Waiting<'_> {
         for r in &moved {
             let epolls = &self.lib.epolls;
             match r.events {
-                ev::BACK => epolls.item_back(self.lib, self.att, self.set, r.item),
+                ev::BACK => epolls.item_back(self.lib, self.att, self.set, r.item, false),
                 _ => epolls.item_moved(self.lib, self.att, self.set, r.item),
             }
         }
@@ -266,19 +279,22 @@ impl Waiting<'_> {
         hot > 0 || now.saturating_sub(self.set.looked.load(Ordering::Relaxed)) >= KERNEL_TURN
     }
 
-    fn collect_kernels(&self, out: &mut [EpollEvent]) -> usize {
+    /// How many events of the kernel's set are in `out`, and whether there are no more.
+    fn collect_kernels(&self, out: &mut [EpollEvent]) -> (usize, bool) {
         let (lib, set) = (self.lib, self.set);
         if out.is_empty() {
-            return 0;
+            return (0, false);
         }
         lib.epolls.settle_inner(lib, set, self.att);
-        let mut n = 0;
+        let (mut n, mut all) = (0, false);
         // Our own members may have taken all the room: then there may be more.
         for _ in 0..3 {
-            let got = lib.os.epoll_collect(self.epfd, out).unwrap_or(0);
+            let got = lib.os.epoll_collect(self.epfd, out);
+            all = got.is_ok_and(|got| got < out.len().min(EPOLL_MOST));
+            let got = got.unwrap_or(0);
             n = without_own(out, got, |data| lib.is_own_event(data));
             n = lib.epolls.without_returned(self.att, set, out, n);
-            if n != 0 || got < out.len() {
+            if n != 0 || all {
                 break;
             }
         }
@@ -292,7 +308,7 @@ impl Waiting<'_> {
             set.hot.store(next, Ordering::Relaxed);
             set.looked.store(lib.os.now(), Ordering::Relaxed);
         }
-        n
+        (n, all)
     }
 }
 

@@ -4,13 +4,13 @@ use core::sync::atomic::Ordering;
 
 use flyover_core::sock::flag;
 use flyover_core::stack::wake::ItemId;
-use flyover_core::{ItemView, SockId};
+use flyover_core::{ItemView, SockId, ev};
 
 use crate::attach::Attachment;
 use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::life::takeover::is_away;
-use crate::os::EpollEvent;
+use crate::os::{EpollEvent, PollFd};
 use crate::process::{Ep, Sockets};
 use crate::wait::sets::{EpollSet, EpollTable, FLAGS, Member, Members, mode};
 
@@ -65,21 +65,76 @@ impl EpollTable {
         }
     }
 
-    /// A connection came back from the kernel: its membership leaves the kernel's set, and counts here again.
+    /// The members whose connections came back from the kernel since the last time leave the kernel's set. An edge that it
+    /// has told is not told again, if that is sure: `last_word` has the kernel's set tell all it has to, given the words of
+    /// the members in question, and says whether that was everything.
+    pub(super) fn follow_returns(
+        &self,
+        sockets: &Sockets,
+        att: &Attachment,
+        set: &EpollSet,
+        last_word: impl FnOnce(&[u64]) -> bool,
+    ) {
+        let Some(id) = set.id() else { return };
+        let returns = att.stack.returned();
+        if set.returns.swap(returns, Ordering::Relaxed) == returns {
+            return;
+        }
+        let mut back = Vec::new();
+        att.locked(|l| l.set_returned(id, |item, old| back.push((item, old))));
+        let mut old = Vec::new();
+        let mut words = Vec::new();
+        for (item, is_old) in back {
+            let view = att.locked(|l| l.item_view(item));
+            match view.filter(|v| is_old && self.has_room(sockets, att, set, item, v)) {
+                Some(view) => {
+                    old.push(item);
+                    words.push(view.data);
+                }
+                None => self.item_back(sockets, att, set, item, false),
+            }
+        }
+        let told = !old.is_empty() && last_word(&words);
+        for item in old {
+            self.item_back(sockets, att, set, item, told);
+        }
+    }
+
+    /// Nobody waits for room to write of whom the kernel's set would still have to tell.
+    fn has_room(
+        &self,
+        sockets: &Sockets,
+        att: &Attachment,
+        set: &EpollSet,
+        item: ItemId,
+        view: &ItemView,
+    ) -> bool {
+        if view.events & ev::SPACE == 0 {
+            return true;
+        }
+        let mut one = [PollFd {
+            fd: number_in(set, item)
+                .or_else(|| number_of(sockets, att, view.sock))
+                .unwrap_or(-1),
+            events: libc::POLLOUT,
+            revents: 0,
+        }];
+        let asked = sockets.os.ppoll(&mut one, Some(0));
+        asked.is_ok() && one[0].revents == libc::POLLOUT
+    }
+
+    /// A connection came back from the kernel: its membership leaves the kernel's set, and counts here again. `told`: what is
+    /// ready of it is no news, of an edge.
     pub(super) fn item_back(
         &self,
         sockets: &Sockets,
         att: &Attachment,
         set: &EpollSet,
         item: ItemId,
+        told: bool,
     ) {
         self.gate.lock(sockets.os);
-        let members = set.members();
-        let known = members
-            .iter()
-            .find(|(_, m)| m.ours.is_some_and(|(_, i)| i == item))
-            .map(|(fd, _)| *fd);
-        drop(members);
+        let known = number_in(set, item);
         if let Some(view) = att.locked(|l| l.item_view(item)).filter(|v| v.away) {
             let fd = known.or_else(|| number_of(sockets, att, view.sock));
             let mut armed = view.armed;
@@ -90,7 +145,10 @@ impl EpollTable {
                     sockets.os.epoll_ctl(epfd, libc::EPOLL_CTL_DEL, fd, None);
                 set.kernel_left();
             }
-            let _: bool = att.locked(|l| l.item_away(item, view.sock, false, armed));
+            let _: bool = att.locked(|l| match told {
+                true => l.item_back_quietly(item, view.sock, armed),
+                false => l.item_away(item, view.sock, false, armed),
+            });
         }
         self.gate.unlock();
     }
@@ -185,6 +243,15 @@ impl EpollTable {
             move_to_kernel(sockets, att, set, &mut members, fd);
         }
     }
+}
+
+/// The number under which this process made the membership.
+fn number_in(set: &EpollSet, item: ItemId) -> Option<i32> {
+    let members = set.members();
+    let known = members
+        .iter()
+        .find(|(_, m)| m.ours.is_some_and(|(_, i)| i == item));
+    known.map(|(fd, _)| *fd)
 }
 
 /// A number under which this process has the socket.

@@ -12,6 +12,7 @@ use flyover_shm::Idx;
 
 use crate::attach::Attachment;
 use crate::entry::Entry;
+use crate::os::PollFd;
 use crate::process::Sockets;
 use crate::wait::sets::{EpollSet, EpollTable};
 
@@ -170,6 +171,10 @@ impl EpollTable {
         let Some((mirror, id)) = set.links.mirror().zip(set.id()) else {
             return;
         };
+        self.follow_returns(sockets, att, set, |_| {
+            let epfd = set.epfd.load(Ordering::Acquire);
+            sockets.os.ppoll(&mut [PollFd::input(epfd)], Some(0)) == Ok(0)
+        });
         if att.stack.still_asleep(mirror) && !att.stack.set_mirror_told(id) {
             return;
         }

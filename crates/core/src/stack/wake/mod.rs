@@ -8,9 +8,11 @@
 //! |---|---|
 //! | `objects.rs` | the three objects as they lie in the stack's memory |
 //! | `sets.rs` | sets, memberships, ready lists |
+//! | `away.rs` | members that the kernel's sets have for the time being |
 //! | `holders.rs` | the processes that hold a set |
 //! | `waiters.rs` | threads that sleep, and which of them watch the V-NICs |
 
+mod away;
 mod holders;
 mod objects;
 mod sets;
@@ -68,7 +70,7 @@ impl Locked<'_, '_, '_> {
     /// hang-up, FIN) concerns all; of the exclusive members for data or room only the first that has a sleeper is woken, as the
     /// kernel's wait queues do it.
     pub(crate) fn raise(&mut self, sock: SockId, events: u32) {
-        let all = events & (ev::ERR | ev::HUP | ev::RDHUP | ev::STATE) != 0;
+        let all = events & (ev::ERR | ev::HUP | ev::RDHUP | ev::STATE | ev::BACK) != 0;
         let st = self.st;
         let mut cur = st.sock(sock).items.get().opt();
         let mut guard = st.limits().items;
@@ -97,11 +99,32 @@ impl Locked<'_, '_, '_> {
                 continue;
             }
             self.queue_ready(id);
-            if let Some(set) = item.set.get().opt()
-                && self.wake_one(set)
-                && exclusive
-            {
-                exclusive_done = true;
+            let Some(set) = item.set.get().opt() else {
+                continue;
+            };
+            if events == ev::BACK {
+                // Nothing happened that a set around this one is to hear of.
+                let _: bool = self.wake_sleeper(set);
+                continue;
+            }
+            if away {
+                item.mode.set(item.mode.get() | imode::NEWS);
+            }
+            exclusive_done |= self.wake_one(set) && exclusive;
+        }
+    }
+
+    /// The bytes of a socket that came back are news for those of its members that are on their way: [`imode::NEWS`].
+    pub(crate) fn note_news(&mut self, sock: SockId) {
+        let st = self.st;
+        let mut cur = st.sock(sock).items.get().opt();
+        let mut guard = st.limits().items;
+        while let Some(id) = cur.filter(|_| guard > 0) {
+            guard -= 1;
+            let item = st.items.at(id);
+            cur = item.sock_next.get().opt();
+            if item.mode.get() & imode::AWAY != 0 && item.events.get() & ev::DATA != 0 {
+                item.mode.set(item.mode.get() | imode::NEWS);
             }
         }
     }
@@ -149,9 +172,13 @@ impl Locked<'_, '_, '_> {
 
     /// Wakes one sleeper of the set; false when nobody sleeps there.
     pub(super) fn wake_one(&mut self, set: SetId) -> bool {
+        self.tell_mirror(set);
+        self.wake_sleeper(set)
+    }
+
+    fn wake_sleeper(&mut self, set: SetId) -> bool {
         let st = self.st;
         let owner = st.sets.at(set);
-        self.tell_mirror(set);
         let Some(w) = owner.waiters.get().opt() else {
             return false;
         };

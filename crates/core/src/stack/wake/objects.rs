@@ -131,6 +131,8 @@ pub mod imode {
     pub const PRIVATE: u32 = 16;
     /// The kernel's set has the member while the kernel has its socket.
     pub const AWAY: u32 = 32;
+    /// The socket of such a member came back, and something happened since; or the program asked for what is ready.
+    pub const NEWS: u32 = 64;
 }
 
 /// Index of a waiter.

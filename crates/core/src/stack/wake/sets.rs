@@ -213,7 +213,7 @@ impl Locked<'_, '_, '_> {
         }
     }
 
-    fn requeue_if_ready(&mut self, id: ItemId) {
+    pub(super) fn requeue_if_ready(&mut self, id: ItemId) {
         let st = self.st;
         let item = st.items.at(id);
         let Some(sock) = item.sock.get().opt() else {
@@ -273,53 +273,6 @@ impl Locked<'_, '_, '_> {
         item.sock.set(OptIdx::NONE);
         item.set.set(OptIdx::NONE);
         let _: bool = st.state.item_slots.free(st.items, id);
-    }
-
-    /// The kernel's set has the member from now on, or has it no longer; `armed`: it is no one-shot member that has
-    /// fired. False: the membership is not one of `sock`'s any more.
-    pub fn item_away(&mut self, id: ItemId, sock: SockId, away: bool, armed: bool) -> bool {
-        let item = self.st.items.at(id);
-        if item.sock.get().opt() != Some(sock) {
-            return false;
-        }
-        let bit = |on: bool, b: u32| if on { b } else { 0 };
-        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED);
-        item.mode
-            .set(rest | bit(away, imode::AWAY) | bit(!armed, imode::DISARMED));
-        if away {
-            self.unqueue_ready(id);
-        }
-        if !self.queue_if_misplaced(id, sock) && !away && armed {
-            self.requeue_if_ready(id);
-        }
-        true
-    }
-
-    /// Who looks at the set has to move the member if it is not where its socket is: that came back or left just now.
-    fn queue_if_misplaced(&mut self, id: ItemId, sock: SockId) -> bool {
-        let item = self.st.items.at(id);
-        let away = item.mode.get() & imode::AWAY != 0;
-        if away == self.st.sock(sock).has(flag::HANDED_OVER) {
-            return false;
-        }
-        self.queue_ready(id);
-        if let Some(set) = item.set.get().opt() {
-            self.wake_one(set);
-        }
-        true
-    }
-
-    /// What an away member is watched for was changed in the kernel's set. It may have come back meanwhile, and is then to
-    /// follow once more.
-    pub fn item_note(&mut self, id: ItemId, sock: SockId, events: u32, data: u64, mode: ItemMode) {
-        let item = self.st.items.at(id);
-        if item.sock.get().opt() != Some(sock) {
-            return;
-        }
-        item.events.set(events);
-        item.data.set(data);
-        item.mode.set(mode.bits());
-        let _: bool = self.item_away(id, sock, true, true);
     }
 
     /// Ends a membership if it is (still) one of `sock`'s: another process may have ended it before.
@@ -398,27 +351,6 @@ impl Locked<'_, '_, '_> {
         n
     }
 
-    /// Takes the members out of the ready list whose connections came back from the kernel.
-    pub fn set_returned(&mut self, set: SetId, mut take: impl FnMut(ItemId)) {
-        let st = self.st;
-        let mut cur = st.sets.at(set).ready.get().opt();
-        let mut guard = st.limits().items;
-        while let Some(id) = cur {
-            if guard == 0 {
-                return;
-            }
-            guard -= 1;
-            let item = st.items.at(id);
-            cur = item.ready_next.get().opt();
-            let away = item.mode.get() & imode::AWAY != 0;
-            let sock = item.sock.get().opt();
-            if away && sock.is_some_and(|s| !st.sock(s).has(flag::HANDED_OVER)) {
-                self.unqueue_ready(id);
-                take(id);
-            }
-        }
-    }
-
     pub(super) fn queue_ready(&mut self, id: ItemId) {
         let st = self.st;
         let item = st.items.at(id);
@@ -442,7 +374,7 @@ impl Locked<'_, '_, '_> {
             .store(set.ready_len.load(Relaxed).wrapping_add(1), Release);
     }
 
-    fn unqueue_ready(&mut self, id: ItemId) {
+    pub(super) fn unqueue_ready(&mut self, id: ItemId) {
         let st = self.st;
         let item = st.items.at(id);
         if item.queued.get() == 0 {

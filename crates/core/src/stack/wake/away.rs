@@ -1,0 +1,96 @@
+//! Members of the kernel's sets whose connections the kernel has for the time being: the stack's membership rests, and
+//! counts again when the connection comes back.
+
+use super::objects::{ItemId, ItemMode, SetId, imode};
+use crate::sock::{SockId, flag};
+use crate::stack::locked::Locked;
+
+impl Locked<'_, '_, '_> {
+    /// The kernel's set has the member from now on, or has it no longer; `armed`: it is no one-shot member that has
+    /// fired. False: the membership is not one of `sock`'s any more.
+    pub fn item_away(&mut self, id: ItemId, sock: SockId, away: bool, armed: bool) -> bool {
+        let item = self.st.items.at(id);
+        if item.sock.get().opt() != Some(sock) {
+            return false;
+        }
+        let bit = |on: bool, b: u32| if on { b } else { 0 };
+        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED | imode::NEWS);
+        item.mode
+            .set(rest | bit(away, imode::AWAY) | bit(!armed, imode::DISARMED));
+        if away {
+            self.unqueue_ready(id);
+        }
+        if !self.queue_if_misplaced(id, sock) && !away && armed {
+            self.requeue_if_ready(id);
+        }
+        true
+    }
+
+    /// Who looks at the set has to move the member if it is not where its socket is: that came back or left just now.
+    pub(super) fn queue_if_misplaced(&mut self, id: ItemId, sock: SockId) -> bool {
+        let item = self.st.items.at(id);
+        let away = item.mode.get() & imode::AWAY != 0;
+        if away == self.st.sock(sock).has(flag::HANDED_OVER) {
+            return false;
+        }
+        item.mode.set(item.mode.get() | imode::NEWS);
+        self.queue_ready(id);
+        if let Some(set) = item.set.get().opt() {
+            self.wake_one(set);
+        }
+        true
+    }
+
+    /// The socket of an away member came back, and nothing happened since: of an edge the kernel has told.
+    pub fn item_back_quietly(&mut self, id: ItemId, sock: SockId, armed: bool) -> bool {
+        let item = self.st.items.at(id);
+        let quiet = imode::EDGE | imode::AWAY;
+        if item.sock.get().opt() != Some(sock)
+            || item.mode.get() & (quiet | imode::NEWS) != quiet
+            || self.st.sock(sock).has(flag::HANDED_OVER)
+        {
+            return self.item_away(id, sock, false, armed);
+        }
+        let disarmed = if armed { 0 } else { imode::DISARMED };
+        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED);
+        item.mode.set(rest | disarmed);
+        self.unqueue_ready(id);
+        true
+    }
+
+    /// What an away member is watched for was changed in the kernel's set. It may have come back meanwhile, and is then to
+    /// follow once more.
+    pub fn item_note(&mut self, id: ItemId, sock: SockId, events: u32, data: u64, mode: ItemMode) {
+        let item = self.st.items.at(id);
+        if item.sock.get().opt() != Some(sock) {
+            return;
+        }
+        item.events.set(events);
+        item.data.set(data);
+        item.mode.set(mode.bits());
+        let _: bool = self.item_away(id, sock, true, true);
+    }
+
+    /// Takes the members out of the ready list whose connections came back from the kernel. With each comes whether what
+    /// is ready of it is old: the kernel's set knows of all that happened.
+    pub fn set_returned(&mut self, set: SetId, mut take: impl FnMut(ItemId, bool)) {
+        let st = self.st;
+        let mut cur = st.sets.at(set).ready.get().opt();
+        let mut guard = st.limits().items;
+        while let Some(id) = cur {
+            if guard == 0 {
+                return;
+            }
+            guard -= 1;
+            let item = st.items.at(id);
+            cur = item.ready_next.get().opt();
+            let away = item.mode.get() & imode::AWAY != 0;
+            let sock = item.sock.get().opt();
+            if let Some(s) = sock.filter(|s| away && !st.sock(*s).has(flag::HANDED_OVER)) {
+                self.unqueue_ready(id);
+                let edge = item.mode.get() & (imode::EDGE | imode::NEWS) == imode::EDGE;
+                take(id, edge && st.has_all_come(s));
+            }
+        }
+    }
+}
