@@ -5,13 +5,14 @@ use core::sync::atomic::Ordering;
 use flyover_core::TcpState;
 use flyover_core::ev;
 use flyover_core::sock::flag;
-use flyover_core::{Error, SockRef};
+use flyover_core::{Error, Sock, SockRef};
 
 use crate::addr::Addr;
 use crate::attach::Attachment;
 use crate::entry::{Entry, Handle};
 use crate::errno::Errno;
 use crate::io::options::HANDS_DOWN;
+use crate::os::PollFd;
 use crate::policy::Reason;
 use crate::process::{Ep, Fd, Sockets};
 use crate::wait::Deadline;
@@ -130,6 +131,14 @@ impl Sockets {
         }
     }
 
+    /// The keeper hears once of many connections that come together.
+    fn note_more(&self, listener: i32, s: &Sock) {
+        let mut one = [PollFd::input(listener)];
+        if self.os.ppoll(&mut one, Some(0)) != Ok(0) {
+            s.os_ready.store(1, Ordering::Release);
+        }
+    }
+
     /// A connection of the kernel: an ordinary descriptor. The flag is cleared before the look, so that a connection
     /// that comes meanwhile sets it again.
     fn take_kernels(&self, fd: i32, ep: &Ep, flags: i32) -> Option<Result<Accepted, Errno>> {
@@ -137,7 +146,7 @@ impl Sockets {
         s.os_ready.store(0, Ordering::Release);
         match self.os.accept(fd, flags) {
             Ok((new, peer)) => {
-                s.os_ready.store(1, Ordering::Release);
+                self.note_more(fd, s);
                 let remote = peer.endpoint();
                 if self.accepted_by_kernel(new, ep.v6, remote) {
                     self.mark_made(new);
