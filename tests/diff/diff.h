@@ -60,6 +60,10 @@ enum {
     DIFF_KNOWN = 2,
     /* The same, between two programs on one host, whose bytes go through shared memory, only. */
     DIFF_KNOWN_LOCAL = 4,
+    /* The same, only while the kernel still moves those bytes. */
+    DIFF_KNOWN_LATE = 8,
+    /* The same, but not between two programs on one host. */
+    DIFF_KNOWN_WIRE = 16,
 };
 
 struct diff_case {
@@ -84,6 +88,10 @@ struct diff_case {
 #define CASE_KNOWN(NAME, WHY) DIFF_CASE(NAME, DIFF_KNOWN, WHY)
 /* The same, for the modes of the local path only. */
 #define CASE_KNOWN_LOCAL(NAME, WHY) DIFF_CASE(NAME, DIFF_KNOWN_LOCAL, WHY)
+/* The same, for those of them in which connections are paired after some calls. */
+#define CASE_KNOWN_LATE(NAME, WHY) DIFF_CASE(NAME, DIFF_KNOWN_LATE, WHY)
+/* The same, for the other modes only. */
+#define CASE_KNOWN_WIRE(NAME, WHY) DIFF_CASE(NAME, DIFF_KNOWN_WIRE, WHY)
 
 extern const struct diff_case *const __start_diff_cases[], *const __stop_diff_cases[];
 

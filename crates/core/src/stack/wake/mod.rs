@@ -103,8 +103,10 @@ impl Locked<'_, '_, '_> {
                 continue;
             };
             if events == ev::BACK {
-                // Nothing happened that a set around this one is to hear of.
-                let _: bool = self.wake_sleeper(set);
+                // Nothing happened of which a set's sleepers, or the sets around it, are to hear.
+                if item.mode.get() & imode::PRIVATE != 0 {
+                    let _: bool = self.wake_sleeper(set);
+                }
                 continue;
             }
             if away {

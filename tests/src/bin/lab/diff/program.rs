@@ -83,18 +83,43 @@ pub struct Entry {
     pub name: String,
     /// It is about the kernel's path: no proof of acceleration.
     pub kernel: bool,
-    /// Why a difference is known and not a failure; empty for ordinary cases.
-    known: Option<String>,
-    /// The same, of the local path alone.
-    known_local: Option<String>,
+    /// Why a difference is known and not a failure, and in which modes.
+    known: Option<(String, Known)>,
+}
+
+/// In which modes a difference is known.
+#[derive(Clone, Copy, Debug)]
+enum Known {
+    Everywhere,
+    /// On the local path.
+    Local,
+    /// There, when connections are paired after some calls.
+    Late,
+    /// Everywhere but on the local path.
+    Wire,
+}
+
+impl Known {
+    fn of(flags: u32) -> Option<Self> {
+        let all = [Self::Everywhere, Self::Local, Self::Late, Self::Wire];
+        let mut bits = [2, 4, 8, 16].into_iter().zip(all);
+        bits.find(|(bit, _)| flags & bit != 0)
+            .map(|(_, known)| known)
+    }
 }
 
 impl Entry {
     /// Why a difference in this mode is known and not a failure.
     pub fn known_in(&self, mode: Mode) -> Option<&String> {
-        let local = self.known_local.as_ref();
-        let local = local.filter(|_| mode.local_after().is_some());
-        self.known.as_ref().or(local)
+        let after = mode.local_after();
+        let (why, modes) = self.known.as_ref()?;
+        let here = match modes {
+            Known::Everywhere => true,
+            Known::Local => after.is_some(),
+            Known::Late => after.is_some_and(|calls| calls > 0),
+            Known::Wire => after.is_none(),
+        };
+        here.then_some(why)
     }
 }
 
@@ -192,7 +217,7 @@ impl Program {
         Ok(target)
     }
 
-    /// Its cases: lines of name, flags (1 kernel, 2 known, 4 known on the local path) and the reason.
+    /// Its cases: lines of name, flags (1 kernel, others: [`Known`]) and the reason.
     pub fn list(&self, words: &[PathBuf]) -> Result<Vec<Entry>> {
         let (first, rest) = words.split_first().context("no program")?;
         let output = Command::new(first).args(rest).arg("list").output()?;
@@ -212,8 +237,7 @@ impl Program {
             Some(Entry {
                 name,
                 kernel: flags & 1 != 0,
-                known: (flags & 2 != 0).then(|| why.clone()),
-                known_local: (flags & 4 != 0).then_some(why),
+                known: Known::of(flags).map(|modes| (why, modes)),
             })
         });
         Ok(entries.collect())
