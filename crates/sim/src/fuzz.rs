@@ -269,8 +269,8 @@ impl Fuzzer {
             edge: self.rng.chance(40_000),
             oneshot: self.rng.chance(20_000),
             exclusive: self.rng.chance(20_000),
-            private: false,
-            quiet: false,
+            away: self.rng.chance(5_000),
+            ..ItemMode::default()
         };
         let events = self.rng.word() as u32 & 0x201f;
         match self.rng.below(8) {
