@@ -64,6 +64,12 @@ impl FdTable {
         }
     }
 
+    /// Sets the entry of `fd`, and returns what it was. `None`: the number is outside the table.
+    pub fn swap(&self, fd: i32, entry: Entry) -> Option<Entry> {
+        let word = self.word(fd)?;
+        Some(Entry::unpack(word.swap(entry.pack(), Ordering::AcqRel)))
+    }
+
     /// Sets the entry of `fd` if it still is `old`; true on success.
     pub fn replace(&self, fd: i32, old: Entry, new: Entry) -> bool {
         self.word(fd).is_some_and(|w| {

@@ -176,7 +176,7 @@ impl Sockets {
         let started = self
             .add_filter(&ep, fd, local, Some(remote), false)
             .and_then(|()| {
-                self.commit(fd, fresh, &ep)?;
+                self.commit(fd, &ep)?;
                 att.locked(|l| {
                     l.tcp_connect(ep.sock.id, local, remote)?;
                     l.keep_shut(ep.sock.id, fresh.shut.into());
@@ -352,7 +352,7 @@ impl Sockets {
                 })
                 .map_err(|_| Reason::AddressShared)
                 .and_then(|()| self.filter_of_new(&ep, fd, local, Some(remote), false))
-                .and_then(|()| self.commit(fd, fresh, &ep));
+                .and_then(|()| self.commit(fd, &ep));
             match done {
                 Ok(()) => att.keeper.reg_os(ep.sock, false, fd),
                 Err(_) => self.discard(&ep),

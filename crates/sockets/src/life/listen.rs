@@ -47,7 +47,7 @@ impl Sockets {
             })
             .map_err(|_| Reason::AddressShared)
             .and_then(|()| self.filter_of_new(&ep, fd, local, None, dual))
-            .and_then(|()| self.commit(fd, fresh, &ep));
+            .and_then(|()| self.commit(fd, &ep));
         if done.is_err() {
             self.discard(&ep);
             return done;

@@ -163,17 +163,21 @@ impl Sockets {
     }
 
     /// From here on `fd` is accelerated.
-    pub(crate) fn commit(&self, fd: i32, fresh: Fresh, ep: &Ep) -> Result<(), Reason> {
+    pub(crate) fn commit(&self, fd: i32, ep: &Ep) -> Result<(), Reason> {
         let h = Handle::new(ep.sock, ep.v6);
         let udp = ep.shared().kind() == SockKind::Udp;
         let entry = if udp { Entry::Udp(h) } else { Entry::Tcp(h) };
-        if !self.table.store(fd, entry) {
-            return Err(Reason::HighFd);
-        }
-        if fresh.in_epoll {
+        let before = self.table.swap(fd, entry).ok_or(Reason::HighFd)?;
+        if self.was_watched(fd, before) {
             self.epolls.fd_became_endpoint(self, fd, ep);
         }
         Ok(())
+    }
+
+    /// The socket, of which this is the entry from before, may be a member of epoll sets. Whoever makes it one just now
+    /// finds the new entry.
+    pub(crate) fn was_watched(&self, fd: i32, before: Entry) -> bool {
+        matches!(before, Entry::Fresh(f) if f.in_epoll) || !self.is_sole_holder(fd)
     }
 
     /// The local address that the kernel socket is bound to; port 0: not bound.

@@ -140,9 +140,10 @@ impl Sockets {
 
     /// A fresh socket is to be connected by the kernel although the stack could do it: it gets a place.
     pub(crate) fn connects_in_kernel(&self, fd: i32, fresh: Fresh, remote: Endpoint) {
-        match self.make_mark(fd, fresh.v6, Reason::Ordered, Some(remote)) {
-            Some(entry) if self.table.store(fd, entry) => {
-                if let Some(ep) = self.mark(fd).filter(|_| fresh.in_epoll) {
+        let mark = self.make_mark(fd, fresh.v6, Reason::Ordered, Some(remote));
+        match mark.and_then(|entry| self.table.swap(fd, entry)) {
+            Some(before) => {
+                if let Some(ep) = self.mark(fd).filter(|_| self.was_watched(fd, before)) {
                     self.epolls.fresh_became_mark(self, fd, &ep);
                 }
             }

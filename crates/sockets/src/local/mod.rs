@@ -73,14 +73,14 @@ impl Sockets {
             .endpoint()
             .filter(|_| !fresh.dgram && !fresh.unbound && fresh.shut == 0)
             .and_then(|_| self.mark_local(fd, fresh.v6, None));
-        let Some(ep) = marked else {
+        let Some((ep, before)) = marked else {
             self.leave_to_kernel(fd, self.why_kernel(to));
             return;
         };
         if done {
             ep.shared().set_flag(flag::CONNECTED_SEEN);
         }
-        if fresh.in_epoll {
+        if self.was_watched(fd, before) {
             self.epolls.fresh_became_mark(self, fd, &ep);
         }
         self.pair_at(Some(fd), &ep, 0);
@@ -97,7 +97,7 @@ impl Sockets {
     /// The kernel accepted `fd`. True: it has its mark, or is paired already.
     pub(crate) fn accepted_by_kernel(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> bool {
         match self.mark_local(fd, v6, peer) {
-            Some(ep) => {
+            Some((ep, _)) => {
                 ep.shared().set_flag(flag::CONNECTED_SEEN);
                 self.pair_at(Some(fd), &ep, 0);
                 true
@@ -106,8 +106,8 @@ impl Sockets {
         }
     }
 
-    /// The mark of a connection within this host.
-    fn mark_local(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> Option<Ep> {
+    /// The mark of a connection within this host, and what the entry was.
+    fn mark_local(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> Option<(Ep, Entry)> {
         if !self.settings.local {
             return None;
         }
@@ -141,12 +141,12 @@ impl Sockets {
             att.stack.sock(sock.id).clear_flag(flag::LOCAL);
         }
         let entry = Entry::Tcp(Handle::new(sock, v6));
-        if !self.table.store(fd, entry) {
+        let Some(before) = self.table.swap(fd, entry) else {
             att.locked(|l| l.free_unused(sock.id));
             return None;
-        }
+        };
         self.count_kernel_path(reason);
-        Some(Ep { att, sock, v6 })
+        Some((Ep { att, sock, v6 }, before))
     }
 
     /// Pairs the mark when so many calls have moved bytes on it that it pays. Later on it is tried more and more rarely: the

@@ -63,14 +63,17 @@ impl Sockets {
         }
         self.epolls.gate.lock(self.os);
         set.epfd.store(epfd, Ordering::Release);
+        let mut late = false;
         let answer = match target {
             Fd::Tcp(ep) | Fd::Udp(ep) if !left => self.ctl_ours(set, op, fd, &ep, event),
             Fd::Tcp(_) | Fd::Udp(_) => self.ctl_kernel(set, epfd, op, fd, event),
-            Fd::Fresh(f) => self.ctl_fresh(set, epfd, op, fd, f, event),
-            Fd::Kernel => {
-                let a = self.ctl_kernel(set, epfd, op, fd, event);
+            Fd::Fresh(_) | Fd::Kernel => {
+                let a = match target {
+                    Fd::Fresh(f) => self.ctl_fresh(set, epfd, op, fd, f, event, &mut late),
+                    _ => self.ctl_kernel(set, epfd, op, fd, event),
+                };
                 match (a, self.look(fd)) {
-                    // It came back while we were at it.
+                    // It came back, or got its endpoint, while we were at it.
                     (Answer::Error(_), Fd::Tcp(ep)) => self.ctl_ours(set, op, fd, &ep, event),
                     _ => a,
                 }
@@ -88,6 +91,9 @@ impl Sockets {
             }
         };
         self.epolls.gate.unlock();
+        if late {
+            self.follow_fresh(fd);
+        }
         answer
     }
 
@@ -134,6 +140,11 @@ impl Sockets {
         }
     }
 
+    /// `late`: another thread connects it just now, and may not have seen that it is a member.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the arguments of epoll_ctl, and what they mean"
+    )]
     fn ctl_fresh(
         &self,
         set: &EpollSet,
@@ -142,21 +153,51 @@ impl Sockets {
         fd: i32,
         fresh: Fresh,
         event: Option<EpollEvent>,
+        late: &mut bool,
     ) -> Answer {
         let a = self.ctl_kernel(set, epfd, op, fd, event);
         if let (Answer::Value(_), Some(event)) = (a, event)
             && op != libc::EPOLL_CTL_DEL
         {
-            let _: Option<Member> = set.members().insert(fd, Member { event, ours: None });
-            let noted = Fresh {
-                in_epoll: true,
-                ..fresh
-            };
-            let _: bool = self
-                .table
-                .replace(fd, Entry::Fresh(fresh), Entry::Fresh(noted));
+            let placed = |m: &Member| m.ours.is_some();
+            let mut members = set.members();
+            if !members.get(&fd).is_some_and(placed) {
+                let _: Option<Member> = members.insert(fd, Member { event, ours: None });
+            }
+            drop(members);
+            *late = !self.note_in_epoll(fd, fresh);
         }
         a
+    }
+
+    /// Notes that the fresh socket is a member of sets. False: it is fresh no longer.
+    fn note_in_epoll(&self, fd: i32, fresh: Fresh) -> bool {
+        let mut old = fresh;
+        loop {
+            let noted = Fresh {
+                in_epoll: true,
+                ..old
+            };
+            if self
+                .table
+                .replace(fd, Entry::Fresh(old), Entry::Fresh(noted))
+            {
+                return true;
+            }
+            match self.table.load(fd) {
+                Entry::Fresh(now) => old = now,
+                _ => return false,
+            }
+        }
+    }
+
+    /// A socket became a member when it was fresh, and is so no longer: its memberships follow.
+    fn follow_fresh(&self, fd: i32) {
+        match self.look_and_mark(fd) {
+            (Fd::Tcp(ep) | Fd::Udp(ep), _) => self.epolls.fd_became_endpoint(self, fd, &ep),
+            (_, Some(ep)) => self.epolls.fresh_became_mark(self, fd, &ep),
+            _ => {}
+        }
     }
 
     fn ctl_ours(
@@ -172,6 +213,12 @@ impl Sockets {
         let allowed = wish.events & !EXCLUSIVE_OK == 0;
         if exclusive && (op == libc::EPOLL_CTL_MOD || op == libc::EPOLL_CTL_ADD && !allowed) {
             return Answer::Error(Errno::EINVAL);
+        }
+        let ours = set.members().get(&fd).and_then(|m| m.ours);
+        if let Some((_, item)) = ours.filter(|(sock, _)| *sock == ep.sock) {
+            // The kernel's set may have it still.
+            self.epolls
+                .bring_back(self, ep.att, set, item, Some(fd), false);
         }
         let mut members = set.members();
         // A record of another socket that had the number before, or of one that is gone, counts for nothing.

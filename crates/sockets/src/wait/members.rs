@@ -9,30 +9,19 @@ use flyover_core::{Error, SockRef};
 use crate::attach::Attachment;
 use crate::entry::Entry;
 use crate::errno::Errno;
-use crate::fdtable::SHARED;
 use crate::os::EpollEvent;
 use crate::process::{Ep, Sockets};
-use crate::wait::sets::{EpollSet, EpollTable, FLAGS, Member, mode};
+use crate::wait::sets::{EpollSet, EpollTable, FLAGS, Member, Members, mode};
 
 impl EpollTable {
     /// The fresh socket `fd` got an endpoint: its memberships move from the kernel to the stack, those under other
     /// numbers of the same socket as well.
     pub(crate) fn fd_became_endpoint(&self, sockets: &Sockets, fd: i32, ep: &Ep) {
-        let shared = |n: i32| sockets.table.made(n) == SHARED;
-        let cookie = shared(fd).then(|| sockets.cookie(fd).ok()).flatten();
+        let cookie = shared_cookie(sockets, fd);
         self.gate.lock(sockets.os);
         for set in self.each() {
             let mut members = set.members();
-            let fresh = |(n, m): (&i32, &Member)| m.ours.is_none().then_some(*n);
-            let also: Vec<i32> = match cookie {
-                Some(_) => members
-                    .iter()
-                    .filter_map(fresh)
-                    .filter(|n| *n != fd && shared(*n) && sockets.cookie(*n).ok() == cookie)
-                    .collect(),
-                None => Vec::new(),
-            };
-            for n in also.into_iter().chain([fd]) {
+            for n in fresh_numbers(sockets, &members, fd, cookie) {
                 let Some(m) = members.get_mut(&n).filter(|m| m.ours.is_none()) else {
                     continue;
                 };
@@ -51,16 +40,19 @@ impl EpollTable {
     }
 
     /// The kernel connects the fresh socket `fd`, for which there is a place in the stack: its memberships in the kernel's
-    /// sets are noted there.
+    /// sets are noted there, also those under other numbers.
     pub(crate) fn fresh_became_mark(&self, sockets: &Sockets, fd: i32, ep: &Ep) {
+        let cookie = shared_cookie(sockets, fd);
         self.gate.lock(sockets.os);
         for set in self.each() {
             let mut members = set.members();
-            let Some(m) = members.get_mut(&fd).filter(|m| m.ours.is_none()) else {
-                continue;
-            };
-            if let Ok(item) = self.join_away(sockets, set, ep, m.event) {
-                m.ours = Some((ep.sock, item));
+            for n in fresh_numbers(sockets, &members, fd, cookie) {
+                let Some(m) = members.get_mut(&n).filter(|m| m.ours.is_none()) else {
+                    continue;
+                };
+                if let Ok(item) = self.join_away(sockets, set, ep, m.event) {
+                    m.ours = Some((ep.sock, item));
+                }
             }
         }
         self.gate.unlock();
@@ -223,6 +215,22 @@ impl EpollTable {
             .os
             .epoll_ctl(epfd, libc::EPOLL_CTL_ADD, fd, Some(event));
     }
+}
+
+/// The cookie of a socket that has other numbers, too.
+fn shared_cookie(sockets: &Sockets, fd: i32) -> Option<u64> {
+    let shared = !sockets.is_sole_holder(fd);
+    shared.then(|| sockets.cookie(fd).ok()).flatten()
+}
+
+/// The numbers under which the fresh socket `fd`, whose cookie that is, may be a member.
+fn fresh_numbers(sockets: &Sockets, members: &Members, fd: i32, cookie: Option<u64>) -> Vec<i32> {
+    let same = |n: i32| n != fd && !sockets.is_sole_holder(n) && sockets.cookie(n).ok() == cookie;
+    let others = members.iter().filter(|(_, m)| m.ours.is_none());
+    let also = others
+        .map(|(n, _)| *n)
+        .filter(|n| cookie.is_some() && same(*n));
+    also.chain([fd]).collect()
 }
 
 fn to_kernel(sockets: &Sockets, set: &EpollSet, fd: i32, event: EpollEvent) {

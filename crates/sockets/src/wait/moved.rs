@@ -135,22 +135,36 @@ impl EpollTable {
     ) {
         self.gate.lock(sockets.os);
         let known = number_in(set, item);
-        if let Some(view) = att.locked(|l| l.item_view(item)).filter(|v| v.away) {
-            let fd = known.or_else(|| number_of(sockets, att, view.sock));
-            let mut armed = view.armed;
-            if let Some(fd) = fd {
-                let epfd = set.epfd.load(Ordering::Acquire);
-                armed = !view.mode.oneshot || sockets.os.epoll_is_armed(epfd, fd);
-                let _: Result<(), Errno> =
-                    sockets.os.epoll_ctl(epfd, libc::EPOLL_CTL_DEL, fd, None);
-                set.kernel_left();
-            }
-            let _: bool = att.locked(|l| match told {
-                true => l.item_back_quietly(item, view.sock, armed),
-                false => l.item_away(item, view.sock, false, armed),
-            });
-        }
+        self.bring_back(sockets, att, set, item, known, told);
         self.gate.unlock();
+    }
+
+    /// The same, if the connection is back and the membership is not; `fd`: the number of that. The gate is held.
+    pub(super) fn bring_back(
+        &self,
+        sockets: &Sockets,
+        att: &Attachment,
+        set: &EpollSet,
+        item: ItemId,
+        fd: Option<i32>,
+        told: bool,
+    ) {
+        let view = att.locked(|l| l.item_view(item)).filter(|v| v.mode.away);
+        let Some(view) = view else { return };
+        if att.stack.sock(view.sock).has(flag::HANDED_OVER) {
+            return;
+        }
+        let mut armed = view.armed;
+        if let Some(fd) = fd.or_else(|| number_of(sockets, att, view.sock)) {
+            let epfd = set.epfd.load(Ordering::Acquire);
+            armed = !view.mode.oneshot || sockets.os.epoll_is_armed(epfd, fd);
+            let _: Result<(), Errno> = sockets.os.epoll_ctl(epfd, libc::EPOLL_CTL_DEL, fd, None);
+            set.kernel_left();
+        }
+        let _: bool = att.locked(|l| match told {
+            true => l.item_back_quietly(item, view.sock, armed),
+            false => l.item_away(item, view.sock, false, armed),
+        });
     }
 
     /// `fd` became a member of the kernel's set, and the kernel has its connection for the time being, or had it a moment ago:
