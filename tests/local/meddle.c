@@ -277,11 +277,15 @@ static void branch(struct end *e)
     if (child == 0) {
         struct pollfd p = {.fd = e->fd[1], .events = POLLOUT};
         char c;
-        int bad = poll(&p, 1, 0) < 0 || p.revents & (POLLERR | POLLNVAL | POLLHUP);
-        bad |= recv(e->fd[0], &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
-        _exit(bad);
+        if (poll(&p, 1, 0) < 0 || p.revents & (POLLERR | POLLNVAL | POLLHUP))
+            _exit(p.revents ? 64 | p.revents : 64);
+        _exit(recv(e->fd[0], &c, 1, MSG_PEEK | MSG_DONTWAIT) == 0);
     }
-    must(waitpid(child, &status, 0) == child && status == 0, "a child");
+    must(waitpid(child, &status, 0) == child, "waitpid");
+    errno = 0;
+    must(!WIFSIGNALED(status), "a child was killed");
+    must(!(WEXITSTATUS(status) & 64), "a child polls an error");
+    must(status == 0, "a child reads the end");
 }
 
 static void ask(struct end *e, uint64_t *dice)
@@ -302,8 +306,8 @@ static void rearm(struct end *e)
 {
     uint32_t edge = e->edge ? EPOLLET : 0;
     struct epoll_event in = {.events = EPOLLIN | edge}, out = {.events = EPOLLOUT | edge};
-    must(!epoll_ctl(e->in_set, EPOLL_CTL_MOD, e->fd[0], &in), e == ends ? "EPOLL_CTL_MOD of the near reader" : "EPOLL_CTL_MOD of the far reader");
-    must(!epoll_ctl(e->out_set, EPOLL_CTL_MOD, e->fd[1], &out), e == ends ? "EPOLL_CTL_MOD of the near writer" : "EPOLL_CTL_MOD of the far writer");
+    must(!epoll_ctl(e->in_set, EPOLL_CTL_MOD, e->fd[0], &in), "EPOLL_CTL_MOD");
+    must(!epoll_ctl(e->out_set, EPOLL_CTL_MOD, e->fd[1], &out), "EPOLL_CTL_MOD");
 }
 
 static void *meddler(void *arg)
@@ -444,8 +448,9 @@ static void one_round(int listener, struct sockaddr_storage *to, socklen_t len, 
     ends[0].over = ends[1].over = 1;
     join(t[1], "the far meddler stands still");
     join(t[4], "the near meddler stands still");
-    try_options(&ends[0]);
-    try_options(&ends[1]);
+    for (int i = 0; i < 2; i++)
+        if (draw(&dice, 8) == 0)
+            try_options(&ends[i]);
     finish(&ends[0], &ends[1]);
     finish(&ends[1], &ends[0]);
     for (int i = 0; i < 2; i++) {

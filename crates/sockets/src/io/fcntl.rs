@@ -6,14 +6,30 @@ use crate::policy::Reason;
 use crate::process::{Answer, Fd, Sockets};
 
 impl Sockets {
+    /// The kernel has `fd`, and another thread's call may make it an endpoint at any moment.
+    pub(crate) fn may_change(&self, fd: i32, looked: &Fd) -> bool {
+        matches!(looked, Fd::Fresh(_)) || matches!(looked, Fd::Kernel) && self.may_come_back(fd)
+    }
+
     /// `F_GETFL` and `F_SETFL`.
     pub fn fcntl(&self, fd: i32, cmd: i32, arg: usize) -> Answer {
         if cmd == libc::F_SETFL && arg as i32 & libc::O_ASYNC != 0 {
             // Only the kernel can send SIGIO, and only for what it receives itself.
             let _: bool = self.give_to_kernel(fd, Reason::Option);
         }
-        let (Fd::Tcp(ep) | Fd::Udp(ep)) = self.look(fd) else {
-            return Answer::Kernel;
+        let looked = self.look(fd);
+        let (Fd::Tcp(ep) | Fd::Udp(ep)) = looked else {
+            if cmd != libc::F_SETFL || !self.may_change(fd, &looked) {
+                return Answer::Kernel;
+            }
+            return match self.os.fcntl(fd, cmd, arg) {
+                Err(e) => Answer::Error(e),
+                // If it is an endpoint by now, that may have looked before.
+                Ok(_) => match self.look(fd) {
+                    Fd::Tcp(_) | Fd::Udp(_) => self.fcntl(fd, cmd, arg),
+                    _ => Answer::Value(0),
+                },
+            };
         };
         let nonblock = libc::O_NONBLOCK;
         match cmd {

@@ -31,14 +31,24 @@ impl Sockets {
             }
             return Answer::Kernel;
         }
+        let on = arg.iter().any(|b| *b != 0);
         let (ep, tcp) = match self.look(fd) {
             Fd::Tcp(ep) => (ep, true),
             Fd::Udp(ep) => (ep, false),
+            looked if request == libc::FIONBIO && self.may_change(fd, &looked) => {
+                return match self.kernel_nonblocking(fd, on) {
+                    Err(e) => Answer::Error(e),
+                    // If it is an endpoint by now, that may have looked before.
+                    Ok(_) => match self.look(fd) {
+                        Fd::Tcp(ep) | Fd::Udp(ep) => self.set_nonblocking(fd, &ep, on),
+                        _ => Answer::Value(0),
+                    },
+                };
+            }
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
         };
         let s = ep.shared();
         if request == libc::FIONBIO {
-            let on = arg.iter().any(|b| *b != 0);
             return self.set_nonblocking(fd, &ep, on);
         }
         if !tcp {
@@ -74,15 +84,17 @@ impl Sockets {
         if s.tcp_state() == TcpState::Listen {
             return Answer::Value(0);
         }
-        let done = self.os.fcntl(fd, libc::F_GETFL, 0).and_then(|status| {
-            let new = if on {
-                status | libc::O_NONBLOCK
-            } else {
-                status & !libc::O_NONBLOCK
-            };
-            self.os.fcntl(fd, libc::F_SETFL, new as usize)
-        });
-        done.map(|_| 0).into()
+        self.kernel_nonblocking(fd, on).map(|_| 0).into()
+    }
+
+    fn kernel_nonblocking(&self, fd: i32, on: bool) -> Result<i32, Errno> {
+        let status = self.os.fcntl(fd, libc::F_GETFL, 0)?;
+        let new = if on {
+            status | libc::O_NONBLOCK
+        } else {
+            status & !libc::O_NONBLOCK
+        };
+        self.os.fcntl(fd, libc::F_SETFL, new as usize)
     }
 }
 

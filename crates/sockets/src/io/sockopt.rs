@@ -18,11 +18,40 @@ impl Sockets {
     /// `setsockopt(2)`.
     pub fn setsockopt(&self, fd: i32, level: i32, name: i32, value: &[u8]) -> Answer {
         match self.look(fd) {
+            Fd::Kernel if self.may_come_back(fd) => self.set_away(fd, level, name, value),
             Fd::Kernel | Fd::Epoll(_) => Answer::Kernel,
-            Fd::Fresh(f) => self.set_fresh(fd, f, level, name, value),
+            Fd::Fresh(f) => match self.set_fresh(fd, f, level, name, value) {
+                // Another thread may connect it meanwhile, and have looked at the options already.
+                Answer::Kernel => self.set_away(fd, level, name, value),
+                done => done,
+            },
             Fd::Tcp(ep) => self.set_both(&ep, fd, level, name, value, true),
             Fd::Udp(ep) => self.set_both(&ep, fd, level, name, value, false),
         }
+    }
+
+    /// The kernel has the connection, for the time being or no longer by now: then the endpoint has looked at the options
+    /// before this one was set, or it looks later.
+    fn set_away(&self, fd: i32, level: i32, name: i32, value: &[u8]) -> Answer {
+        let row = options::find(level, name);
+        if let Err(e) = self.os.setsockopt(fd, level, name, value) {
+            return Answer::Error(e);
+        }
+        let (ep, tcp) = match self.look(fd) {
+            Fd::Tcp(ep) => (ep, true),
+            Fd::Udp(ep) => (ep, false),
+            _ if self.may_come_back(fd) && row.is_none_or(|row| row.moves(true, value)) => {
+                self.keep_there(fd, Reason::HandedOver);
+                return Answer::Value(0);
+            }
+            _ => return Answer::Value(0),
+        };
+        if row.is_none_or(|row| row.moves(tcp, value)) {
+            let _: Result<(), Errno> = self.needs_kernel(fd, &ep, Reason::HandedOver);
+        } else if let Some(row) = row {
+            self.apply(&ep, fd, row, value);
+        }
+        Answer::Value(0)
     }
 
     /// A socket without endpoint: it remembers that the endpoint must look, or stays with the kernel.

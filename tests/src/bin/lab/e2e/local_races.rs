@@ -1,5 +1,6 @@
-//! Short connections within one host whose ends race (`tests/local/race.c`): every byte is verified by the program; here,
-//! that they went through shared memory, and that nothing is left in the stack.
+//! Connections within one host whose ends race: short ones (`tests/local/race.c`), and such on which other threads set
+//! options, copy and pass descriptors, fork and ask while they are paired (`tests/local/meddle.c`). Every byte is verified by
+//! the program; here, that they went through shared memory, and that nothing is left in the stack.
 
 use std::path::Path;
 use std::time::Duration;
@@ -24,14 +25,49 @@ const RUNS: [(&str, u32, u64); 4] = [
     ("own", 1, 10),
 ];
 
+/// Address, `--local-after`, connections.
+const MEDDLED: [(&str, u32, u64); 6] = [
+    ("127.0.0.1", 0, 30),
+    ("127.0.0.1", 1, 40),
+    ("::1", 2, 40),
+    ("127.0.0.1", 3, 40),
+    ("::1", 4, 40),
+    ("127.0.0.1", 12, 40),
+];
+
 pub fn cases(cases: &mut Vec<Case>) {
     let limit = Duration::from_secs(60 + connections() / 10);
     cases.push(on_pair("local.races", Side::Server, races).lasting(limit));
+    let limit = Duration::from_secs(120 * more());
+    cases.push(on_pair("local.meddlers", Side::Server, meddlers).lasting(limit));
+}
+
+/// How much more than usual is asked for.
+fn more() -> u64 {
+    connections().div_ceil(CONNECTIONS)
 }
 
 fn connections() -> u64 {
     let asked = std::env::var("LOCAL_RACES").ok();
     asked.and_then(|n| n.parse().ok()).unwrap_or(CONNECTIONS)
+}
+
+fn meddlers(lab: &Lab) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("local/meddle.c");
+    let program = lab.directory().join("meddle");
+    compile(&source, &program, &[])?;
+    for (seed, (address, after, count)) in (1..).zip(MEDDLED) {
+        let count = count * more();
+        let before = pairs(lab)?;
+        lab.cmd(Host::Server, &program)
+            .env("FLYOVER_LOCAL_AFTER", after.to_string())
+            .args(&format!("{address} {count} {}", seed * 1_000_000))
+            .run(Duration::from_secs(60 + count / 4))?
+            .success()
+            .with_context(|| format!("{address}, paired after {after} calls"))?;
+        ensure_paired(lab, before, count, 4)?;
+    }
+    nothing_left(lab)
 }
 
 fn races(lab: &Lab) -> Result<()> {
@@ -58,21 +94,41 @@ fn one_run(
     share: u64,
 ) -> Result<()> {
     let count = connections();
-    let before = lab.counter(Host::Server, "local_pairs")?;
+    let before = pairs(lab)?;
     lab.cmd(Host::Server, program)
         .env("FLYOVER_LOCAL_AFTER", after.to_string())
         .args(&format!("{address} {count} {seed} {THREADS}"))
         .run(Duration::from_secs(30 + count / 50))?
         .success()?;
+    ensure_paired(lab, before, count, share)?;
+    nothing_left(lab)
+}
+
+fn pairs(lab: &Lab) -> Result<u64> {
+    match lab.is_plain() {
+        true => Ok(0),
+        false => lab.counter(Host::Server, "local_pairs"),
+    }
+}
+
+/// Of so many connections, one of `share` was paired at least.
+fn ensure_paired(lab: &Lab, before: u64, count: u64, share: u64) -> Result<()> {
     if lab.is_plain() {
         return Ok(());
     }
-    let pairs = lab.counter(Host::Server, "local_pairs")? - before;
+    let pairs = pairs(lab)? - before;
     print!(" {pairs}/{count}");
     ensure!(
         pairs >= count / share,
         "only {pairs} of {count} connections went through shared memory"
     );
+    Ok(())
+}
+
+fn nothing_left(lab: &Lab) -> Result<()> {
+    if lab.is_plain() {
+        return Ok(());
+    }
     let mut left = Vec::new();
     wait_until(Duration::from_secs(20), || {
         let dump = dump(lab)?;
