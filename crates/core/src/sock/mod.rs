@@ -75,8 +75,10 @@ shm_struct! {
         pub k_near: Shared32,
         /// While somebody asks the kernel what it holds of the mark: owner + 1. Calls wait meanwhile.
         pub k_hold: Shared32,
+        /// Of a pair: the other end's generation.
+        pub peer_gen: SharedCell<u32>,
         /// Fills the line; always 0.
-        pub fill_c: [Shared32; 4],
+        pub fill_c: [Shared32; 3],
 
         // Receive queue, the consumer's share.
         /// First buffer.
@@ -130,9 +132,6 @@ shm_struct! {
         /// Lower path MTU learnt from ICMP; 0 is none.
         pub pmtu: SharedCell<u32>,
 
-        /// Of a pair: the other end's generation.
-        pub peer_gen: SharedCell<u32>,
-
         // Send queue: stream bytes from SND.UNA on.
         /// First buffer.
         pub sq_head: SharedCell<OptIdx<Buf>>,
@@ -155,8 +154,6 @@ shm_struct! {
         pub tnext: SharedCell<OptIdx<Sock>>,
         /// Timer wheel: 1 + slot the socket hangs in; 0 when it is not on the wheel.
         pub tslot: SharedCell<u32>,
-        /// Timer wheel: [`SharedCell`] padding, always 0.
-        pub pad0: SharedCell<u32>,
         /// Timer wheel: tick at which it fires.
         pub ttick: SharedCell<u64>,
         // Listeners and their children.

@@ -88,6 +88,34 @@ pub(crate) fn insert(st: Stack<'_>, s: &Sock, id: BufId) -> bool {
     true
 }
 
+/// The first stretch of `[start, end)` that is held already.
+pub(crate) fn overlap(st: Stack<'_>, s: &Sock, start: Seq, end: Seq) -> Option<(Seq, Seq)> {
+    let mut found: Option<(Seq, Seq)> = None;
+    let mut cur = s.tcb.ooo.get().opt();
+    let mut guard = st.limits().bufs;
+    while let Some(c) = cur
+        && guard > 0
+    {
+        guard -= 1;
+        let b = st.buf(c);
+        let (from, to) = (Seq(b.seq.get()), Seq(b.seq.get()).add(b.len.get()));
+        cur = b.next.get().opt();
+        if !to.after(start) {
+            continue;
+        }
+        if !end.after(from) {
+            break;
+        }
+        let (from, to) = (from.latest(start), to.earliest(end));
+        match &mut found {
+            None => found = Some((from, to)),
+            Some(f) if f.1 == from => f.1 = to,
+            Some(_) => break,
+        }
+    }
+    found
+}
+
 fn next_start(st: Stack<'_>, cur: Option<BufId>) -> Option<Seq> {
     cur.map(|c| Seq(st.buf(c).seq.get()))
 }

@@ -35,7 +35,11 @@ pub(crate) fn sample(t: &Tcb, ns: u64, o: &StackOpts) {
 
 /// The timeout now, back-off included, in nanoseconds.
 pub(crate) fn rto(t: &Tcb) -> u64 {
+    backed_off(t, t.backoff.get())
+}
+
+/// The same with a back-off of the caller's own.
+pub(crate) fn backed_off(t: &Tcb, backoff: u32) -> u64 {
     let base = t.rto.get().clamp(MS, RTO_MAX);
-    base.saturating_mul(1u64 << t.backoff.get().min(16))
-        .min(RTO_MAX)
+    base.saturating_mul(1u64 << backoff.min(16)).min(RTO_MAX)
 }

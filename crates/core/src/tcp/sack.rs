@@ -1,6 +1,6 @@
 //! Selective acknowledgments (RFC 2018): the ranges that the peer holds, and the ranges that we report.
 
-use super::tcb::{RSACK, SACKED, Tcb};
+use super::tcb::{RSACK, SACKED, Tcb, tflag};
 use flyover_wire::Seq;
 
 /// A half-open range of sequence numbers.
@@ -194,11 +194,50 @@ pub(crate) fn prune_received(t: &Tcb, rcv_nxt: Seq) {
     t.rsack_n.set(kept as u32);
 }
 
-/// The ranges to report, at most `max`; returns how many.
+/// The ranges to report, at most `max`; returns how many. What came twice is the first one.
 pub(crate) fn blocks(t: &Tcb, out: &mut [Range; 4], max: usize) -> usize {
-    let n = (t.rsack_n.get() as usize).min(max).min(RSACK);
-    for (i, slot) in out.iter_mut().enumerate().take(n) {
+    let twice = usize::from(t.tflags.get() & tflag::DSACK != 0).min(max);
+    if twice > 0 {
+        out[0] = (Seq(t.dsack_lo.get()), Seq(t.dsack_hi.get()));
+    }
+    let n = (t.rsack_n.get() as usize).min(max - twice).min(RSACK);
+    for (i, slot) in out.iter_mut().skip(twice).enumerate().take(n) {
         *slot = (word(&t.rsack, 2 * i), word(&t.rsack, 2 * i + 1));
     }
-    n
+    twice + n
+}
+
+/// How many [`blocks`] there are to report.
+pub(crate) fn block_count(t: &Tcb) -> u32 {
+    t.rsack_n
+        .get()
+        .saturating_add(u32::from(t.tflags.get() & tflag::DSACK != 0))
+}
+
+/// `[start, end)` came a second time: the next ACK says so (RFC 2883), once. As Linux, what does not touch the range that
+/// waits to be said is left out.
+pub(crate) fn note_twice(t: &Tcb, start: Seq, end: Seq) {
+    let f = t.tflags.get();
+    if f & tflag::SACK == 0 || !end.after(start) {
+        return;
+    }
+    let (mut lo, mut hi) = (start, end);
+    if f & tflag::DSACK != 0 {
+        let (l, h) = (Seq(t.dsack_lo.get()), Seq(t.dsack_hi.get()));
+        if start.after(h) || l.after(end) {
+            return;
+        }
+        (lo, hi) = (lo.earliest(l), hi.latest(h));
+    }
+    t.dsack_lo.set(lo.0);
+    t.dsack_hi.set(hi.0);
+    t.tflags.set(f | tflag::DSACK);
+}
+
+/// End of the highest range that is reported to the peer.
+pub(crate) fn highest_received(t: &Tcb) -> Option<Seq> {
+    let n = (t.rsack_n.get() as usize).min(RSACK);
+    (0..n)
+        .map(|i| word(&t.rsack, 2 * i + 1))
+        .reduce(Seq::latest)
 }

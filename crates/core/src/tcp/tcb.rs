@@ -75,6 +75,10 @@ shm_struct! {
         pub rsack: [SharedCell<u32>; 8],
         /// Pairs in use in `rsack`.
         pub rsack_n: SharedCell<u32>,
+        /// What came twice, meaningful with `DSACK`: its first sequence number.
+        pub dsack_lo: SharedCell<u32>,
+        /// The one behind it.
+        pub dsack_hi: SharedCell<u32>,
 
         /// TS.Recent of RFC 7323.
         pub ts_recent: SharedCell<u32>,
@@ -206,6 +210,8 @@ pub mod tflag {
     pub const SIMULTANEOUS: u32 = 1 << 16;
     /// The last FIN we sent is acknowledged.
     pub const FIN_ACKED: u32 = 1 << 17;
+    /// The next ACK says what came twice (RFC 2883).
+    pub const DSACK: u32 = 1 << 18;
 }
 
 /// Meanings of [`Tcb::rtx_kind`].

@@ -5,6 +5,7 @@ use super::cc::{self, Phase};
 use super::rx::count;
 use super::state::TcpState;
 use super::tcb::{Tcb, rtx, tflag};
+use super::user::connect::LINEAR_SYNS;
 use super::{rtt, tx, user};
 use crate::error::Error;
 use crate::sock::{Kind, Sock, SockId, flag};
@@ -244,8 +245,8 @@ fn syn_timeout(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32) {
     }
     let n = t.backoff.get() + 1;
     let limit = match (active, s.syncnt.get()) {
-        (true, 0) => l.st.opts.syn_retries,
-        (true, n) => n,
+        (true, 0) => l.st.opts.syn_retries.saturating_add(LINEAR_SYNS),
+        (true, n) => n.saturating_add(LINEAR_SYNS),
         (false, _) => l.st.opts.synack_retries,
     };
     let user = u64::from(s.user_timeout.get()) * MS;

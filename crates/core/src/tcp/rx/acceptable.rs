@@ -6,7 +6,7 @@ use crate::sock::{Sock, SockId};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
-use crate::tcp::tx;
+use crate::tcp::{sack, tx};
 use crate::time::{Instant, MS, SEC};
 use flyover_wire::{Seq, TcpFlags};
 
@@ -69,7 +69,7 @@ fn in_window(seg: &Seg<'_>, nxt: Seq, wnd: u32) -> bool {
     }
 }
 
-fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
+pub(super) fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
     let t = &s.tcb;
     if t.tflags.get() & tflag::TS == 0 || t.ts_recent_at.get() == 0 {
         return false;
@@ -87,6 +87,11 @@ fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
 fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
     if answered_lately(l, s, seg) {
         return Step::Done;
+    }
+    let nxt = Seq(s.tcb.rcv_nxt.get());
+    if seg.seq.before(nxt) && !seg.flags.has(TcpFlags::SYN) {
+        let end = seg.seq.add(seg.seq_len()).earliest(nxt);
+        sack::note_twice(&s.tcb, seg.seq, end);
     }
     let again = seg.flags.has(TcpFlags::SYN) && seg.seq == Seq(s.tcb.irs.get());
     if again && s.tcp_state() == TcpState::SynRcvd {

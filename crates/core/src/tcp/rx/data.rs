@@ -65,6 +65,7 @@ fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
     if seg.seq.before(nxt) {
         count!(l, tcp_dup);
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        sack::note_twice(t, seg.seq, nxt.earliest(seg.seq.add(seg.len)));
         let cut = nxt.since(seg.seq);
         if cut >= seg.len {
             // All old; a FIN in it may still be news.
@@ -207,6 +208,9 @@ fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: So
         free(st, &fresh);
         count!(l, rx_drop_fetch);
         return Step::Done;
+    }
+    if let Some((lo, hi)) = reasm::overlap(st, s, seg.seq, seg.seq.add(done)) {
+        sack::note_twice(t, lo, hi);
     }
     let before = Seq(t.rcv_nxt.get());
     if seg.seq.after(before) {

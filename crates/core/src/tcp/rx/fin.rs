@@ -4,6 +4,7 @@ use super::{Seg, count};
 use crate::sock::{SHUT_RD, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
+use crate::tcp::sack;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use core::sync::atomic::Ordering::Release;
@@ -17,6 +18,9 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
         if at.after(Seq(t.rcv_nxt.get())) {
             // Ahead of a hole: remembered.
             t.rcv_fin.set(at.0);
+            if t.tflags.get() & tflag::SACK != 0 {
+                sack::note_received(t, at, at.add(1));
+            }
             t.tflags
                 .set(t.tflags.get() | tflag::FIN_SEEN | tflag::ACK_NOW);
             return;
@@ -46,6 +50,7 @@ fn take(l: &mut Locked<'_, '_, '_>, id: SockId) {
         }
     };
     t.rcv_nxt.set(t.rcv_nxt.get().wrapping_add(1));
+    sack::prune_received(t, Seq(t.rcv_nxt.get()));
     // The window never seems to shrink because of the FIN.
     t.rcv_adv
         .set(Seq(t.rcv_adv.get()).latest(Seq(t.rcv_nxt.get())).0);

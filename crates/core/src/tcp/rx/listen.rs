@@ -14,8 +14,12 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     if seg.flags.has(TcpFlags::RST) {
         return;
     }
-    if seg.flags.has(TcpFlags::ACK) || !seg.flags.has(TcpFlags::SYN) {
+    if seg.flags.has(TcpFlags::ACK) {
         closed::handle(l, p, seg);
+        return;
+    }
+    if !seg.flags.has(TcpFlags::SYN) {
+        count!(l, tcp_drop_state);
         return;
     }
     if seg.flags.has(TcpFlags::FIN) || p.hdr.dst.is_multicast() || p.hdr.dst.is_broadcast() {
@@ -82,7 +86,7 @@ fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
         f |= tflag::SACK;
     }
     t.tflags.set(f);
-    t.peer_mss.set(u32::from(o.mss.unwrap_or(536)).max(88));
+    t.peer_mss.set(user::connect::mss_of(o));
     user::connect::set_mss(l, s);
     cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
 }

@@ -135,7 +135,7 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
 fn synchronised(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, mut seg: Seg<'_>, id: SockId) {
     if acceptable::step(l, &seg, id) == Step::Done
         || rst::step(l, &seg, id) == Step::Done
-        || syn::step(l, &seg, id) == Step::Done
+        || syn::step(l, p, &seg, id) == Step::Done
         || ack::step(l, p, &seg, id) == Step::Done
     {
         l.post_if_acking(id);

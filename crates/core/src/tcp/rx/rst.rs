@@ -4,6 +4,7 @@ use super::{Seg, Step, challenge, count};
 use crate::error::Error;
 use crate::sock::SockId;
 use crate::stack::locked::Locked;
+use crate::tcp::sack;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use flyover_wire::{Seq, TcpFlags};
@@ -14,7 +15,9 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Ste
     }
     let s = l.st.sock(id);
     let t = &s.tcb;
-    if seg.seq != Seq(t.rcv_nxt.get()) {
+    // As Linux: a peer may send its reset behind what we hold out of order.
+    let behind = t.tflags.get() & tflag::SACK != 0 && sack::highest_received(t) == Some(seg.seq);
+    if seg.seq != Seq(t.rcv_nxt.get()) && !behind {
         challenge(l, id);
         return Step::Done;
     }

@@ -19,7 +19,14 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         count!(l, tcp_drop_bad_ack);
         if !seg.flags.has(TcpFlags::RST) {
             tx::send_rst_for(l, p, &seg);
-            user::connect::resend_syn_soon(l, id);
+        }
+        user::connect::resend_syn_soon(l, id);
+        return;
+    }
+    if acked && !user::connect::echoes_our_time(l, s, &seg.hdr.options) {
+        count!(l, tcp_drop_paws);
+        if !seg.flags.has(TcpFlags::RST) {
+            tx::send_rst_for(l, p, &seg);
         }
         return;
     }
@@ -102,6 +109,6 @@ fn take_syn(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
         f |= tflag::SACK;
     }
     t.tflags.set(f);
-    t.peer_mss.set(u32::from(o.mss.unwrap_or(536)).max(88));
+    t.peer_mss.set(user::connect::mss_of(o));
     user::connect::set_mss(l, s);
 }

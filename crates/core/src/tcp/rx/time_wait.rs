@@ -1,5 +1,5 @@
 //! TIME_WAIT: a new SYN may reopen the port pair (RFC 6191, as Linux's `tcp_timewait_state_process`), the peer's FIN
-//! again is acknowledged, an RST does not shorten the wait (RFC 1337).
+//! again is acknowledged, an RST at RCV.NXT ends the wait (RFC 9293 section 3.10.7.4; Linux too, unless `tcp_rfc1337` is set).
 
 use super::{Seg, acceptable, closed, count, listen};
 use crate::sock::SockId;
@@ -14,6 +14,9 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     let t = &s.tcb;
     if seg.flags.has(TcpFlags::RST) {
         count!(l, tcp_rst_in);
+        if seg.seq == Seq(t.rcv_nxt.get()) && !acceptable::is_old(l, s, &seg) {
+            l.destroy(id);
+        }
         return;
     }
     if seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK) {

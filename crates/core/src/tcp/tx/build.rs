@@ -55,7 +55,7 @@ pub(crate) fn header_room(s: &Sock) -> u32 {
 /// larger than the MTU.
 pub(crate) fn segment_room(t: &Tcb) -> u32 {
     let mss = t.mss.get().max(1);
-    let blocks = t.rsack_n.get().min(MAX_BLOCKS);
+    let blocks = sack::block_count(t).min(MAX_BLOCKS);
     if t.tflags.get() & tflag::SACK == 0 || blocks == 0 {
         return mss;
     }
@@ -81,7 +81,7 @@ fn options(l: &Locked<'_, '_, '_>, t: &Tcb, with_sack: bool) -> TcpOpts {
             t.ts_recent.get(),
         ));
     }
-    if with_sack && f & tflag::SACK != 0 && t.rsack_n.get() > 0 {
+    if with_sack && f & tflag::SACK != 0 && sack::block_count(t) > 0 {
         let max = if f & tflag::TS != 0 { 3 } else { 4 };
         let mut blocks = [(Seq(0), Seq(0)); 4];
         o.sack_n = sack::blocks(t, &mut blocks, max) as u8;
@@ -139,7 +139,8 @@ fn acknowledged(l: &mut Locked<'_, '_, '_>, t: &Tcb) {
     t.last_ack_sent.set(t.rcv_nxt.get());
     t.unacked.set(0);
     t.t_delack.set(0);
-    t.tflags.set(t.tflags.get() & !tflag::ACK_NOW);
+    t.tflags
+        .set(t.tflags.get() & !(tflag::ACK_NOW | tflag::DSACK));
 }
 
 /// Sends a stretch of the stream.
@@ -161,7 +162,8 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
     if fin {
         flags = flags.with(TcpFlags::FIN);
     }
-    if piece.push || fin {
+    // As Linux: a FIN alone pushes nothing, nor does what the program wants to add to.
+    if piece.push && got > 0 && t.tflags.get() & tflag::MORE == 0 {
         flags = flags.with(TcpFlags::PSH);
     }
     let mut urgent = 0;

@@ -97,6 +97,16 @@ pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     transmit_new(l, id, &piece)
 }
 
+/// One more segment than the congestion window allows, whole. False: there is none, or the peer does not take it.
+fn send_beyond_cwnd(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
+    let unsent = s.sq_len.load(Relaxed).saturating_sub(flight);
+    let whole = unsent.min(build::segment_room(t));
+    whole > 0 && t.snd_wnd.get().saturating_sub(flight) >= whole && send_what_fits(l, id)
+}
+
 /// Sends new data and moves SND.NXT. False: nothing more can go out now.
 fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
     let s = l.st.sock(id);

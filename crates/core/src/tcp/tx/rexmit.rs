@@ -90,7 +90,8 @@ fn covers_fin(t: &Tcb, end_of_data: Seq) -> bool {
     t.tflags.get() & tflag::FIN_SENT != 0 && end_of_data.add(1) == Seq(t.snd_nxt.get())
 }
 
-/// The tail-loss probe (RFC 8985 section 7.3): the last segment again, so that its ACK tells what is missing.
+/// The tail-loss probe (RFC 8985 section 7.3): a new segment if there is one that the peer's window takes, else the last
+/// one again, so that its ACK tells what is missing.
 pub(crate) fn tail_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.sock(id);
     let t = &s.tcb;
@@ -100,6 +101,9 @@ pub(crate) fn tail_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
         return;
     }
     count!(l, tcp_tlp);
+    if super::send_beyond_cwnd(l, id) {
+        return;
+    }
     let mss = build::segment_room(t);
     let back = if flight > mss {
         flight - ((flight - 1) % mss + 1)

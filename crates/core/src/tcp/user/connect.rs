@@ -7,11 +7,11 @@ use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::{rtx, tflag};
 use crate::tcp::{cc, rtt, rx::count, timers, tx};
-use crate::time::MS;
+use crate::time::{Instant, MS};
 use core::hash::Hasher;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::SharedCell;
-use flyover_wire::{Endpoint, Seq};
+use flyover_wire::{Endpoint, Seq, TcpOpts};
 use siphasher::sip::SipHasher13;
 
 /// Largest window a 16-bit field says without scaling.
@@ -150,6 +150,17 @@ pub(crate) fn our_mss(s: &Sock) -> u16 {
     }
 }
 
+/// The peer's MSS: what its SYN says, 536 without a word (RFC 9293 section 3.7.1), as Linux not below 48.
+pub(crate) fn mss_of(o: &TcpOpts) -> u32 {
+    match o.mss {
+        None | Some(0) => 536,
+        Some(n) => u32::from(n).max(MSS_LEAST),
+    }
+}
+
+/// `net.ipv4.tcp_min_snd_mss`.
+const MSS_LEAST: u32 = 48;
+
 /// The payload of a full segment: the smaller of both MSS, without the options that every segment carries.
 pub(crate) fn set_mss(l: &mut Locked<'_, '_, '_>, s: &Sock) {
     let _ = way(l, s);
@@ -160,7 +171,7 @@ pub(crate) fn set_mss(l: &mut Locked<'_, '_, '_>, s: &Sock) {
         0
     };
     let mss = t.peer_mss.get().min(u32::from(our_mss(s)));
-    t.mss.set(mss.saturating_sub(options).max(48));
+    t.mss.set(mss.max(MSS_LEAST) - options);
 }
 
 /// The path's MTU changed: so does the segment size.
@@ -190,13 +201,33 @@ pub(crate) fn resend_syn_soon(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
 }
 
+/// True unless an answer to our SYN echoes a time at which none was sent (Linux's `tcp_rcv_synsent_state_process`).
+pub(crate) fn echoes_our_time(l: &Locked<'_, '_, '_>, s: &Sock, o: &TcpOpts) -> bool {
+    let t = &s.tcb;
+    let Some((_, echo)) = o.ts.filter(|(_, echo)| *echo != 0) else {
+        return true;
+    };
+    let at = |i: Instant| Seq(i.ms32().wrapping_add(t.ts_off.get()));
+    let (first, now) = (at(Instant(t.drs_time.get())), at(l.env.now));
+    !Seq(echo).before(first) && !Seq(echo).after(now)
+}
+
 /// How soon, ns: two ticks of Linux at 250 Hz.
 const SYN_SOON: u64 = 8 * MS;
 
+/// So many SYNs are sent again before the back-off begins (`net.ipv4.tcp_syn_linear_timeouts` of Linux 6.5 and later).
+pub(crate) const LINEAR_SYNS: u32 = 4;
+
 /// The timer of a SYN or SYN-ACK, with back-off.
 pub(crate) fn arm_syn_timer(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let s = l.st.sock(id);
+    let t = &s.tcb;
     t.rtx_kind.set(rtx::RTO);
-    t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+    let backoff = match s.tcp_state() {
+        TcpState::SynSent => t.backoff.get().saturating_sub(LINEAR_SYNS),
+        _ => t.backoff.get(),
+    };
+    let wait = rtt::backed_off(t, backoff);
+    t.t_rtx.set(l.env.now.0.saturating_add(wait));
     timers::rearm(l, id);
 }

@@ -35,6 +35,7 @@ mod upgrades;
 mod user;
 mod user_places;
 mod visible;
+mod wire;
 
 use anyhow::Result;
 use flyover_e2e::lab::{Lab, Side};
@@ -97,6 +98,7 @@ fn cases() -> Vec<Case> {
     bulk::cases(&mut cases);
     clients::cases(&mut cases);
     visible::cases(&mut cases);
+    wire::cases(&mut cases);
     neighbours::cases(&mut cases);
     cplane::cases(&mut cases);
     routed::cases(&mut cases);
