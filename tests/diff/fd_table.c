@@ -215,30 +215,96 @@ CASE(close_range_and_closefrom)
     say_peer("recvall");
 }
 
-CASE(passed_to_itself)
+/* One descriptor through a Unix socket: sends `fd`, or receives one when it is -1. */
+static int pass(int through, int fd)
 {
-    int fd = active_pair(), sv[2];
-    socketpair(AF_UNIX, SOCK_STREAM, 0, sv);
-    char control[CMSG_SPACE(sizeof fd)], byte = 'x';
+    char control[CMSG_SPACE(sizeof fd)] = {0}, byte = 'x';
     struct iovec v = {&byte, 1};
     struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
     struct cmsghdr *c = CMSG_FIRSTHDR(&m);
+    if (fd == -1) {
+        if (recvmsg(through, &m, 0) < 1)
+            give_up("recvmsg");
+        memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof fd);
+        return fd;
+    }
     c->cmsg_level = SOL_SOCKET;
     c->cmsg_type = SCM_RIGHTS;
     c->cmsg_len = CMSG_LEN(sizeof fd);
     memcpy(CMSG_DATA(c), &fd, sizeof fd);
-    say_ret("sendmsg", sendmsg(sv[0], &m, 0));
+    if (sendmsg(through, &m, 0) < 1)
+        give_up("sendmsg");
+    return fd;
+}
+
+CASE(passed_to_itself)
+{
+    int fd = active_pair(), sv[2];
+    socketpair(AF_UNIX, SOCK_STREAM, 0, sv);
+    pass(sv[0], fd);
     close(fd);
     say("peer %s", peer("quiet 30"));
     int f = memfd_create("takes the number", 0);
     (void)f;
-    memset(control, 0, sizeof control);
-    say_ret("recvmsg", recvmsg(sv[1], &m, 0));
-    int got;
-    memcpy(&got, CMSG_DATA(CMSG_FIRSTHDR(&m)), sizeof got);
+    int got = pass(sv[1], -1);
     still_works(got);
     close(got);
     say_peer("recvall");
+}
+
+/* The first socket that this program ever has is one that another process made. */
+static int passed_by_a_child(int (*make)(void))
+{
+    int sv[2];
+    socketpair(AF_UNIX, SOCK_STREAM, 0, sv);
+    peer_ok("sleep 0");
+    pid_t child = fork();
+    if (child == 0) {
+        pass(sv[0], make());
+        _exit(0);
+    }
+    close(sv[0]);
+    int fd = pass(sv[1], -1);
+    waitpid(child, NULL, 0);
+    return fd;
+}
+
+static int used_pair(void)
+{
+    int fd = active_pair();
+    still_works(fd);
+    return fd;
+}
+
+CASE(passed_to_one_who_had_none)
+{
+    int fd = passed_by_a_child(used_pair);
+    still_works(fd);
+    close(fd);
+    say_peer("recvall");
+}
+
+CASE(datagrams_passed_to_one_who_had_none)
+{
+    int fd = passed_by_a_child(udp_pair);
+    say_ret("send", send(fd, "abc", 3, 0));
+    say_peer("recvfrom");
+    peer_ok("reply 4");
+    say_data("recv", recv(fd, buf, sizeof buf, 0), buf);
+    close(fd);
+}
+
+CASE(passed_into_a_set_of_one_who_had_none)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = 7};
+    int set = epoll_create1(0), fd = passed_by_a_child(used_pair);
+    say_ret("add", epoll_ctl(set, EPOLL_CTL_ADD, fd, &e));
+    peer_ok("after 50 send 4");
+    memset(&e, 0, sizeof e);
+    say_ret("epoll_wait", epoll_wait(set, &e, 1, 3000));
+    say("%s %d", events_name(e.events), (int)e.data.u64);
+    say_data("recv", recv(fd, buf, sizeof buf, 0), buf);
+    still_works(fd);
 }
 
 CASE(shared_with_a_child)

@@ -334,11 +334,8 @@ impl Sockets {
         }
         self.table.set_made(fd, SHARED);
         let v6 = domain == libc::AF_INET6;
-        let att = match self.attached() {
-            None if self.ever_attached() => self.attach().ok(),
-            a => a,
-        };
-        if let Some((att, cookie)) = att.zip(self.cookie(fd).ok())
+        // Somebody else made it, and only a stack knows whether it has an endpoint: the kernel's socket behind one looks new.
+        if let Some((att, cookie)) = self.attach().ok().zip(self.cookie(fd).ok())
             && let Some(sock) = att.find_cookie(cookie)
         {
             return self.settle(fd, entry_of(att, sock, v6));
