@@ -204,3 +204,37 @@ CASE(epoll_words_are_kept)
         report("word", ep, 8, 1000);
     }
 }
+
+/* Events come in the order in which they happened, also while the connections change their paths. */
+CASE(epoll_order)
+{
+    int ep = new_set(), old = passive_pair(), fresh = passive_pair();
+    add(ep, old, EPOLLIN, 'o');
+    add(ep, fresh, EPOLLIN, 'f');
+    peer_ok("use 0");
+    for (int i = 0; i < 4; i++) {
+        peer_ok("send 1");
+        wait_bytes(old, 1);
+        drain(old);
+        send(old, "x", 1, 0);
+        peer("recv 1");
+        struct epoll_event got;
+        say_ret("drained", epoll_wait(ep, &got, 1, 0));
+    }
+    for (int i = 0; i < 8; i++) {
+        struct epoll_event got[4];
+        peer_ok("use 1");
+        peer_ok("send 1");
+        peer_ok("use 0");
+        peer_ok("send 1");
+        wait_bytes(old, 1);
+        int n = epoll_wait(ep, got, 4, 1000);
+        say("%d: %d, %c %c", i, n, (char)got[0].data.u64, n > 1 ? (char)got[1].data.u64 : '-');
+        drain(old);
+        drain(fresh);
+        say_ret("drained", epoll_wait(ep, got, 4, 0));
+        send(fresh, "x", 1, 0);
+        peer_ok("use 1");
+        peer("recv 1");
+    }
+}

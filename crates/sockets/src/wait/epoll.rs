@@ -23,6 +23,8 @@ use crate::wait::sleep::On;
 const KERNEL_TURN: u64 = 10_000;
 /// Looks without result until it does not pay off any more.
 const KERNEL_HOT: u32 = 8;
+/// So many members that come back while a set is looked at are followed in the same look.
+const BACK_ROUNDS: u32 = 16;
 /// How long a set without a mirror may go unnoticed inside another one, ns.
 const BLIND_NAP: u64 = 1_000_000;
 
@@ -238,6 +240,19 @@ impl Waiting<'_> {
     }
 
     fn collect_ours(&self, out: &mut [EpollEvent]) -> usize {
+        // A member that came back is the last of its round. What those before it have is enough for one call: in another
+        // round they would come twice.
+        for _ in 0..BACK_ROUNDS {
+            let (n, back) = self.collect_round(out);
+            if n > 0 || !back {
+                return n;
+            }
+        }
+        0
+    }
+
+    /// One look at the stack's half: how many events, and whether it ended at a member that came back.
+    fn collect_round(&self, out: &mut [EpollEvent]) -> (usize, bool) {
         let room = out.len();
         let mut rest = out.iter_mut();
         let mut moved = Vec::new();
@@ -253,14 +268,17 @@ impl Waiting<'_> {
                 }
             })
         });
+        let mut back = false;
         for r in &moved {
             let epolls = &self.lib.epolls;
-            match r.events {
-                ev::BACK => epolls.item_back(self.lib, self.att, self.set, r.item, false),
-                _ => epolls.item_moved(self.lib, self.att, self.set, r.item),
+            if r.events == ev::BACK {
+                epolls.item_back(self.lib, self.att, self.set, r.item, false);
+                back = true;
+            } else {
+                epolls.item_moved(self.lib, self.att, self.set, r.item);
             }
         }
-        n.saturating_sub(moved.len())
+        (n.saturating_sub(moved.len()), back)
     }
 
     /// The kernel's half costs a system call. It is looked at when nothing else is there, while that pays off, and

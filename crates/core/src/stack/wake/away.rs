@@ -20,10 +20,22 @@ impl Locked<'_, '_, '_> {
         if away {
             self.unqueue_ready(id);
         }
-        if !self.queue_if_misplaced(id, sock) && !away && armed {
-            self.requeue_if_ready(id);
+        let misplaced = self.queue_if_misplaced(id, sock);
+        if !misplaced && !away {
+            self.back_in_place(id, armed);
         }
         true
+    }
+
+    /// A member that counts again and is ready keeps the place that it got in the list when it came back.
+    fn back_in_place(&mut self, id: ItemId, armed: bool) {
+        let item = self.st.items.at(id);
+        let was_there = item.queued.get() != 0;
+        if !armed || !self.requeue_if_ready(id) {
+            self.unqueue_ready(id);
+        } else if was_there && let Some(set) = item.set.get().opt() {
+            self.wake_one(set);
+        }
     }
 
     /// Who looks at the set has to move the member if it is not where its socket is: that came back or left just now.
@@ -71,8 +83,8 @@ impl Locked<'_, '_, '_> {
         let _: bool = self.item_away(id, sock, true, true);
     }
 
-    /// Takes the members out of the ready list whose connections came back from the kernel. With each comes whether what
-    /// is ready of it is old: the kernel's set knows of all that happened.
+    /// Tells the members of the ready list whose connections came back from the kernel; they keep their places in it. With
+    /// each comes whether what is ready of it is old: the kernel's set knows of all that happened.
     pub fn set_returned(&mut self, set: SetId, mut take: impl FnMut(ItemId, bool)) {
         let st = self.st;
         let mut cur = st.sets.at(set).ready.get().opt();
@@ -87,7 +99,6 @@ impl Locked<'_, '_, '_> {
             let away = item.mode.get() & imode::AWAY != 0;
             let sock = item.sock.get().opt();
             if let Some(s) = sock.filter(|s| away && !st.sock(*s).has(flag::HANDED_OVER)) {
-                self.unqueue_ready(id);
                 let edge = item.mode.get() & (imode::EDGE | imode::NEWS) == imode::EDGE;
                 take(id, edge && st.has_all_come(s));
             }

@@ -213,22 +213,23 @@ impl Locked<'_, '_, '_> {
         }
     }
 
-    pub(super) fn requeue_if_ready(&mut self, id: ItemId) {
+    /// True: it is ready, and on the list.
+    pub(super) fn requeue_if_ready(&mut self, id: ItemId) -> bool {
         let st = self.st;
         let item = st.items.at(id);
         let Some(sock) = item.sock.get().opt() else {
-            return;
+            return false;
         };
+        let wanted = item.events.get() | ev::ERR | ev::HUP;
+        let ready = st.want_space_notice(sock, item.events.get()) & wanted != 0;
         // What is on the list already wakes nobody anew (`ep_modify`).
-        if st.want_space_notice(sock, item.events.get()) & (item.events.get() | ev::ERR | ev::HUP)
-            != 0
-            && item.queued.get() == 0
-        {
+        if ready && item.queued.get() == 0 {
             self.queue_ready(id);
             if let Some(set) = item.set.get().opt() {
                 self.wake_one(set);
             }
         }
+        ready
     }
 
     /// Ends a membership if `id` still is one of `sock` in `set`. Whoever kept its number across a `fork` cannot know.
@@ -306,22 +307,31 @@ impl Locked<'_, '_, '_> {
             let Some(id) = owner.ready.get().opt() else {
                 break;
             };
-            self.unqueue_ready(id);
             let item = st.items.at(id);
             let mode = item.mode.get();
-            let Some(sock) = item.sock.get().opt() else {
+            let away = mode & imode::AWAY != 0;
+            let sock = item.sock.get().opt();
+            let moved = sock.is_some_and(|s| away != st.sock(s).has(flag::HANDED_OVER));
+            let ready = |events| Ready {
+                item: id,
+                data: item.data.get(),
+                events,
+            };
+            if away && moved {
+                // It keeps its place until it counts again: those behind it became ready later.
+                take(ready(ev::BACK));
+                n += 1;
+                break;
+            }
+            self.unqueue_ready(id);
+            let Some(sock) = sock else {
                 continue;
             };
-            let away = mode & imode::AWAY != 0;
             if mode & imode::DISARMED != 0 && !away {
                 continue;
             }
-            if away != st.sock(sock).has(flag::HANDED_OVER) {
-                take(Ready {
-                    item: id,
-                    data: item.data.get(),
-                    events: if away { ev::BACK } else { ev::MOVED },
-                });
+            if moved {
+                take(ready(ev::MOVED));
                 n += 1;
                 continue;
             }
@@ -333,11 +343,7 @@ impl Locked<'_, '_, '_> {
             if events == 0 {
                 continue;
             }
-            take(Ready {
-                item: id,
-                data: item.data.get(),
-                events,
-            });
+            take(ready(events));
             n += 1;
             if mode & imode::ONESHOT != 0 {
                 item.mode.set(mode | imode::DISARMED);
