@@ -6,6 +6,7 @@ use flyover_core::{IcmpError, SockRef, Unfinished};
 use flyover_proto::{Control, Deadline, FdBag, KeeperMsg, Notice, Packet, recv};
 use flyover_shm::Idx;
 use flyover_wire::{FlowKey, Seq};
+use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::{CHANNELS, Duty, add};
@@ -33,7 +34,10 @@ impl Duty {
                     tracing::warn!(
                         "the daemon is gone; the stack goes on, until another one calls or its processes and sockets are gone"
                     );
-                    self.control = None;
+                    // By name: the channel that the keeper was started with stays open as its standard input.
+                    if let Some(control) = self.control.take() {
+                        let _: Result<(), Errno> = epoll::delete(&self.epoll, &control);
+                    }
                     self.await_call();
                     let left = |owner: &u16| !self.channels.contains_key(owner);
                     let gone: Vec<u16> = self.attached.iter().copied().filter(left).collect();

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use flyover_e2e::echo::{Probe, serve};
 use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Side, ensure_equal, server, wait_until};
 use flyover_e2e::pattern::Random;
-use flyover_e2e::procfs::Proto;
+use flyover_e2e::procfs::{self, Proto};
 use flyover_e2e::runner::Case;
 use flyover_e2e::servers::{NGINX_PORT, REDIS_PORT, nginx, nginx_pid, redis};
 use flyover_e2e::tools::{RedisLoad, redis_benchmark, wrk};
@@ -19,6 +19,8 @@ use super::handover::move_all;
 use super::on_pair;
 
 const LIMIT: Duration = Duration::from_secs(20);
+/// What a keeper that rests may take in a second.
+const RESTING: Duration = Duration::from_millis(50);
 /// Another listener of a program that is old by then.
 const SECOND: u16 = 6380;
 /// A plain redis on the other host, to which the old one connects.
@@ -26,6 +28,7 @@ const PLAIN: u16 = 6399;
 
 pub fn cases(cases: &mut Vec<Case>) {
     cases.push(on_pair("daemon.redis", Side::Server, under_redis).only_flyover());
+    cases.push(on_pair("daemon.idle", Side::Server, keepers_rest).only_flyover());
     cases.push(on_pair("daemon.nginx", Side::Server, under_nginx).only_flyover());
     cases.push(on_pair("daemon.handover", Side::Server, in_a_handover).only_flyover());
     cases.push(on_pair("daemon.routes", Side::Server, routes).only_flyover());
@@ -128,6 +131,24 @@ fn under_redis(lab: &Lab) -> Result<()> {
     for program in [server, plain] {
         program.stop(LIMIT)?.success()?;
     }
+    Ok(())
+}
+
+/// A keeper whose daemon is gone has nothing to do while its programs have nothing to do.
+fn keepers_rest(lab: &Lab) -> Result<()> {
+    let server = redis(lab)?;
+    ensure_equal("PING", cli(lab, REDIS_PORT, "ping")?.as_str(), "PONG")?;
+    let daemon = lab.daemon().context("no daemon")?;
+    let keepers = procfs::descendants(daemon.pid());
+    ensure!(!keepers.is_empty(), "no keeper");
+    daemon.kill()?;
+    thread::sleep(Duration::from_millis(500));
+    let before = procfs::cpu_time(&keepers);
+    thread::sleep(Duration::from_secs(1));
+    let took = procfs::cpu_time(&keepers).saturating_sub(before);
+    daemon.succeed()?;
+    ensure!(took < RESTING, "a keeper ran for {took:?} of a second");
+    let _ = server.stop(LIMIT)?.success()?;
     Ok(())
 }
 
