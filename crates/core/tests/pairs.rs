@@ -1,0 +1,413 @@
+//! Two ends of a connection within one host: marks, pairing, bytes that the kernel held, the way back, and the end at any
+//! point. The kernel is two queues and the counts that it keeps.
+#![allow(missing_docs)]
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::Relaxed;
+
+use flyover_config::StackOpts;
+use flyover_core::local::{Enter, Facts, Seen};
+use flyover_core::sock::{SHUT_WR, SockRef, flag};
+use flyover_core::stack::deferred::work;
+use flyover_core::{
+    Effects, Env, Error, Instant, ItemMode, Locked, NicSet, RecvFlags, SendFlags, SockId, Stack,
+    Unfinished, ev, layout_len,
+};
+use flyover_cplane::writer::Writer;
+use flyover_cplane::{Dims, Reader};
+use flyover_shm::HeapMap;
+use flyover_vnic::Vnic;
+use flyover_wire::Endpoint;
+
+struct NoNics;
+
+impl NicSet for NoNics {
+    fn count(&self) -> usize {
+        0
+    }
+    fn nic(&mut self, _: usize) -> Option<&mut dyn Vnic> {
+        None
+    }
+}
+
+const ME: u16 = 1;
+
+/// What the kernel has of one direction.
+#[derive(Default)]
+struct Pipe {
+    queue: VecDeque<u8>,
+    sent: u64,
+    read: u64,
+}
+
+struct Host<'m> {
+    st: Stack<'m>,
+    cp: Reader<'m>,
+    ends: [SockRef; 2],
+    /// To each end.
+    kernel: [Pipe; 2],
+}
+
+fn e(s: &str) -> Endpoint {
+    s.parse().expect("an address")
+}
+
+fn with_host(f: impl FnOnce(&mut Host<'_>)) {
+    let opts = StackOpts {
+        max_sockets: 16,
+        buffers: 512,
+        ..StackOpts::default()
+    };
+    let map = HeapMap::new(layout_len(&opts) as usize);
+    let plane = HeapMap::new(Dims::default().len().expect("size"));
+    let writer = Writer::new(plane.region(), &Dims::default(), 1).expect("dims");
+    let st = Stack::new(map.region(), &opts).expect("a stack");
+    st.init(Instant(0), [1, 2, 3, 4]);
+    let mut host = Host {
+        st,
+        cp: writer.reader(),
+        ends: [SockRef {
+            id: flyover_shm::Idx::new(0),
+            generation: 0,
+        }; 2],
+        kernel: [Pipe::default(), Pipe::default()],
+    };
+    let (a, b) = (e("127.0.0.1:4000"), e("127.0.0.1:80"));
+    host.ends = host.locked(|l| {
+        [
+            l.local_mark(false, 11, a, b, 5).expect("a mark"),
+            l.local_mark(false, 12, b, a, 5).expect("a mark"),
+        ]
+    });
+    f(&mut host);
+}
+
+impl<'m> Host<'m> {
+    fn locked<R>(&mut self, f: impl FnOnce(&mut Locked<'_, '_, 'm>) -> R) -> R {
+        let mut fx = Effects::new();
+        let mut env = Env {
+            now: Instant(1),
+            nics: &mut NoNics,
+            cp: self.cp,
+            fx: &mut fx,
+            me: ME,
+            rng: 1,
+        };
+        let mut l = self.st.try_lock(&mut env).expect("a free lock");
+        f(&mut l)
+    }
+
+    /// Somebody watches the end that was sent to.
+    fn tell(&mut self, to: SockId) {
+        let mut fx = Effects::new();
+        let mut env = Env {
+            now: Instant(1),
+            nics: &mut NoNics,
+            cp: self.cp,
+            fx: &mut fx,
+            me: ME,
+            rng: 1,
+        };
+        drop(self.st.lock_or_defer(&mut env, to, work::DATA));
+    }
+
+    fn is_mark(&self, end: usize) -> bool {
+        self.st.sock(self.ends[end].id).has(flag::HANDED_OVER)
+    }
+
+    fn facts(&self, end: usize) -> Facts {
+        Facts {
+            sent: self.kernel[1 - end].sent,
+            read: self.kernel[end].read,
+            waiting: self.kernel[end].queue.len() as u32,
+        }
+    }
+
+    fn hold(&mut self) -> Option<(Seen, Seen)> {
+        let id = self.ends[0].id;
+        self.locked(|l| l.local_ends(id))
+    }
+
+    fn pair(&mut self) -> bool {
+        let Some((a, b)) = self.hold() else {
+            return false;
+        };
+        let facts = (self.facts(0), self.facts(1));
+        self.locked(|l| l.local_pair((a, facts.0), (b, facts.1)))
+            .is_ok()
+    }
+
+    /// A send of the program's, wherever the connection is; how many bytes went.
+    fn send(&mut self, end: usize, data: &[u8]) -> usize {
+        let (from, other) = (self.ends[end], 1 - end);
+        match self.st.kernel_enter(from.id) {
+            Enter::Kernel => {
+                self.kernel[other].queue.extend(data);
+                self.kernel[other].sent += data.len() as u64;
+                let _: u32 = self.st.kernel_leave(from.id);
+                data.len()
+            }
+            Enter::Wait => panic!("nobody holds it"),
+            Enter::Here => {
+                if let Some(sent) = self.st.local_send_fast(from, &[data], ME) {
+                    if let Some(to) = sent.watched {
+                        self.tell(to);
+                    }
+                    return sent.n;
+                }
+                let sent = self.locked(|l| l.tcp_send(from.id, &[data], SendFlags::default()));
+                sent.unwrap_or(0)
+            }
+        }
+    }
+
+    /// The first look at a paired end.
+    fn welcome(&mut self, end: usize) {
+        let id = self.ends[end].id;
+        let n = self.st.kernel_bytes(id) as usize;
+        if n > 0 {
+            assert!(self.st.local_welcome(id, ME));
+            let held: Vec<u8> = self.take_kernels(end, n);
+            assert!(self.locked(|l| l.local_bring_in(id, &held)));
+            self.st.local_welcomed(id);
+        }
+    }
+
+    fn take_kernels(&mut self, end: usize, n: usize) -> Vec<u8> {
+        let pipe = &mut self.kernel[end];
+        let n = n.min(pipe.queue.len());
+        pipe.read += n as u64;
+        pipe.queue.drain(..n).collect()
+    }
+
+    fn read(&mut self, end: usize, most: usize) -> Vec<u8> {
+        let id = self.ends[end].id;
+        if self.st.kernel_enter(id) == Enter::Kernel {
+            let bytes = self.take_kernels(end, most);
+            let _: u32 = self.st.kernel_leave(id);
+            return bytes;
+        }
+        self.welcome(end);
+        let mut into = vec![0; most];
+        let got = self
+            .st
+            .tcp_recv(id, &mut [&mut into[..]], RecvFlags::default(), ME);
+        into.truncate(got.map_or(0, |r| r.n));
+        into
+    }
+
+    /// Both ends go back to the kernel, or stay after all.
+    fn part(&mut self, back: bool) -> bool {
+        let id = self.ends[0].id;
+        (0..2).for_each(|end| self.welcome(end));
+        let Ok((own, Some(other))) = self.locked(|l| l.local_part(id)) else {
+            return false;
+        };
+        assert_eq!((own.sock, other.sock), (self.ends[0], self.ends[1]));
+        for (end, left) in [(0, own.unread), (1, other.unread)] {
+            // Not all goes, if they stay.
+            let n = if back { left } else { left / 2 } as usize;
+            let mut bytes = vec![0; n];
+            let at = self.ends[end].id;
+            assert_eq!(self.st.local_copy(at, &mut bytes), n);
+            self.st.local_moving(at);
+            self.kernel[end].queue.extend(&bytes);
+            self.kernel[end].sent += n as u64;
+            self.locked(|l| l.local_moved(at, n as u32));
+        }
+        self.locked(|l| match back {
+            true => l.local_parted(id, 5, 5),
+            false => l.local_rejoin(id),
+        });
+        true
+    }
+}
+
+#[test]
+fn nobody_pairs_while_a_call_is_inside() {
+    with_host(|h| {
+        let [a, b] = h.ends.map(|s| s.id);
+        assert_eq!(h.st.kernel_enter(b), Enter::Kernel);
+        assert_eq!(h.hold(), None);
+        assert_eq!(h.st.kernel_enter(a), Enter::Kernel, "nobody holds it");
+        assert_eq!((h.st.kernel_leave(a), h.st.kernel_leave(b)), (1, 1));
+        let (own, other) = h.hold().expect("nobody is inside");
+        assert_eq!((own.calls, other.calls), (1, 1));
+        assert_eq!(h.st.kernel_enter(a), Enter::Wait);
+        assert_eq!(h.hold(), None, "somebody is at it");
+        let done = h.locked(|l| l.local_pair((own, Facts::default()), (other, Facts::default())));
+        assert_eq!(done, Ok(()));
+        assert_eq!(h.st.kernel_enter(a), Enter::Here);
+        assert_eq!(h.st.kernel_enter(b), Enter::Here);
+    });
+}
+
+#[test]
+fn a_hold_that_was_broken_pairs_nobody() {
+    with_host(|h| {
+        let (own, other) = h.hold().expect("a hold");
+        h.locked(|l| l.local_break_hold(other.sock));
+        assert_eq!(h.st.kernel_enter(other.sock.id), Enter::Kernel);
+        let late = h.locked(|l| l.local_pair((own, Facts::default()), (other, Facts::default())));
+        assert_eq!(late, Err(Error::WouldBlock));
+        assert!(h.is_mark(0) && h.is_mark(1));
+        assert_eq!(
+            h.st.kernel_enter(own.sock.id),
+            Enter::Kernel,
+            "it was let go"
+        );
+    });
+}
+
+#[test]
+fn what_the_kernel_held_is_read_first() {
+    with_host(|h| {
+        assert_eq!(h.send(0, b"one "), 4);
+        assert!(h.pair());
+        assert_eq!(h.send(0, b"two"), 3);
+        assert_eq!(h.read(1, 100), b"one two");
+        assert!(h.part(true) && h.is_mark(0) && h.is_mark(1));
+        assert!(!h.pair(), "an order sent it there");
+        let id = h.ends[0].id;
+        h.locked(|l| l.local_allow(id));
+        assert!(h.pair());
+    });
+}
+
+#[test]
+fn bytes_that_do_not_come_reset_both() {
+    with_host(|h| {
+        assert_eq!(h.send(0, b"four"), 4);
+        assert!(h.pair());
+        let id = h.ends[1].id;
+        assert!(h.st.local_welcome(id, ME));
+        assert!(!h.locked(|l| l.local_bring_in(id, b"fou")));
+        h.st.local_welcomed(id);
+        for end in h.ends {
+            assert_eq!(h.st.take_error(end.id), libc_reset());
+        }
+    });
+}
+
+/// A process that died while it appended lets nobody wait, and takes no byte along.
+#[test]
+fn a_producer_that_died_is_forgotten() {
+    with_host(|h| {
+        assert!(h.pair());
+        assert_eq!(h.send(0, b"before "), 7);
+        let dead = 9;
+        h.st.sock(h.ends[1].id).plock.store(dead + 1, Relaxed);
+        assert_eq!(h.send(0, b"not now"), 0);
+        let done = h.locked(|l| l.owner_gone(dead as u16, Unfinished::Stay));
+        assert!(done);
+        assert_eq!(h.send(0, b"after"), 5);
+        assert_eq!(h.read(1, 100), b"before after");
+    });
+}
+
+/// An edge-triggered member of the kernel's set whose connection comes back: what the kernel told is not told again, what
+/// happened since is.
+#[test]
+fn an_edge_is_told_once() {
+    for news in [false, true] {
+        with_host(|h| {
+            let id = h.ends[1].id;
+            let how = ItemMode {
+                edge: true,
+                away: true,
+                ..ItemMode::default()
+            };
+            assert_eq!(h.send(0, b"old"), 3);
+            let (set, item) = h.locked(|l| {
+                let set = l.set_alloc().expect("a set");
+                (set, l.item_add(set, id, ev::IN, 0, how).expect("an item"))
+            });
+            assert!(!h.st.set_has_ready(set), "the kernel's set has it");
+            assert!(h.pair());
+            if news {
+                assert_eq!(h.send(0, b"new"), 3);
+            }
+            let mut back = Vec::new();
+            h.locked(|l| l.set_returned(set, |i, old| back.push((i, old))));
+            assert_eq!(back, [(item, !news)]);
+            assert!(h.locked(|l| l.item_back_quietly(item, id, true)));
+            assert_eq!(h.st.set_has_ready(set), news);
+        });
+    }
+}
+
+fn libc_reset() -> i32 {
+    Error::Reset.errno()
+}
+
+fn draw(state: &mut u64, n: u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    (*state >> 20) % n
+}
+
+/// Everything in any order: each direction is one stream, and what was sent before a FIN is read before the end.
+#[test]
+fn whatever_happens_the_streams_are_whole() {
+    for seed in 1..120u64 {
+        with_host(|h| walk(h, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    }
+}
+
+fn walk(h: &mut Host<'_>, mut dice: u64) {
+    let (mut sent, mut got) = ([0usize; 2], [0usize; 2]);
+    let stream = |from: usize, at: usize| (at * 31 + from * 7 + at / 251) as u8;
+    let mut shut = [false; 2];
+    for _ in 0..60 {
+        let end = draw(&mut dice, 2) as usize;
+        match draw(&mut dice, 10) {
+            0..=3 if !shut[end] => {
+                let n = 1 + draw(&mut dice, 9000) as usize;
+                let data: Vec<u8> = (sent[end]..sent[end] + n)
+                    .map(|at| stream(end, at))
+                    .collect();
+                sent[end] += h.send(end, &data);
+            }
+            4 | 5 => {
+                let most = 1 + draw(&mut dice, 9000) as usize;
+                for b in h.read(end, most) {
+                    assert_eq!(b, stream(1 - end, got[end]));
+                    got[end] += 1;
+                }
+            }
+            6 => {
+                let id = h.ends[0].id;
+                h.locked(|l| l.local_allow(id));
+                let _: bool = h.pair();
+            }
+            7 if shut == [false; 2] => {
+                let _: bool = h.part(draw(&mut dice, 2) == 0);
+            }
+            8 if draw(&mut dice, 6) == 0 && !shut[end] && !h.is_mark(end) => {
+                let id = h.ends[end].id;
+                h.welcome(end);
+                assert_eq!(h.locked(|l| l.shutdown(id, SHUT_WR)), Ok(()));
+                shut[end] = true;
+            }
+            _ => {}
+        }
+    }
+    for end in 0..2 {
+        loop {
+            let bytes = h.read(end, 70_000);
+            if bytes.is_empty() {
+                break;
+            }
+            for b in bytes {
+                assert_eq!(b, stream(1 - end, got[end]));
+                got[end] += 1;
+            }
+        }
+        assert_eq!(got[end], sent[1 - end], "all of it");
+    }
+    let ids = h.ends.map(|s| s.id);
+    h.locked(|l| ids.iter().for_each(|id| l.close(*id)));
+    let audit = h.st.audit();
+    assert_eq!(audit.bufs_tagged, 0, "{audit:?}");
+}
