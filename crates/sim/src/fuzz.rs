@@ -1,5 +1,7 @@
 //! A program that makes every call of the stack in any order, with any arguments that a socket layer could pass.
 
+mod pairs;
+
 use crate::net::Net;
 use crate::rng::Rng;
 use flyover_core::sock::SockRef;
@@ -75,7 +77,7 @@ impl Fuzzer {
     /// Makes one call.
     pub fn act(&mut self, net: &mut Net<'_>) {
         self.forget_dead(net);
-        match self.rng.below(26) {
+        match self.rng.below(30) {
             0 => self.listen(net),
             1 | 2 => self.connect(net),
             3 => self.accept(net),
@@ -89,6 +91,7 @@ impl Fuzzer {
             21 | 22 => self.udp_io(net),
             23 => self.icmp(net),
             24 => self.defer(net),
+            25..=28 => self.pairs(net),
             _ => self.look(net),
         }
     }

@@ -9,7 +9,7 @@ use flyover_sim::mutate::mutate;
 use flyover_sim::{Impair, Net, NetConfig, Rng};
 use flyover_vnic::{MemCsum, MemCut, MemFrame};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 const MS: u64 = 1_000_000;
@@ -50,6 +50,7 @@ fn config(seed: u64) -> NetConfig {
 /// Programs that make any call, on a network that is merely bad: afterwards nothing is left.
 #[test]
 fn any_calls_leave_nothing_behind() {
+    let pairs = AtomicU64::new(0);
     seeds(600, |seed| {
         let config = config(seed);
         let memory = config.memory();
@@ -62,8 +63,14 @@ fn any_calls_leave_nothing_behind() {
                 net.run_for(rng.magnitude(50 * MS));
             }
         }
+        for host in &net.hosts {
+            let _: u64 = pairs.fetch_add(host.stack.returned(), Relaxed);
+        }
         finish(&mut net, &mut programs);
     });
+    let pairs = pairs.into_inner();
+    assert!(pairs > 0, "no connection within a host was paired");
+    println!("{pairs} connections within a host were paired");
 }
 
 fn finish(net: &mut Net<'_>, programs: &mut [Fuzzer; 2]) {
