@@ -85,8 +85,12 @@ static struct side open_side(int fd, uint64_t dice)
 
 static void close_side(struct side *s)
 {
-    if (draw(&s->dice, 2) && s->set >= 0)
+    if (draw(&s->dice, 2) && s->set >= 0) {
+        struct epoll_event e;
         epoll_ctl(s->set, EPOLL_CTL_DEL, s->fd, NULL);
+        if (epoll_wait(s->set, &e, 1, 0) != 0)
+            fail(2, "an event of what is no member any more", s->seed);
+    }
     close(s->fd);
     if (s->set >= 0)
         close(s->set);
@@ -104,6 +108,8 @@ static void wait_for(struct side *s, short events)
         if (s->how == LEVEL)
             epoll_ctl(s->set, EPOLL_CTL_MOD, s->fd, &e);
         n = epoll_wait(s->set, &e, 1, 8000);
+        if (n == 1 && s->how == LEVEL && !(e.events & (events | EPOLLERR | EPOLLHUP)))
+            fail(2, "an event that nobody asked for", s->seed);
     }
     if (n == 0) {
         errno = ETIMEDOUT;
