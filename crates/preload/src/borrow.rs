@@ -1,5 +1,5 @@
-//! A descriptor out of another process of this user: the other end of a pair that goes back to the kernel. Rare, and then
-//! it may cost a walk through `/proc`.
+//! A descriptor out of another process of this user. The other end of a pair that goes back to the kernel: rare, and then
+//! it may cost a walk through `/proc`. The bell of a thread that is woken often.
 
 use std::fs;
 use std::path::Path;
@@ -42,6 +42,33 @@ fn number_in(list: &Path, wanted: &str) -> Option<i32> {
     let links = fs::read_dir(list).ok()?;
     let link = links.flatten().find(shows)?;
     link.file_name().to_str()?.parse().ok()
+}
+
+/// `eventfd-id` of proc_pid_fdinfo(5), which no two eventfds have that exist at the same time; 0: not to be had.
+pub(crate) fn eventfd_id(fd: i32) -> u32 {
+    let Ok(text) = fs::read_to_string(format!("/proc/self/fdinfo/{fd}")) else {
+        return 0;
+    };
+    let line = |l: &str| Some(l.strip_prefix("eventfd-id:")?.trim().parse::<u32>());
+    // The first one is 0, which says nothing here.
+    text.lines()
+        .find_map(line)
+        .and_then(Result::ok)
+        .unwrap_or(0)
+}
+
+/// A copy of the eventfd that process `pid` has as `fd`, if it has the number `id`.
+///
+/// # Errors
+/// `ENOENT`: it has not; else what `pidfd_open(2)` and `pidfd_getfd(2)` say.
+pub(crate) fn eventfd(pid: i32, fd: i32, id: u32) -> Result<i32, Errno> {
+    let pid = u32::try_from(pid).map_err(|_| Errno(libc::ENOENT))?;
+    let taken = take(pid, fd)?;
+    if id == 0 || eventfd_id(taken) != id {
+        let _: Result<usize, Errno> = numbers(libc::SYS_close, [taken as usize, 0, 0]);
+        return Err(Errno(libc::ENOENT));
+    }
+    Ok(taken)
 }
 
 fn take(pid: u32, fd: i32) -> Result<i32, Errno> {

@@ -368,6 +368,14 @@ impl Os for Linux {
         ))
     }
 
+    fn eventfd_id(&self, fd: i32) -> u32 {
+        crate::borrow::eventfd_id(fd)
+    }
+
+    fn borrow_eventfd(&self, pid: i32, fd: i32, id: u32) -> Result<i32, Errno> {
+        crate::borrow::eventfd(pid, fd, id)
+    }
+
     fn futex_wait(&self, word: &AtomicU32, value: u32, timeout: u64) {
         let ts = timespec(timeout);
         let _: Result<usize, Errno> = sys!(

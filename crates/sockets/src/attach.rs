@@ -1,6 +1,7 @@
 //! One stack, as this process uses it: the shared memory, the V-NICs, and the ways to the daemon and the keeper.
 //! Here the stack lock is taken and the stack's wishes ([`Effect`]) are carried out.
 
+mod bells;
 mod name;
 
 use core::cell::Cell;
@@ -10,7 +11,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use flyover_core::effects::{Effect, Effects};
 use flyover_core::stack::Stack;
 use flyover_core::stack::locked::{Env, Locked, NicSet};
-use flyover_core::stack::wake::WaiterId;
 use flyover_core::time::Instant;
 use flyover_core::{Handover, SockId, SockRef};
 use flyover_cplane::Reader;
@@ -251,6 +251,7 @@ pub struct Attachment {
     daemons: AtomicU64,
     /// Socket from which wakes are sent.
     pub wake_tx: i32,
+    bells: bells::Bells,
 }
 
 impl core::fmt::Debug for Attachment {
@@ -300,6 +301,7 @@ impl Attachment {
             make_nic: parts.nics,
             nic_count: parts.nic_count,
             wake_tx,
+            bells: bells::Bells::default(),
         })
     }
 
@@ -470,13 +472,6 @@ impl Attachment {
         if self.daemon(|d| d.meet()) {
             self.daemons.store(count, Ordering::Relaxed);
         }
-    }
-
-    fn wake(&self, w: WaiterId) {
-        let byte = [std::io::IoSlice::new(&[0])];
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        let to = wake_name(self.stack_id, w);
-        let _: Result<usize, Errno> = self.os.sendmsg(self.wake_tx, &byte, Some(&to), &[], flags);
     }
 }
 

@@ -139,6 +139,19 @@ pub trait Os: Sync + Send {
         Err(Errno(libc::ENOENT))
     }
     fn eventfd(&self) -> Result<i32, Errno>;
+    /// The number by which the kernel tells an eventfd from all others; 0: it does not say.
+    fn eventfd_id(&self, fd: i32) -> u32 {
+        let _: i32 = fd;
+        0
+    }
+    /// A copy of an eventfd out of another process (`pidfd_getfd(2)`), if it still is the one with this number there.
+    ///
+    /// # Errors
+    /// `ENOENT`: it is not; `EPERM`: this process may not take descriptors out of there.
+    fn borrow_eventfd(&self, pid: i32, fd: i32, id: u32) -> Result<i32, Errno> {
+        let _: (i32, i32, u32) = (pid, fd, id);
+        Err(Errno(libc::ENOENT))
+    }
     /// `memfd_create(2)`, close-on-exec.
     fn memfd(&self) -> Result<i32, Errno>;
     /// Waits while the word is `value`, at most `timeout` nanoseconds. Returns on any wake or signal.

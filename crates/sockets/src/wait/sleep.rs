@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use flyover_core::ev;
 use flyover_core::sock::{Kind, OS_DATA, flag};
-use flyover_core::stack::wake::{ItemId, ItemMode, SetId, Wait, WaiterId};
+use flyover_core::stack::wake::{Bell, ItemId, ItemMode, SetId, Wait, WaiterId};
 use flyover_core::{Error, SHUT_RD, Sock, SockRef, TcpState};
 use flyover_shm::Idx;
 
@@ -148,6 +148,12 @@ impl Attachment {
         match os.eventfd().and_then(|fd| move_high(os, fd)) {
             Ok(bell) => {
                 self.sleepers.bells().push(bell);
+                let known = Bell {
+                    pid: os.getpid(),
+                    fd: bell,
+                    id: os.eventfd_id(bell),
+                };
+                self.locked(|l| l.waiter_has_bell(waiter, known));
                 Ok(Sleeper {
                     waiter,
                     set,

@@ -19,7 +19,7 @@ mod sets;
 mod waiters;
 
 pub use objects::{
-    Item, ItemId, ItemMode, Ready, Set, SetId, Wait, Waiter, WaiterId, imode, wstate,
+    Bell, Item, ItemId, ItemMode, Ready, Set, SetId, Wait, Waiter, WaiterId, imode, wstate,
 };
 pub use sets::Settled;
 

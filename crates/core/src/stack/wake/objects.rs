@@ -83,9 +83,24 @@ shm_struct! {
         pub fnext: SharedCell<OptIdx<Waiter>>,
         /// 1 while on the list of followers.
         pub following: SharedCell<u32>,
-        /// Padding, always 0.
-        pub pad: SharedCell<u32>,
+        /// The eventfd that wakes it as well: its number in the process, ..
+        pub bell: SharedCell<u32>,
+        /// .. the process, ..
+        pub bell_pid: SharedCell<u32>,
+        /// .. and the kernel's number of it; 0: there is none.
+        pub bell_id: SharedCell<u32>,
     }
+}
+
+/// An eventfd that wakes a sleeper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bell {
+    /// Process.
+    pub pid: i32,
+    /// Descriptor there.
+    pub fd: i32,
+    /// The kernel's number of it.
+    pub id: u32,
 }
 
 impl SlotObject for Set {

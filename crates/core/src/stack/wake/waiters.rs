@@ -1,6 +1,6 @@
 //! Threads that sleep, and which of them watch the V-NICs.
 
-use super::objects::{SetId, Wait, WaiterId, wstate};
+use super::objects::{Bell, SetId, Wait, WaiterId, wstate};
 use crate::error::Error;
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
@@ -15,6 +15,17 @@ impl Stack<'_> {
     /// The name suffix of a waiter's wake socket.
     pub fn waiter_owner(self, w: WaiterId) -> u16 {
         self.waiters.at(w).owner.get() as u16
+    }
+
+    /// The eventfd of a waiter that has one; needs no lock, so what it says is to be verified.
+    pub fn waiter_bell(self, w: WaiterId) -> Option<Bell> {
+        let waiter = self.waiters.at(w);
+        let id = waiter.bell_id.get();
+        (id != 0).then(|| Bell {
+            pid: waiter.bell_pid.get() as i32,
+            fd: waiter.bell.get() as i32,
+            id,
+        })
     }
 
     /// True while nobody has woken this waiter; needs no lock.
@@ -43,7 +54,16 @@ impl Locked<'_, '_, '_> {
         w.set.set(OptIdx::NONE);
         w.leader.set(0);
         w.following.set(0);
+        w.bell_id.set(0);
         Ok(id)
+    }
+
+    /// The thread of `w` can be woken by an eventfd as well.
+    pub fn waiter_has_bell(&mut self, w: WaiterId, bell: Bell) {
+        let w = self.st.waiters.at(w);
+        w.bell.set(bell.fd as u32);
+        w.bell_pid.set(bell.pid as u32);
+        w.bell_id.set(bell.id);
     }
 
     /// Gives a waiter back.
