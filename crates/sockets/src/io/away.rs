@@ -1,6 +1,6 @@
 //! Blocking calls on a connection that the kernel has for the time being. They never sleep inside the kernel's socket: a
 //! thread that is woken there goes on without a look at repair mode, and would take or give bytes while the connection
-//! is being read out. Calls that do not block are the kernel's own.
+//! is being read out. Calls that do not block are the kernel's own, and so are the first ones within this host.
 
 use core::cell::LazyCell;
 use std::io::{IoSlice, IoSliceMut};
@@ -36,7 +36,10 @@ pub(crate) enum Away<T> {
 impl Sockets {
     /// The mark of `fd` when a call with these flags blocks.
     fn blocks_away<T>(&self, fd: i32, flags: i32) -> Result<Ep, Away<T>> {
-        if !self.may_come_back(fd) || flags & libc::MSG_DONTWAIT != 0 {
+        if !self.may_come_back(fd)
+            || flags & libc::MSG_DONTWAIT != 0
+            || self.mark(fd).is_some_and(|ep| self.is_young(&ep))
+        {
             return Err(Away::Kernels);
         }
         let status = self.os.fcntl(fd, libc::F_GETFL, 0);

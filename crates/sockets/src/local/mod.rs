@@ -44,6 +44,10 @@ const TRY_NS: u64 = 200_000;
 const HOLDS: u32 = 5_000;
 const HOLD_NS: u64 = 20_000;
 
+/// A connection is young for so many calls at the most, however late it is to be paired: an administrator's order finds nobody
+/// asleep in the kernel later on.
+const YOUNG: u32 = 4;
+
 /// A call of the kernel's on a mark, counted in.
 #[derive(Debug)]
 #[must_use]
@@ -72,7 +76,10 @@ impl Sockets {
         let marked = to
             .endpoint()
             .filter(|_| !fresh.dgram && !fresh.unbound && fresh.shut == 0)
-            .and_then(|_| self.mark_local(fd, fresh.v6, None));
+            .and_then(|peer| {
+                let peer = Some(peer).filter(|p| done && !p.ip.is_unspecified());
+                self.mark_local(fd, fresh.v6, peer)
+            });
         let Some((ep, before)) = marked else {
             self.leave_to_kernel(fd, self.why_kernel(to));
             return;
@@ -229,6 +236,14 @@ impl Sockets {
         }
         ep.att.locked(|l| l.local_break_hold(ep.sock));
         self.enter_kernel(fd)
+    }
+
+    /// So few calls have moved bytes on the mark that the next one, too, will not pair it: it may sleep in the kernel. While it
+    /// does nobody pairs it, since it is counted in; and nobody takes a connection within this host over in repair mode.
+    pub(crate) fn is_young(&self, ep: &Ep) -> bool {
+        let s = ep.shared();
+        let calls = s.kseq.load(Ordering::Relaxed);
+        s.has(flag::LOCAL) && calls.saturating_add(1) < self.settings.local_after.min(YOUNG)
     }
 
     /// It came back.
