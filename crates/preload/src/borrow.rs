@@ -4,9 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use flyover_sockets::Errno;
+use flyover_sockets::{Errno, Sockets};
 
-use crate::sys;
+use crate::{init, sys};
 
 /// A copy of the descriptor of the socket with this inode, from whichever process holds it.
 ///
@@ -60,8 +60,14 @@ pub(crate) fn eventfd_id(fd: i32) -> u32 {
 /// A copy of the eventfd that process `pid` has as `fd`, if it has the number `id`.
 ///
 /// # Errors
-/// `ENOENT`: it has not; else what `pidfd_open(2)` and `pidfd_getfd(2)` say.
+/// `ENOENT`: it has not; `EPERM`: not from here; else what `pidfd_open(2)` and `pidfd_getfd(2)` say.
 pub(crate) fn eventfd(pid: i32, fd: i32, id: u32) -> Result<i32, Errno> {
+    // A child of `vfork` has a descriptor table of its own, and what it notes its parent would believe. A program in a
+    // sandbox may be killed for a call that it never makes itself.
+    let sandboxed = numbers(libc::SYS_prctl, [libc::PR_GET_SECCOMP as usize, 0, 0]) != Ok(0);
+    if sandboxed || init::lib().is_none_or(Sockets::is_foreign_child) {
+        return Err(Errno(libc::EPERM));
+    }
     let pid = u32::try_from(pid).map_err(|_| Errno(libc::ENOENT))?;
     let taken = take(pid, fd)?;
     if id == 0 || eventfd_id(taken) != id {

@@ -145,6 +145,8 @@ counters! {
     deferred,
     /// Sleepers woken.
     wakes,
+    /// Of these, by a copy of the sleeper's bell.
+    bells,
     /// Sleepers promoted to watch the V-NICs.
     promotions,
     /// Things found in memory that cannot be.

@@ -69,12 +69,16 @@ impl Attachment {
         if k.wakes == OFTEN {
             k.fd = self.copy_of(bell);
         }
+        if k.fd < 0 {
+            return false;
+        }
         // A bell that is so full that it takes no more has been rung.
-        k.fd >= 0
-            && matches!(
-                self.os.write(k.fd, &1u64.to_ne_bytes()),
-                Ok(_) | Err(Errno::EAGAIN)
-            )
+        let rung = self.os.write(k.fd, &1u64.to_ne_bytes());
+        let ok = matches!(rung, Ok(_) | Err(Errno::EAGAIN));
+        if ok {
+            self.stack.count_bell();
+        }
+        ok
     }
 
     fn note(&self, known: &mut Vec<Known>, w: WaiterId, bell: Bell) {

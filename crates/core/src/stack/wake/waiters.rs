@@ -28,6 +28,11 @@ impl Stack<'_> {
         })
     }
 
+    /// A waiter was woken by its bell.
+    pub fn count_bell(self) {
+        let _: u64 = self.state.stats.bells.fetch_add(1, Relaxed);
+    }
+
     /// True while nobody has woken this waiter; needs no lock.
     pub fn still_asleep(self, w: WaiterId) -> bool {
         self.waiters.at(w).state.load(Acquire) == wstate::ASLEEP

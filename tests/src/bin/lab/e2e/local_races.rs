@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use flyover_e2e::lab::{Host, Lab, SERVER, Side, wait_until};
+use flyover_e2e::procfs::{self, Proto};
 use flyover_e2e::runner::Case;
 
 use super::on_pair;
@@ -38,6 +39,7 @@ const MEDDLED: [(&str, u32, u64); 6] = [
 pub fn cases(cases: &mut Vec<Case>) {
     let limit = Duration::from_secs(60 + connections() / 10);
     cases.push(on_pair("local.races", Side::Server, races).lasting(limit));
+    cases.push(on_pair("local.wakes", Side::Server, wakes).only_flyover());
     let limit = Duration::from_secs(120 * more());
     cases.push(on_pair("local.meddlers", Side::Server, meddlers).lasting(limit));
 }
@@ -45,6 +47,35 @@ pub fn cases(cases: &mut Vec<Case>) {
 /// How much more than usual is asked for.
 fn more() -> u64 {
     connections().div_ceil(CONNECTIONS)
+}
+
+/// Two programs that sleep for one another hardly ever need a datagram to be woken.
+fn wakes(lab: &Lab) -> Result<()> {
+    let sleeping = |role: &str| {
+        let ends = lab.workload(Host::Server, "pingpong");
+        ends.env("FLYOVER_SPIN", "0").args(role)
+    };
+    let mut server = sleeping("server 127.0.0.1:7900").spawn()?;
+    wait_until(Duration::from_secs(15), || {
+        server.ensure_running()?;
+        let ports = procfs::listening_ports(lab.netns(Host::Server), Proto::Tcp)?;
+        Ok(ports.contains(&7900).then_some(()))
+    })?;
+    let counted = || {
+        Ok::<_, anyhow::Error>((
+            lab.counter(Host::Server, "wakes")?,
+            lab.counter(Host::Server, "bells")?,
+        ))
+    };
+    sleeping("client 127.0.0.1:7900 --count 2000 --warmup 100")
+        .run(Duration::from_secs(30))?
+        .success()?;
+    let (wakes, bells) = counted()?;
+    ensure!(
+        wakes >= 2000 && bells >= wakes * 9 / 10,
+        "of {wakes} wakes {bells} by a bell"
+    );
+    Ok(())
 }
 
 fn connections() -> u64 {
