@@ -280,3 +280,19 @@ CASE(first_thread_ends_before_all)
     pthread_create(&thread, NULL, begin, NULL);
     pthread_exit(NULL);
 }
+
+/* A write that no buffer holds, to a peer that is gone: it is not taken whole, and the next one fails. */
+CASE(large_write_to_nobody)
+{
+    size_t n = 64 << 20;
+    char *data = calloc(1, n);
+    int fd = active_pair();
+    nonblocking(fd);
+    peer_ok("close");
+    wait_events(fd, POLLRDHUP);
+    ssize_t sent = send(fd, data, n, MSG_NOSIGNAL);
+    say("some %d, all %d", sent > 0, sent == (ssize_t)n);
+    wait_events(fd, POLLHUP);
+    say_ret("again", send(fd, data, n, MSG_NOSIGNAL));
+    say_ret("again", send(fd, data, n, MSG_NOSIGNAL));
+}

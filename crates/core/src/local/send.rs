@@ -36,6 +36,15 @@ fn limit(st: Stack<'_>, s: &Sock, p: &Sock) -> u32 {
     }
 }
 
+/// What one write to a peer that takes nothing comes to, bytes: whoever writes more has to hear of the reset.
+fn alone(s: &Sock) -> usize {
+    let most = match s.has(flag::SNDBUF_SET) {
+        true => s.sndbuf.get(),
+        false => LIMIT,
+    };
+    most.max(WHOLE) as usize
+}
+
 /// A receiver acknowledges so much that nobody has read, bytes, unless the program set its buffer's size: the window at
 /// the beginning of a connection.
 const WINDOW: u32 = 65_535;
@@ -95,9 +104,9 @@ impl Locked<'_, '_, '_> {
         let st = self.st;
         let s = st.sock(id);
         let Some(to) = st.peer_of(s) else {
-            // The peer is gone: the kernel takes the bytes, and its RST follows.
+            // The peer is gone: the kernel takes what the send buffer holds, and its RST follows.
             end::reset_by_peer(self, id);
-            return Ok(total);
+            return Ok(total.min(alone(s)));
         };
         let p = st.sock(to);
         let half = matches!(p.tcp_state(), TcpState::FinWait1 | TcpState::FinWait2);
@@ -105,7 +114,7 @@ impl Locked<'_, '_, '_> {
             // It reads no more and has said all: new data resets the connection (RFC 2525 section 2.17).
             end::reset_peer(self, to);
             self.reset_conn(to, Error::Reset);
-            return Ok(total);
+            return Ok(total.min(alone(s)));
         }
         let room = self.room(s, p);
         if room == 0 {
