@@ -296,3 +296,29 @@ CASE(large_write_to_nobody)
     say_ret("again", send(fd, data, n, MSG_NOSIGNAL));
     say_ret("again", send(fd, data, n, MSG_NOSIGNAL));
 }
+
+/* A child had a copy once. The peer hears of the last close before what is sent elsewhere after it. */
+CASE(closed_before_something_else)
+{
+    int first = active_pair(), second = active_pair();
+    for (int i = 0; i < 4; i++) {
+        for (int fd = first, n = 0; n < 2; n++, fd = second) {
+            peer_ok("use %d", n == 0 ? 1 : 3);
+            send(fd, "x", 1, 0);
+            peer("recv 1");
+            peer_ok("send 1");
+            char b;
+            recv(fd, &b, 1, 0);
+        }
+    }
+    pid_t child = fork();
+    if (child == 0)
+        _exit(0);
+    waitpid(child, NULL, 0);
+    close(first);
+    send(second, "y", 1, 0);
+    peer_ok("use 3");
+    say_peer("recv 1");
+    peer_ok("use 1");
+    say_peer("state");
+}

@@ -27,12 +27,12 @@ impl Sockets {
             // A vfork child: the table is the parent's.
             return Answer::Kernel;
         }
-        let doubt = self.doubtful_linger(fd);
+        let doubt = self.doubtful_close(fd);
         self.release(fd);
         let r = self.os.close(fd);
         self.table.end_close(fd);
         if let Some(doubt) = doubt {
-            self.linger_if_last(&doubt);
+            self.close_if_last(&doubt);
         }
         Answer::from(r)
     }

@@ -21,21 +21,23 @@ pub(crate) fn linger_span(ep: &Ep) -> Option<u64> {
     (seconds != 0).then(|| u64::from(seconds).saturating_mul(1_000_000_000))
 }
 
-/// A close that waits if the descriptor is the last one in all processes, which only the kernel knows.
+/// A close that waits, or of which the other end of a pair is to hear at once, if the descriptor is the last one in all
+/// processes, which only the kernel knows.
 pub(crate) struct Doubt {
     ep: Ep,
     /// The other end of a pair.
     other: Option<SockRef>,
     /// Longest wait, ns.
-    span: u64,
+    span: Option<u64>,
     /// An epoll set with the kernel socket in it, and nothing else.
     set: i32,
 }
 
 impl Sockets {
     /// For a descriptor of which other processes may have copies: puts the kernel socket into an epoll set, from which
-    /// it vanishes when its last descriptor is closed (epoll(7)).
-    pub(crate) fn doubtful_linger(&self, fd: i32) -> Option<Doubt> {
+    /// it vanishes when its last descriptor is closed (epoll(7)). Of a pair's end the keeper hears, too, but later than the
+    /// kernel would tell the peer: what the program sends elsewhere after its `close` must not overtake it.
+    pub(crate) fn doubtful_close(&self, fd: i32) -> Option<Doubt> {
         if !matches!(self.table.load(fd), Entry::Tcp(_))
             || self.is_sole_holder(fd)
             || self.is_copied(fd)
@@ -45,10 +47,14 @@ impl Sockets {
         let Fd::Tcp(ep) = self.look(fd) else {
             return None;
         };
-        let span = linger_span(&ep)?;
+        let span = linger_span(&ep);
+        let paired = ep.shared().has(flag::PAIRED);
+        if span.is_none() && !paired {
+            return None;
+        }
         let set = self.os.epoll_create(libc::EPOLL_CLOEXEC).ok()?;
         // The kernel's connection beside a pair can always be written to.
-        let always = if ep.shared().has(flag::PAIRED) {
+        let always = if paired {
             libc::EPOLLOUT | libc::EPOLLIN
         } else {
             0
@@ -72,7 +78,7 @@ impl Sockets {
 
     /// The descriptor is closed. The kernel socket is not connected, so it reports `EPOLLHUP` for as long as it exists, or
     /// stands beside a pair.
-    pub(crate) fn linger_if_last(&self, doubt: &Doubt) {
+    pub(crate) fn close_if_last(&self, doubt: &Doubt) {
         let ep = &doubt.ep;
         let mut event = [EpollEvent::default()];
         let exists = self.os.epoll_collect(doubt.set, &mut event) != Ok(0);
@@ -87,7 +93,9 @@ impl Sockets {
                 l.close(ep.sock.id);
             }
         });
-        self.linger(ep, doubt.other, Deadline::after(self.os.now(), doubt.span));
+        if let Some(span) = doubt.span {
+            self.linger(ep, doubt.other, Deadline::after(self.os.now(), span));
+        }
     }
 
     /// Waits until the peer (`other`: in this stack) has everything and our FIN, the deadline has come, or a handler is to run (Linux's
