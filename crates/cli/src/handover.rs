@@ -213,11 +213,10 @@ fn one_stack(
         }
     }
     let all = targets.contains(&Target::All);
-    let inside = found
-        .first()
-        .map(|t| t.pid)
-        .or(stack.keeper_pid.filter(|_| all));
-    let Some(inside) = inside else {
+    // Any of them may just have ended.
+    let inside = found.iter().map(|t| t.pid);
+    let inside = inside.chain(stack.keeper_pid.filter(|_| all));
+    let Some(net) = inside.into_iter().find_map(netns_of) else {
         return Ok(Vec::new());
     };
     let mut rows = Vec::new();
@@ -225,7 +224,7 @@ fn one_stack(
         rows = leave_out_shared(stack, &mut found);
     }
     // The helper attaches, and wakes sleepers, in the network namespace of the stack.
-    enter_netns(inside)?;
+    enter_netns(&net)?;
     let (memory, ..) = daemon
         .client
         .stack_fd(stack.id)
@@ -240,11 +239,14 @@ fn one_stack(
     Ok(rows)
 }
 
-/// Enters the network namespace of a process. Where this one is already, that takes no privilege.
-fn enter_netns(pid: u32) -> anyhow::Result<()> {
-    let net = std::fs::File::open(format!("/proc/{pid}/ns/net"))
-        .context("opening the network namespace of the process")?;
-    let (wanted, ours) = (fstat(&net)?, stat("/proc/thread-self/ns/net")?);
+/// The network namespace of a process; `None` when it has ended.
+fn netns_of(pid: u32) -> Option<std::fs::File> {
+    std::fs::File::open(format!("/proc/{pid}/ns/net")).ok()
+}
+
+/// Enters a network namespace. Where this process is already, that takes no privilege.
+fn enter_netns(net: &std::fs::File) -> anyhow::Result<()> {
+    let (wanted, ours) = (fstat(net)?, stat("/proc/thread-self/ns/net")?);
     if (wanted.st_dev, wanted.st_ino) == (ours.st_dev, ours.st_ino) {
         return Ok(());
     }

@@ -25,7 +25,8 @@ use crate::wait::spin::Budget;
 pub enum Answer {
     /// With this value.
     Value(usize),
-    /// With `-1` and this error.
+    /// With `-1` and this error. [`Errno::MOVED`]: the kernel got the connection while the call was at it, which is to be
+    /// made anew: how it is made there, the layer says.
     Error(Errno),
     /// By libc: the caller makes the call that the application wanted, outside the library.
     Kernel,
@@ -35,7 +36,6 @@ impl From<Result<usize, Errno>> for Answer {
     fn from(r: Result<usize, Errno>) -> Self {
         match r {
             Ok(v) => Self::Value(v),
-            Err(Errno::MOVED) => Self::Kernel,
             Err(e) => Self::Error(e),
         }
     }

@@ -358,6 +358,9 @@ pub mod flag {
     pub const NONBLOCK: u32 = 1 << 22;
     /// The peer's FIN was taken: the stream has an end, whatever comes after it (Linux's `SOCK_DONE`).
     pub const PEER_FIN: u32 = 1 << 23;
+    /// Of a listener, which has no peer: what begins from now on is the kernel's. Segments that come all the same are
+    /// dropped in silence: those who sent them try again.
+    pub const WITHDRAWN: u32 = PEER_FIN;
     /// `shutdown` came after a connection attempt had failed and before `connect` told (Linux's `SS_DISCONNECTING`).
     pub const DISCONNECTING: u32 = 1 << 28;
     /// The connection is over, and its local port was given back to the kernel.

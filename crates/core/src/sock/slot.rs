@@ -75,6 +75,10 @@ impl Locked<'_, '_, '_> {
     pub fn withdraw(&mut self, id: SockId) {
         let st = self.st;
         let s = st.sock(id);
+        if s.tcp_state() == TcpState::Listen {
+            // A connection that began now would end in the kernel, which knows nothing of it.
+            s.set_flag(flag::WITHDRAWN);
+        }
         // It stays in the demultiplexer: what was on the way to the stack when the filter went is still its own.
         let filter = s.filter.get();
         if filter == 0 {

@@ -59,12 +59,13 @@ pub(super) fn stream<S: Said>(
     mut kernel: impl FnMut(Way) -> isize,
 ) -> isize {
     for _ in 0..TRIES {
-        let away = Cell::new(false);
+        let away = Cell::new(None);
         let entered = Cell::new(Entered::Free);
         let said = fast::inside(|lib| {
+            let since = lib.takeovers();
             let said = f(lib).said();
             if said.is_none() && lib.may_come_back(fd) {
-                away.set(true);
+                away.set(Some(since));
                 entered.set(lib.enter_kernel(fd));
             }
             said
@@ -79,15 +80,77 @@ pub(super) fn stream<S: Said>(
         if let Entered::Home = entered {
             continue;
         }
-        let r = kernel(Way { quiet: away.get() });
+        let quiet = away.get().is_some();
+        let r = kernel(Way { quiet });
         if let Entered::Counted(ep) = entered {
             leave(&ep);
         }
-        if r >= 0 || !away.get() || is_final(fd, signals) {
+        let Some(since) = away.get().filter(|_| r < 0) else {
+            return r;
+        };
+        if is_final(fd, signals, since) {
             return r;
         }
     }
     kernel(Way { quiet: false })
+}
+
+/// What a call does that moves no bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Does {
+    /// It only asks, and may ask once more whenever.
+    Asks,
+    /// It changes something. Done twice it is as done once.
+    Changes,
+    /// It takes what it asks for.
+    Takes,
+}
+
+/// The socket layer's answer to a call on `fd`, or the kernel's. If the stack takes the connection over while the kernel is at
+/// it, what the kernel says may be said of a dissolved socket, and what it was told may be missed by who copies it to the
+/// stack: the call is made anew then.
+pub(super) fn settled(
+    fd: c_int,
+    does: Does,
+    mut f: impl FnMut(&'static Sockets) -> Answer,
+    mut kernel: impl FnMut() -> isize,
+) -> isize {
+    for _ in 0..TRIES {
+        let away = Cell::new(None);
+        let said = fast::inside(|lib| {
+            let since = lib.takeovers();
+            let said = f(lib).said();
+            match said {
+                None if lib.mark(fd).is_some() => away.set(Some(since)),
+                // It came back before the kernel was asked.
+                None if lib.is_back(fd) && lib.takeovers() != since => {
+                    return Some(Err(Errno::MOVED));
+                }
+                // It may have gone and come in between, with what was copied before the change.
+                Some(Ok(_)) if does == Does::Changes && lib.takeovers() != since => {
+                    return Some(Err(Errno::MOVED));
+                }
+                _ => {}
+            }
+            said
+        });
+        match said.flatten() {
+            None => {}
+            Some(Err(Errno::MOVED)) => continue,
+            Some(r) => return errno::to_c(r),
+        }
+        let r = kernel();
+        let Some(since) = away.get() else { return r };
+        let e = errno::get();
+        let asks = does == Does::Asks;
+        let back = |lib: &Sockets| lib.is_back(fd) || asks && lib.takeovers() != since;
+        let again = fast::inside(back).unwrap_or(false);
+        errno::set(e);
+        if !again {
+            return r;
+        }
+    }
+    kernel()
 }
 
 /// The kernel's call on a mark came back; `errno` is as it was then.
@@ -100,9 +163,9 @@ fn leave(ep: &Ep) {
 
 /// The kernel's call failed: is that what the program has to know? `errno` is as it was then.
 #[cold]
-fn is_final(fd: c_int, signals: bool) -> bool {
+fn is_final(fd: c_int, signals: bool, since: u64) -> bool {
     let e = errno::get();
-    let back = fast::inside(|lib| lib.came_back(fd, Errno(e))).unwrap_or(false);
+    let back = fast::inside(|lib| lib.came_back(fd, Errno(e), since)).unwrap_or(false);
     if !back && e == libc::EPIPE && signals {
         let _: Option<()> = fast::inside(|lib| lib.os.raise_sigpipe());
     }

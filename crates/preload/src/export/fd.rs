@@ -6,6 +6,7 @@ use flyover_sockets::policy::Reason;
 use flyover_sockets::process::Answer;
 use flyover_sockets::{Errno, Sockets};
 
+use super::again::{Does, settled};
 use super::answer;
 use crate::{args, errno, fast, leave, next};
 
@@ -136,7 +137,8 @@ pub unsafe extern "C" fn fcntl(fd: c_int, cmd: c_int, arg: usize) -> c_int {
     match cmd {
         libc::F_DUPFD | libc::F_DUPFD_CLOEXEC => copied(fd, kernel()),
         libc::F_SETFL | libc::F_GETFL if !fast::is_kernel(fd) => {
-            answer(|lib| lib.fcntl(fd, cmd, arg), || kernel() as isize) as c_int
+            let ours = |lib: &Sockets| lib.fcntl(fd, cmd, arg);
+            settled(fd, Does::Changes, ours, || kernel() as isize) as c_int
         }
         libc::F_SETOWN | F_SETOWN_EX if !fast::is_kernel(fd) => {
             // Whoever owns a socket wants its SIGURG, which only the kernel can send.
@@ -160,7 +162,13 @@ pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: usize) -> c_int
     if fast::is_kernel(fd) || !flyover_sockets::io::ioctl::is_ours(request) || arg == 0 {
         return kernel() as c_int;
     }
-    answer(
+    let does = match request {
+        libc::FIONBIO | libc::FIOASYNC => Does::Changes,
+        _ => Does::Asks,
+    };
+    settled(
+        fd,
+        does,
         |lib| {
             // All the requests that are ours take a pointer to an int, and two read it.
             let mut value = [0u8; 4];

@@ -7,7 +7,6 @@ use libc::{mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
 use super::again::stream;
 use super::stream::check;
-use super::{answer, result};
 use crate::{args, errno, fast, init, leave, next};
 
 #[unsafe(no_mangle)]
@@ -320,7 +319,9 @@ pub unsafe extern "C" fn recvmmsg(
         Ok(s) => s,
         Err(e) => return errno::to_c(Err(e)) as c_int,
     };
-    result(
+    stream(
+        fd,
+        false,
         |lib| {
             let many = lib.recv_many(fd, n.min(1024), flags, &mut span, |i, flags| {
                 let m = msgs.wrapping_add(i);
@@ -337,13 +338,13 @@ pub unsafe extern "C" fn recvmmsg(
             }
             Some(many)
         },
-        kernel,
+        |_| kernel(),
     ) as c_int
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: c_int) -> c_int {
-    let kernel = || {
+    let kernel = |more| {
         for i in 0..n.min(1024) as usize {
             if !msgs.is_null() {
                 // SAFETY: one of the application's headers.
@@ -355,13 +356,15 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: 
             }
         }
         // SAFETY: passed on unchanged.
-        unsafe { next::sendmmsg(fd, msgs, n, flags) as isize }
+        unsafe { next::sendmmsg(fd, msgs, n, flags | more) as isize }
     };
     if fast::is_kernel(fd) || msgs.is_null() {
-        return kernel() as c_int;
+        return kernel(0) as c_int;
     }
     fast::cancellation_point();
-    answer(
+    stream(
+        fd,
+        flags & libc::MSG_NOSIGNAL == 0,
         |lib| {
             lib.send_many(fd, n.min(1024), |i| {
                 let m = msgs.wrapping_add(i);
@@ -374,6 +377,6 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: 
                 a
             })
         },
-        kernel,
+        |way| kernel(way.flag()),
     ) as c_int
 }

@@ -1,13 +1,15 @@
 //! The life of a socket: socket, bind, listen, accept, connect, shutdown, names and options.
 
+use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 
-use flyover_sockets::Errno;
 use flyover_sockets::entry::Entry;
 use flyover_sockets::process::Answer;
+use flyover_sockets::{Errno, Sockets};
 use libc::{sockaddr, socklen_t};
 
-use super::again::stream;
+use super::again::{Does, settled, stream};
+use super::stream::or_kernel;
 use super::{answer, result};
 use crate::errno;
 use crate::{args, fast, init, next};
@@ -180,11 +182,19 @@ pub unsafe extern "C" fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut s
     if fast::is_kernel(fd) {
         return kernel() as c_int;
     }
+    // SAFETY: the application's length; probed.
+    let room = unsafe { Room::of(len) };
     // SAFETY: the application's buffer of the length it says.
-    result(
-        |lib| lib.getsockname(fd).map(|a| unsafe { put(&a, addr, len) }),
-        kernel,
-    ) as c_int
+    let copy_out = |a: flyover_sockets::Addr| unsafe { put(&a, addr, len) };
+    let ours = |lib: &'static Sockets| {
+        room.restore();
+        or_kernel(lib.getsockname(fd).map(copy_out))
+    };
+    let kernel = || {
+        room.restore();
+        kernel()
+    };
+    settled(fd, Does::Asks, ours, kernel) as c_int
 }
 
 #[unsafe(no_mangle)]
@@ -202,6 +212,37 @@ pub unsafe extern "C" fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut s
         |lib| lib.getpeername(fd).map(|r| r.and_then(copy_out)),
         |_| kernel(),
     ) as c_int
+}
+
+/// The length that a program passes, for calls that are made more than once: the kernel writes there what it has.
+struct Room {
+    len: *mut socklen_t,
+    was: Option<socklen_t>,
+    asked: Cell<bool>,
+}
+
+impl Room {
+    /// # Safety
+    /// `len` is the program's.
+    unsafe fn of(len: *mut socklen_t) -> Self {
+        // SAFETY: probed.
+        let read = unsafe { args::bytes(len.cast(), 4) }.ok();
+        let was = read.and_then(|b| b.try_into().ok().map(u32::from_ne_bytes));
+        let asked = Cell::new(false);
+        Self { len, was, asked }
+    }
+
+    /// Before each try: as it was.
+    fn restore(&self) {
+        if let (true, Some(was)) = (self.asked.replace(true), self.was) {
+            // SAFETY: the kernel has written there; probed.
+            if let Ok(b) = unsafe { args::bytes_mut(self.len.cast(), 4) }
+                && b.len() == 4
+            {
+                b.copy_from_slice(&was.to_ne_bytes());
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -253,7 +294,19 @@ pub unsafe extern "C" fn getsockopt(
         // Linux takes the length of an option of IPv6 as unsigned; its numbers have four bytes.
         room = 4;
     }
-    answer(
+    // SAFETY: the application's length; probed.
+    let asked = unsafe { Room::of(len) };
+    let kernel = || {
+        asked.restore();
+        kernel()
+    };
+    let does = match (level, name) {
+        (libc::SOL_SOCKET, libc::SO_ERROR) => Does::Takes,
+        _ => Does::Asks,
+    };
+    settled(
+        fd,
+        does,
         |lib| {
             // SAFETY: the application's buffer of the length it says.
             let Ok(into) = (unsafe { args::bytes_mut(value, room as usize) }) else {
@@ -297,7 +350,9 @@ pub unsafe extern "C" fn setsockopt(
         true => return kernel() as c_int,
         false => (value, len),
     };
-    answer(
+    settled(
+        fd,
+        Does::Changes,
         // SAFETY: the application's buffer of the length it says.
         |lib| match unsafe { args::bytes(value, len as usize) } {
             Ok(v) => lib.setsockopt(fd, level, name, v),

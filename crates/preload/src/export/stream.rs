@@ -135,7 +135,7 @@ pub(super) fn check(n: size_t, room: size_t) {
 }
 
 /// The answer, or the kernel's.
-fn or_kernel(r: Option<Result<usize, Errno>>) -> Answer {
+pub(super) fn or_kernel(r: Option<Result<usize, Errno>>) -> Answer {
     r.map_or(Answer::Kernel, Answer::from)
 }
 
@@ -352,7 +352,9 @@ pub unsafe extern "C" fn sendfile(
     if fast::is_kernel(out) {
         return kernel();
     }
-    answer(
+    stream(
+        out,
+        true,
         |lib| {
             let mut at = 0i64;
             if !offset.is_null() {
@@ -363,7 +365,7 @@ pub unsafe extern "C" fn sendfile(
                 }
             }
             let given = (!offset.is_null()).then_some(&mut at);
-            lib.stays_for_good(out);
+            lib.before_sendfile(out);
             // Not among the cancellation points of libc.
             let sent = enter::uncancellable(|| lib.sendfile(out, input, given, n));
             if !offset.is_null() {
@@ -375,7 +377,7 @@ pub unsafe extern "C" fn sendfile(
             }
             sent
         },
-        kernel,
+        |_| kernel(),
     )
 }
 
@@ -408,17 +410,26 @@ pub unsafe extern "C" fn splice(
     if fast::is_kernel(from) && fast::is_kernel(to) {
         return kernel();
     }
-    answer(
+    // Neither is a mark when the kernel is called.
+    stream(
+        -1,
+        false,
         |lib| {
             // The kernel refuses what makes no sense, with the error of its order of checks.
             if !off_in.is_null() || !off_out.is_null() || flags & !SPLICE_FLAGS != 0 || n == 0 {
                 return Answer::Kernel;
             }
-            lib.stays_for_good(from);
-            lib.stays_for_good(to);
+            lib.before_splice(from);
+            lib.before_splice(to);
             // It may hold bytes of the pipe while it waits.
-            enter::uncancellable(|| lib.splice(from, to, n, flags))
+            match enter::uncancellable(|| lib.splice(from, to, n, flags)) {
+                // An order sent it to the kernel just now: it stays there before the kernel is called.
+                Answer::Kernel if lib.is_on_the_move(from) || lib.is_on_the_move(to) => {
+                    Answer::Error(Errno::MOVED)
+                }
+                said => said,
+            }
         },
-        kernel,
+        |_| kernel(),
     )
 }

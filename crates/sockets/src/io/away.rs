@@ -10,6 +10,7 @@ use flyover_core::sock::flag;
 
 use crate::errno::Errno;
 use crate::io::send::with_rest;
+use crate::io::sockopt::timeval_ns;
 use crate::local::Entered;
 use crate::os::{PollFd, Ran, Received};
 use crate::process::{Answer, Ep, Sockets};
@@ -95,20 +96,17 @@ impl Sockets {
         }
     }
 
-    /// `SO_RCVTIMEO` or `SO_SNDTIMEO` of the kernel socket.
-    fn limit_away(&self, fd: i32, name: i32) -> Deadline {
+    /// `SO_RCVTIMEO` or `SO_SNDTIMEO` of the kernel socket, ns; 0 is never.
+    pub(crate) fn kernel_limit(&self, fd: i32, name: i32) -> u64 {
         let mut b = [0u8; 16];
-        let word = |b: &[u8]| b.try_into().map_or(0, u64::from_ne_bytes);
-        let span = match self.os.getsockopt(fd, libc::SOL_SOCKET, name, &mut b) {
-            Ok(16) => {
-                let (s, us) = b.split_at(8);
-                word(s)
-                    .saturating_mul(1_000_000_000)
-                    .saturating_add(word(us).saturating_mul(1_000))
-            }
+        match self.os.getsockopt(fd, libc::SOL_SOCKET, name, &mut b) {
+            Ok(16) => timeval_ns(&b),
             _ => 0,
-        };
-        Deadline::after_or_never(self.os.now(), span)
+        }
+    }
+
+    fn limit_away(&self, fd: i32, name: i32) -> Deadline {
+        Deadline::after_or_never(self.os.now(), self.kernel_limit(fd, name))
     }
 
     /// A send on what the kernel has.
@@ -130,6 +128,7 @@ impl Sockets {
         let mut done = 0;
         loop {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            let since = self.takeovers();
             let entered = self.enter_kernel(fd);
             if let Entered::Home = entered {
                 return self.rest_at_home(fd, from, done, flags);
@@ -159,7 +158,7 @@ impl Sockets {
                         Err(e) => e,
                     }
                 }
-                Err(e) if self.came_back(fd, e) => {
+                Err(e) if self.came_back(fd, e, since) => {
                     return self.rest_at_home(fd, from, done, flags);
                 }
                 Err(e) => e,
@@ -205,6 +204,7 @@ impl Sockets {
         let until = LazyCell::new(|| self.limit_away(fd, libc::SO_RCVTIMEO));
         let mut taken = Taken::default();
         loop {
+            let since = self.takeovers();
             let entered = self.enter_kernel(fd);
             if let Entered::Home = entered {
                 return self.rest_from_home(fd, into, control, flags, taken);
@@ -224,7 +224,7 @@ impl Sockets {
             let peeks = flags & libc::MSG_PEEK != 0;
             let failed = match got {
                 Err(Errno::EINTR) => continue,
-                Err(e) if e != Errno::EAGAIN && self.came_back(fd, e) => {
+                Err(e) if e != Errno::EAGAIN && self.came_back(fd, e, since) => {
                     return self.rest_from_home(fd, into, control, flags, taken);
                 }
                 Err(Errno::EAGAIN) => None,

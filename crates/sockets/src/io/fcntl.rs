@@ -42,6 +42,7 @@ impl Sockets {
                 Answer::Value((status | ours) as usize)
             }
             libc::F_SETFL => {
+                self.await_move(&ep);
                 let on = arg as i32 & nonblock != 0;
                 let listens = ep.shared().tcp_state() == TcpState::Listen;
                 // A listener's kernel half stays non-blocking.

@@ -6,7 +6,7 @@ use flyover_core::sock::flag;
 
 use crate::errno::Errno;
 use crate::policy::Reason;
-use crate::process::{Answer, Fd, Sockets};
+use crate::process::{Answer, Ep, Fd, Sockets};
 
 /// `SIOCOUTQNSD` of linux/sockios.h.
 const SIOCOUTQNSD: u64 = 0x894B;
@@ -59,6 +59,19 @@ impl Sockets {
                 _ => Answer::Kernel,
             };
         }
+        let answer = self.ask_tcp(&ep, request, arg);
+        match s.has(flag::HANDED_OVER) || s.has(flag::HANDING_OVER) {
+            // It went, or is about to, and what waited in its queues was counted elsewhere.
+            true => {
+                self.await_move(&ep);
+                self.ioctl(fd, request, arg)
+            }
+            false => answer,
+        }
+    }
+
+    fn ask_tcp(&self, ep: &Ep, request: u64, arg: &mut [u8]) -> Answer {
+        let s = ep.shared();
         let state = s.tcp_state();
         match request {
             _ if state == TcpState::Listen && request != SIOCATMARK => Answer::Error(Errno::EINVAL),
@@ -78,13 +91,19 @@ impl Sockets {
 
     /// Sets `O_NONBLOCK` where it counts: in the endpoint, and on the kernel socket for whoever reads it there. A
     /// listener's kernel half stays non-blocking always.
-    pub(crate) fn set_nonblocking(&self, fd: i32, ep: &crate::process::Ep, on: bool) -> Answer {
+    pub(crate) fn set_nonblocking(&self, fd: i32, ep: &Ep, on: bool) -> Answer {
         let s = ep.shared();
-        s.put_flag(flag::NONBLOCK, on);
         if s.tcp_state() == TcpState::Listen {
+            s.put_flag(flag::NONBLOCK, on);
             return Answer::Value(0);
         }
-        self.kernel_nonblocking(fd, on).map(|_| 0).into()
+        self.await_move(ep);
+        let done = self.kernel_nonblocking(fd, on);
+        // In this order: whoever takes the connection over in between finds what is set.
+        if done.is_ok() {
+            s.put_flag(flag::NONBLOCK, on);
+        }
+        done.map(|_| 0).into()
     }
 
     fn kernel_nonblocking(&self, fd: i32, on: bool) -> Result<i32, Errno> {

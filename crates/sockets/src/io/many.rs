@@ -15,7 +15,7 @@ impl Sockets {
         limit: &mut Option<u64>,
         mut one: impl FnMut(usize, i32) -> Option<Result<(), Errno>>,
     ) -> Option<Result<usize, Errno>> {
-        if matches!(self.look(fd), Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_)) {
+        if self.is_plain(fd) {
             return None;
         }
         // A pending error comes before any message, and one that comes after some is kept for the next call.
@@ -31,15 +31,19 @@ impl Sockets {
         let mut single = flags & !libc::MSG_WAITFORONE;
         let mut got = 0;
         while got < count as usize {
-            match one(got, single)? {
-                Ok(()) => got += 1,
-                Err(e) if got > 0 => {
-                    if let (Fd::Tcp(ep) | Fd::Udp(ep), true) = (self.look(fd), e != Errno::EAGAIN) {
+            match one(got, single) {
+                // It went to the kernel: what came before is the program's.
+                None if got > 0 => break,
+                None => return None,
+                Some(Ok(())) => got += 1,
+                Some(Err(e)) if got > 0 => {
+                    let known = e != Errno::EAGAIN && e != Errno::MOVED;
+                    if let (Fd::Tcp(ep) | Fd::Udp(ep), true) = (self.look(fd), known) {
                         ep.shared().put_error_back(e.0);
                     }
                     break;
                 }
-                Err(e) => return Some(Err(e)),
+                Some(Err(e)) => return Some(Err(e)),
             }
             if flags & libc::MSG_WAITFORONE != 0 {
                 single |= libc::MSG_DONTWAIT;
@@ -53,9 +57,19 @@ impl Sockets {
         Some(Ok(got))
     }
 
+    /// The kernel's alone. A connection that it has for the time being is none such: a call that blocks is not to sleep in
+    /// its socket.
+    fn is_plain(&self, fd: i32) -> bool {
+        match self.look(fd) {
+            Fd::Kernel => !self.may_come_back(fd),
+            Fd::Fresh(_) | Fd::Epoll(_) => true,
+            Fd::Tcp(_) | Fd::Udp(_) => false,
+        }
+    }
+
     /// `sendmmsg(2)`: `one` sends message `i`.
     pub fn send_many(&self, fd: i32, count: u32, mut one: impl FnMut(usize) -> Answer) -> Answer {
-        if matches!(self.look(fd), Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_)) {
+        if self.is_plain(fd) {
             return Answer::Kernel;
         }
         let mut sent = 0;

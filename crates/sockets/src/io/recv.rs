@@ -63,24 +63,22 @@ impl Sockets {
             Fd::Tcp(ep) if flags & libc::MSG_ERRQUEUE == 0 => {
                 // A stream has no sender address: Linux returns a length of 0.
                 let urgent = flags & libc::MSG_OOB;
-                match self.tcp_recv(&ep, into, flags) {
-                    Err(Errno::MOVED) => None,
-                    r => Some(r.map(|n| {
-                        let (control, said) = self.tell(&ep, n, control, urgent);
-                        // No room for the urgent byte.
-                        let cut = if urgent != 0 && n == 0 && into.iter().all(|b| b.is_empty()) {
-                            libc::MSG_TRUNC
-                        } else {
-                            0
-                        };
-                        Received {
-                            n,
-                            control,
-                            flags: urgent | said | cut,
-                            ..Received::default()
-                        }
-                    })),
-                }
+                let got = self.tcp_recv(&ep, into, flags);
+                Some(got.map(|n| {
+                    let (control, said) = self.tell(&ep, n, control, urgent);
+                    // No room for the urgent byte.
+                    let cut = if urgent != 0 && n == 0 && into.iter().all(|b| b.is_empty()) {
+                        libc::MSG_TRUNC
+                    } else {
+                        0
+                    };
+                    Received {
+                        n,
+                        control,
+                        flags: urgent | said | cut,
+                        ..Received::default()
+                    }
+                }))
             }
             Fd::Udp(ep) => self.udp_recv(&ep, fd, into, control, flags),
             Fd::Fresh(f) if f.error != 0 => Some(Err(self.fetch_error(fd, f))),

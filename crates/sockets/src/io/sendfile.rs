@@ -1,23 +1,28 @@
 //! `sendfile(2)` and `splice(2)` with an accelerated socket at one end: read and send, with the kernel's rules about
 //! offsets: what was not sent was not read.
 
+use std::io::IoSlice;
+
 use crate::errno::Errno;
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
 /// Bytes read at a time. On the thread's stack, which may be small (musl: 128 KiB; signal stacks less).
 const CHUNK: usize = 32 * 1024;
+/// How often a send is made anew because the connection went or came.
+const TRIES: u32 = 1000;
 
 impl Sockets {
     /// `sendfile(2)`; `at` is the application's offset, or none: the file's own.
     pub fn sendfile(&self, out: i32, input: i32, at: Option<&mut i64>, count: usize) -> Answer {
         let ep = match self.look(out) {
-            Fd::Tcp(ep) => ep,
-            Fd::Udp(ep) => ep,
+            Fd::Tcp(ep) | Fd::Udp(ep) => Some(ep),
+            // The kernel's own would fail if the connection came back meanwhile.
+            Fd::Kernel if self.is_on_the_move(out) => None,
             Fd::Kernel | Fd::Fresh(_) | Fd::Epoll(_) => return Answer::Kernel,
         };
         if count > 0
-            && let Some(answer) = self.sendfile_from_odd(&ep, out, input, at.is_some())
+            && let Some(answer) = self.sendfile_from_odd(ep.as_ref(), out, input, at.is_some())
         {
             return answer;
         }
@@ -32,7 +37,7 @@ impl Sockets {
             },
         };
         let start = pos;
-        let r = self.pump_file(&ep, out, input, &mut pos, count);
+        let r = self.pump_file(ep.as_ref(), out, input, &mut pos, count);
         let sent = pos - start;
         if let Some(p) = at {
             *p = pos;
@@ -47,8 +52,19 @@ impl Sockets {
     }
 
     /// The answer for an input that is no file of bytes; `None` for one that is.
-    fn sendfile_from_odd(&self, ep: &Ep, out: i32, input: i32, offset: bool) -> Option<Answer> {
-        match self.os.file_type(input) {
+    fn sendfile_from_odd(
+        &self,
+        ep: Option<&Ep>,
+        out: i32,
+        input: i32,
+        offset: bool,
+    ) -> Option<Answer> {
+        let kind = self.os.file_type(input);
+        let Some(ep) = ep else {
+            let file = matches!(kind, Ok(libc::S_IFREG | libc::S_IFBLK));
+            return (!file).then_some(Answer::Kernel);
+        };
+        match kind {
             Ok(libc::S_IFREG | libc::S_IFBLK) => None,
             Err(e) => Some(Answer::Error(e)),
             Ok(libc::S_IFCHR) => {
@@ -69,7 +85,7 @@ impl Sockets {
 
     fn pump_file(
         &self,
-        ep: &Ep,
+        ep: Option<&Ep>,
         out: i32,
         input: i32,
         pos: &mut i64,
@@ -88,9 +104,16 @@ impl Sockets {
                 return Ok(());
             };
             // More follows: full segments first, as the kernel's sendfile does.
-            let more = if left > n { libc::MSG_MORE } else { 0 };
+            let more = if left > n && n == part {
+                libc::MSG_MORE
+            } else {
+                0
+            };
             let begun = *pos != start;
-            let sent = self.send_chunk(ep, out, data, more, begun)?;
+            let sent = match ep.map(|ep| self.send_chunk(ep, out, data, more, begun)) {
+                None | Some(Err(Errno::MOVED)) => self.send_anywhere(out, data, more)?,
+                Some(sent) => sent?,
+            };
             *pos += sent as i64;
             left -= sent;
             if sent < n {
@@ -117,6 +140,31 @@ impl Sockets {
             Answer::Error(e) => Err(e),
             Answer::Kernel => Err(Errno::EINVAL),
         }
+    }
+
+    /// Sends on a connection that comes and goes. [`Errno::MOVED`]: it is the kernel's for good.
+    fn send_anywhere(&self, fd: i32, data: &[u8], flags: i32) -> Result<usize, Errno> {
+        for _ in 0..TRIES {
+            let since = self.takeovers();
+            match self.send(fd, &[data], flags) {
+                Answer::Value(n) => return Ok(n),
+                Answer::Error(Errno::MOVED) => continue,
+                Answer::Error(e) => return Err(e),
+                Answer::Kernel if !self.is_on_the_move(fd) => return Err(Errno::MOVED),
+                // The kernel has it, and nothing blocks.
+                Answer::Kernel => {}
+            }
+            let how = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+            match self.os.sendmsg(fd, &[IoSlice::new(data)], None, &[], how) {
+                Err(e) if self.came_back(fd, e, since) => {}
+                Err(Errno::EPIPE) => {
+                    self.os.raise_sigpipe();
+                    return Err(Errno::EPIPE);
+                }
+                r => return r,
+            }
+        }
+        Err(Errno::EAGAIN)
     }
 
     /// `splice(2)` between a pipe and an accelerated socket, no offsets.

@@ -73,6 +73,7 @@ impl Sockets {
     }
 
     fn set_both(&self, ep: &Ep, fd: i32, level: i32, name: i32, value: &[u8], tcp: bool) -> Answer {
+        self.await_move(ep);
         let connected = tcp && has_connection(ep);
         if connected && let Some(e) = refused_on_connection(ep, level, name, value) {
             return Answer::Error(e);
@@ -322,7 +323,8 @@ fn linger(value: &[u8]) -> u32 {
     if on { time.saturating_add(1) } else { 0 }
 }
 
-fn timeval_ns(value: &[u8]) -> u64 {
+/// `struct timeval` in nanoseconds.
+pub(crate) fn timeval_ns(value: &[u8]) -> u64 {
     let word = |at: usize| {
         let b: Option<[u8; 8]> = value.get(at..at + 8).and_then(|s| s.try_into().ok());
         b.map_or(0, i64::from_ne_bytes)

@@ -25,11 +25,29 @@ const PORTS: u32 = 16;
 impl Sockets {
     /// `connect(2)`.
     pub fn connect(&self, fd: i32, addr: &Addr) -> Answer {
-        match self.look(fd) {
+        let (looked, mark) = self.look_and_mark(fd);
+        if let Some(ep) = mark {
+            return self.connect_away(fd, &ep, addr);
+        }
+        match looked {
             Fd::Kernel | Fd::Epoll(_) => Answer::Kernel,
             Fd::Fresh(f) => self.connect_fresh(fd, f, addr),
             Fd::Tcp(ep) => self.connect_again(fd, &ep, addr),
             Fd::Udp(ep) => self.udp_reconnect(fd, &ep, addr),
+        }
+    }
+
+    /// The kernel has the connection for the time being. Under the lock, so that it is not dissolved at that moment and
+    /// connected anew. One that is connected answers at once; what is not is never taken over.
+    fn connect_away(&self, fd: i32, ep: &Ep, addr: &Addr) -> Answer {
+        let done = ep.att.locked(|_| {
+            let away = crate::life::takeover::is_away(ep.shared());
+            (away && self.os.getpeername(fd).is_ok()).then(|| self.os.connect(fd, addr))
+        });
+        match done {
+            Some(r) => Answer::from(r),
+            None if self.is_back(fd) => self.connect(fd, addr),
+            None => Answer::Kernel,
         }
     }
 

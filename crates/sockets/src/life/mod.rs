@@ -12,6 +12,7 @@ mod linger;
 pub mod listen;
 pub mod names;
 mod orphaned;
+mod resume;
 pub mod takeover;
 pub mod withdraw;
 
@@ -151,8 +152,10 @@ impl Sockets {
         if !ep.att.stack.is_off() {
             return self.add_filter(ep, fd, local, remote, dual);
         }
+        let udp = ep.shared().kind() == SockKind::Udp;
         ep.shared().reason.set(u32::from(Reason::Ordered.code()));
         ep.shared().put_flag(flag::DUAL, dual);
+        ep.shared().put_flag(flag::WITHDRAWN, !udp);
         let _: u32 = ep.shared().sopts.fetch_or(WITHDRAWN, Ordering::Relaxed);
         Ok(())
     }

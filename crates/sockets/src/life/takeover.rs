@@ -14,7 +14,8 @@ use flyover_wire::Endpoint;
 use crate::attach::{Attachment, TakenOver};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
-use crate::io::options::{Path, WITHDRAWN};
+use crate::io::options::Path;
+use crate::life::handover::{WAIT_NS, WAITS};
 use crate::life::way;
 use crate::policy::Reason;
 use crate::process::{Ep, Fd, Sockets};
@@ -89,8 +90,19 @@ impl Sockets {
         matches!(self.table.load(fd), Entry::Tcp(_))
     }
 
-    /// A call of the kernel on `fd` failed: was that because the stack took the connection over meanwhile?
-    pub fn came_back(&self, fd: i32, error: Errno) -> bool {
+    /// How many connections were taken over so far, or begun with: [`came_back`](Self::came_back) compares.
+    pub fn takeovers(&self) -> u64 {
+        self.attached().map_or(0, |a| a.stack.takeovers_begun())
+    }
+
+    /// The stack has the connection of `fd`, which the kernel had when it was asked.
+    pub fn is_back(&self, fd: i32) -> bool {
+        matches!(self.look(fd), Fd::Tcp(_))
+    }
+
+    /// A call of the kernel on `fd` failed: was that because the stack took the connection over meanwhile? It may be gone
+    /// again, or never have come after all: then `since`, the count from before the call, tells.
+    pub fn came_back(&self, fd: i32, error: Errno, since: u64) -> bool {
         // In repair mode, and after its end.
         let tell = [
             libc::EPERM,
@@ -99,7 +111,7 @@ impl Sockets {
             libc::ENOTCONN,
             libc::EPIPE,
         ];
-        tell.contains(&error.0) && matches!(self.look(fd), Fd::Tcp(_))
+        tell.contains(&error.0) && (self.is_back(fd) || self.takeovers() != since)
     }
 
     /// The stack, if new sockets may use it.
@@ -175,15 +187,53 @@ impl Sockets {
         }
     }
 
-    /// A call that sleeps in the kernel's socket, and cannot be made in another way, is about to be made: if the kernel has
-    /// the connection of `fd`, it keeps it.
-    pub fn stays_for_good(&self, fd: i32) {
-        self.now_or_never(fd);
+    /// `sendfile` is about to be called. On a connection within this host the kernel makes it, which sleeps in its socket
+    /// if it may: then the kernel keeps the connection.
+    pub fn before_sendfile(&self, fd: i32) {
+        if self.mark(fd).is_some_and(|ep| is_near(&ep)) {
+            self.now_or_never(fd);
+            self.keep_if_it_blocks(fd);
+        }
+    }
+
+    /// `splice` is about to be called, which only the kernel can do: if it has the connection of `fd`, it keeps it. Within
+    /// this host only where the call may sleep in the kernel's socket.
+    pub fn before_splice(&self, fd: i32) {
+        for _ in 0..LOOKS {
+            match self.mark(fd) {
+                Some(ep) if is_near(&ep) => {
+                    self.now_or_never(fd);
+                    return self.keep_if_it_blocks(fd);
+                }
+                Some(_) => self.keep_there(fd, Reason::HandedOver),
+                None if self.is_back(fd) || !self.may_come_back(fd) => return,
+                // It came back, or went, between two looks.
+                None => {}
+            }
+        }
+    }
+
+    fn keep_if_it_blocks(&self, fd: i32) {
         let status = self.mark(fd).map(|_| self.os.fcntl(fd, libc::F_GETFL, 0));
         if let Some(Ok(status)) = status
             && status & libc::O_NONBLOCK == 0
         {
             self.keep_there(fd, Reason::HandedOver);
+        }
+    }
+
+    /// True for a connection that comes and goes by order: what the kernel is asked for may fail at any time.
+    pub fn is_on_the_move(&self, fd: i32) -> bool {
+        self.place(fd).is_some_and(|ep| !is_near(&ep))
+    }
+
+    /// Waits while the connection is on its way: its queues are being counted and its options copied, so what is asked is
+    /// half an answer, and what is set may be missed.
+    pub(crate) fn await_move(&self, ep: &Ep) {
+        let mut waits = 0;
+        while ep.shared().has(flag::HANDING_OVER) && waits < WAITS {
+            waits += 1;
+            let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(WAIT_NS));
         }
     }
 
@@ -226,45 +276,9 @@ impl Sockets {
         }
     }
 
-    fn stays(&self, ep: &Ep) -> TakeOver {
+    pub(super) fn stays(&self, ep: &Ep) -> TakeOver {
         let why = Reason::from_code(ep.shared().reason.get() as u8);
         TakeOver::Kernels(why.name())
-    }
-
-    /// A listener or datagram socket that was withdrawn gets its filter again.
-    fn resume(&self, fd: i32, ep: &Ep) -> TakeOver {
-        let s = ep.shared();
-        if s.sopts.load(Ordering::Relaxed) & WITHDRAWN == 0 {
-            return TakeOver::Here;
-        }
-        if !Reason::from_code(s.reason.get() as u8).may_return() {
-            return self.stays(ep);
-        }
-        if s.kind() == SockKind::Tcp && self.has_kernels_connections(ep) {
-            return TakeOver::Stays("the kernel has connections of it".to_owned());
-        }
-        let old = s.filter.get();
-        let remote = Some(s.remote()).filter(|r| r.port != 0);
-        // The narrow filter of a listener's connections goes when the wide one is there.
-        if let Err(reason) = self.add_filter(ep, fd, s.local(), remote, s.has(flag::DUAL)) {
-            return TakeOver::Stays(reason.name().to_owned());
-        }
-        if old != 0 {
-            ep.att.daemon(|d| d.del_filter(old));
-        }
-        s.reason.set(0);
-        let _: u32 = s.sopts.fetch_and(!WITHDRAWN, Ordering::Relaxed);
-        TakeOver::Resumed
-    }
-
-    /// True when the kernel has connections on the listener's port that no exception keeps there: the listener's filter
-    /// would take their segments.
-    fn has_kernels_connections(&self, ep: &Ep) -> bool {
-        let port = ep.shared().lport.get();
-        let stack = ep.att.stack;
-        let is_one = |s: &Sock| is_away(s) && s.filter.get() == 0 && s.lport.get() == port;
-        ep.att
-            .locked(|_| stack.each_sock().any(|r| is_one(stack.sock(r.id))))
     }
 
     fn connection_returns(&self, fd: i32, ep: &Ep) -> Result<u64, String> {
@@ -274,7 +288,11 @@ impl Sockets {
         let id = ep.sock.id;
         let begun = self.os.now();
         ep.att
-            .locked(|l| l.takeover_begin(id, local, remote))
+            .locked(|l| {
+                // From here on the endpoint says whether a call waits, and what it has of that is old.
+                self.note_waiting(fd, ep);
+                l.takeover_begin(id, local, remote)
+            })
             .map_err(|e| match e {
                 Error::Already => "another one is at it".to_owned(),
                 Error::AddressInUse => Reason::AddressShared.name().to_owned(),
@@ -296,15 +314,26 @@ impl Sockets {
         if !whole {
             return Err(Reason::StackFull.name().to_owned());
         }
-        let status = self.os.fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
-        ep.shared()
-            .put_flag(flag::NONBLOCK, status & libc::O_NONBLOCK != 0);
+        self.note_waiting(fd, ep);
         self.copy_options(fd, ep);
         ep.att
             .locked(|l| l.takeover_done(id, &taken.image, taken.filter));
         // Until it hears of us again the daemon would give the connection back if we ended.
         ep.att.daemon(|d| d.settle());
         Ok(self.os.now().saturating_sub(begun))
+    }
+
+    /// Takes over from the kernel socket whether calls wait, and how long.
+    fn note_waiting(&self, fd: i32, ep: &Ep) {
+        let s = ep.shared();
+        let status = self.os.fcntl(fd, libc::F_GETFL, 0).unwrap_or(0);
+        s.put_flag(flag::NONBLOCK, status & libc::O_NONBLOCK != 0);
+        for (name, limit) in [
+            (libc::SO_RCVTIMEO, &s.rcvtimeo),
+            (libc::SO_SNDTIMEO, &s.sndtimeo),
+        ] {
+            limit.store(self.kernel_limit(fd, name), Ordering::Relaxed);
+        }
     }
 
     fn ends(&self, fd: i32) -> Result<(Endpoint, Endpoint), String> {
@@ -391,6 +420,11 @@ impl Sockets {
             att.stack.set_off(off);
         }
     }
+}
+
+/// Both ends are on this host: such a connection is never dissolved in the kernel.
+fn is_near(ep: &Ep) -> bool {
+    ep.shared().k_near.load(Ordering::Relaxed) != 0
 }
 
 /// True for the mark of a connection that may come back.

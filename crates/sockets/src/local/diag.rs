@@ -25,6 +25,10 @@ const MESSAGE: usize = 72;
 const ROOM: usize = 2048;
 /// `TCP_ESTABLISHED`.
 const ESTABLISHED: u8 = 1;
+/// Bits of `TCP_ESTABLISHED`, `TCP_SYN_RECV` and `TCP_CLOSE_WAIT`.
+const OPEN: u32 = 1 << 1 | 1 << 3 | 1 << 8;
+/// A request for all that fit.
+const DUMP: u16 = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
 
 /// The facts of the established connection `local` to `remote` whose socket has this cookie.
 pub(super) fn facts(os: &dyn Os, cookie: u64, local: Endpoint, remote: Endpoint) -> Option<Facts> {
@@ -39,6 +43,73 @@ pub(super) fn inode(os: &dyn Os, cookie: u64, local: Endpoint, remote: Endpoint)
     let kind = m.get(4..6)?.try_into().ok().map(u16::from_ne_bytes);
     let word = m.get(HEADER + 68..HEADER + 72)?.try_into().ok()?;
     (kind == Some(BY_FAMILY)).then_some(u32::from_ne_bytes(word))
+}
+
+/// The connections on a local port that are open or being opened and that nobody has closed.
+pub(crate) fn open_on(os: &dyn Os, port: u16) -> Vec<(Endpoint, Endpoint)> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+    let mut found = Vec::new();
+    let Ok(fd) = os.socket(libc::AF_NETLINK, kind, NETLINK_SOCK_DIAG) else {
+        return found;
+    };
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        let any = Ip::UNSPECIFIED_V4;
+        let none = Endpoint { ip: any, port: 0 };
+        let mut question = request(u64::MAX, Endpoint { ip: any, port }, none);
+        question[6..8].copy_from_slice(&DUMP.to_ne_bytes());
+        question[16] = family as u8;
+        question[18] = 0;
+        question[20..24].copy_from_slice(&OPEN.to_ne_bytes());
+        let mut answer = [0u8; ROOM * 4];
+        let mut got = ask(os, fd, &question, &mut answer);
+        while let Some(n) = got
+            && !each(answer.get(..n).unwrap_or_default(), |m| {
+                found.extend(ends(m))
+            })
+        {
+            let more = os.recvmsg(fd, &mut [IoSliceMut::new(&mut answer)], &mut [], 0);
+            got = more.ok().map(|m| m.n);
+        }
+    }
+    let _: Result<(), Errno> = os.close(fd);
+    found
+}
+
+/// Calls `f` with each socket of an answer; true: it was the last part.
+fn each(mut answer: &[u8], mut f: impl FnMut(&[u8])) -> bool {
+    while let Some(head) = answer.first_chunk::<6>() {
+        let len = u32::from_ne_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let kind = u16::from_ne_bytes([head[4], head[5]]);
+        if kind != BY_FAMILY || len < HEADER {
+            return true;
+        }
+        f(answer.get(..len).unwrap_or_default());
+        answer = answer.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    false
+}
+
+/// The two ends of a socket.
+fn ends(m: &[u8]) -> Option<(Endpoint, Endpoint)> {
+    let port = |at: usize| Some(u16::from_be_bytes(m.get(at..at + 2)?.try_into().ok()?));
+    let v4 = i32::from(*m.get(HEADER)?) == libc::AF_INET;
+    let ip = |at: usize| {
+        let b: [u8; 16] = m.get(at..at + 16)?.try_into().ok()?;
+        Some(match v4 {
+            true => Ip::v4([b[0], b[1], b[2], b[3]]),
+            false => Ip(b),
+        })
+    };
+    let at = HEADER + 4;
+    let local = Endpoint {
+        ip: ip(at + 4)?,
+        port: port(at)?,
+    };
+    let remote = Endpoint {
+        ip: ip(at + 20)?,
+        port: port(at + 2)?,
+    };
+    Some((local, remote))
 }
 
 fn query<'a>(

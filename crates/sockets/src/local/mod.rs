@@ -10,7 +10,7 @@
 //! | `part.rs` | the way back: what waits in the queues goes through the kernel |
 //! | `diag.rs` | what the kernel holds of an end: `NETLINK_SOCK_DIAG` |
 
-mod diag;
+pub(crate) mod diag;
 pub mod fast;
 mod part;
 

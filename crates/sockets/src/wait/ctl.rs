@@ -3,6 +3,8 @@
 
 use core::sync::atomic::Ordering;
 
+use flyover_core::sock::flag;
+
 use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
 use crate::os::EpollEvent;
@@ -64,6 +66,11 @@ impl Sockets {
         self.epolls.gate.lock(self.os);
         set.epfd.store(epfd, Ordering::Release);
         let mut late = false;
+        let target = match target {
+            // While the gate was shut it went, and its membership with it.
+            Fd::Tcp(ep) | Fd::Udp(ep) if ep.shared().has(flag::HANDED_OVER) => Fd::Kernel,
+            target => target,
+        };
         let answer = match target {
             Fd::Tcp(ep) | Fd::Udp(ep) if !left => self.ctl_ours(set, op, fd, &ep, event),
             Fd::Tcp(_) | Fd::Udp(_) => self.ctl_kernel(set, epfd, op, fd, event),

@@ -88,6 +88,10 @@ impl Sockets {
             let _: bool = att.spin(budget, deadline, || any_ours(&s));
             spun = true;
             let count = fill(fds, &s, &counts);
+            if count > 0 && any_left(&s) {
+                // What went to the kernel just now shows everything, so that one looks there.
+                continue;
+            }
             if count > 0 {
                 return Some(Ok(count));
             }
@@ -299,6 +303,12 @@ fn any_ours(s: &Sorted) -> bool {
     s.wants
         .iter()
         .any(|w| s.att.stack.readiness(w.sock.id) & asked(w) != 0)
+}
+
+/// One of the accelerated members is the kernel's.
+fn any_left(s: &Sorted) -> bool {
+    let left = |w: &Want| s.att.stack.sock(w.sock.id).has(flag::HANDED_OVER);
+    s.wants.iter().any(left)
 }
 
 /// Writes what every member shows, and returns how many count.

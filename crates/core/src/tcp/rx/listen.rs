@@ -14,6 +14,10 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     if seg.flags.has(TcpFlags::RST) {
         return;
     }
+    if l.st.sock(id).has(flag::WITHDRAWN) {
+        count!(l, tcp_drop_state);
+        return;
+    }
     if seg.flags.has(TcpFlags::ACK) {
         closed::handle(l, p, seg);
         return;

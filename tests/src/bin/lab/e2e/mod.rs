@@ -13,6 +13,7 @@ mod databases;
 mod dnsmasq;
 mod files;
 pub mod handover;
+mod handover_calls;
 mod handover_ends;
 mod inherited;
 mod iperf;
@@ -107,6 +108,7 @@ fn cases() -> Vec<Case> {
     daemon::cases(&mut cases);
     prefork::cases(&mut cases);
     handover::cases(&mut cases);
+    handover_calls::cases(&mut cases);
     handover_ends::cases(&mut cases);
     files::cases(&mut cases);
     databases::cases(&mut cases);
