@@ -129,7 +129,7 @@ fn meanwhile(lab: &Lab, least: u64, work: impl Fn() -> Result<()> + Sync) -> Res
     let enough = AtomicBool::new(false);
     let again = || (0..ROUNDS).try_for_each(|_| if enough.load(SeqCst) { Ok(()) } else { work() });
     let tally = thread::scope(|scope| {
-        let work = scope.spawn(&again);
+        let work = scope.spawn(again);
         let mut tally = Tally::default();
         // The transfer is under way, and then it goes on.
         while !work.is_finished() {
