@@ -258,6 +258,20 @@ fn options(me: &mut Half, peer: &Half, t: &TcpHdr) -> Result<(), String> {
     if !(blocks.is_empty() || me.sack && peer.sack) {
         return Err("SACK blocks without agreement".into());
     }
+    // RFC 2883 section 4: the first block may say what came twice, below the ACK or within the second block.
+    let twice = match blocks {
+        [(a, b), rest @ ..] => {
+            let within = |(c, d): &(Seq, Seq)| c.before_eq(*a) && b.before_eq(*d);
+            usize::from(b.before_eq(t.ack) || rest.first().is_some_and(within))
+        }
+        [] => 0,
+    };
+    if let Some((a, b)) = blocks.first().filter(|_| twice == 1)
+        && (!a.before(*b) || b.after(peer.max))
+    {
+        return Err(format!("an impossible D-SACK block {a}:{b}"));
+    }
+    let blocks = &blocks[twice..];
     for (i, (a, b)) in blocks.iter().enumerate() {
         if !a.before(*b) || a.before_eq(t.ack) || b.after(peer.max) {
             return Err(format!("an impossible SACK block {a}:{b}"));

@@ -194,17 +194,30 @@ pub(crate) fn prune_received(t: &Tcb, rcv_nxt: Seq) {
     t.rsack_n.set(kept as u32);
 }
 
-/// The ranges to report, at most `max`; returns how many. What came twice is the first one.
+/// The ranges to report, at most `max`; returns how many. What came twice is the first one, and the range that it lies in the
+/// second (RFC 2883 section 4).
 pub(crate) fn blocks(t: &Tcb, out: &mut [Range; 4], max: usize) -> usize {
-    let twice = usize::from(t.tflags.get() & tflag::DSACK != 0).min(max);
-    if twice > 0 {
-        out[0] = (Seq(t.dsack_lo.get()), Seq(t.dsack_hi.get()));
+    let n = (t.rsack_n.get() as usize).min(RSACK);
+    let held = |i: usize| (word(&t.rsack, 2 * i), word(&t.rsack, 2 * i + 1));
+    let mut used = 0;
+    let mut say = |r: Range| {
+        if let Some(slot) = out.get_mut(used).filter(|_| used < max) {
+            *slot = r;
+            used += 1;
+        }
+    };
+    let mut around = n;
+    if t.tflags.get() & tflag::DSACK != 0 {
+        let twice = (Seq(t.dsack_lo.get()), Seq(t.dsack_hi.get()));
+        say(twice);
+        let within = |r: Range| r.0.before_eq(twice.0) && twice.1.before_eq(r.1);
+        around = (0..n).find(|i| within(held(*i))).unwrap_or(n);
+        if around < n {
+            say(held(around));
+        }
     }
-    let n = (t.rsack_n.get() as usize).min(max - twice).min(RSACK);
-    for (i, slot) in out.iter_mut().skip(twice).enumerate().take(n) {
-        *slot = (word(&t.rsack, 2 * i), word(&t.rsack, 2 * i + 1));
-    }
-    twice + n
+    (0..n).filter(|i| *i != around).map(held).for_each(say);
+    used
 }
 
 /// How many [`blocks`] there are to report.

@@ -15,7 +15,8 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     if seg.flags.has(TcpFlags::RST) {
         count!(l, tcp_rst_in);
         if seg.seq == Seq(t.rcv_nxt.get()) && !acceptable::is_old(l, s, &seg) {
-            l.destroy(id);
+            // What came before is still the program's to read.
+            l.conn_done(id);
         }
         return;
     }
