@@ -156,7 +156,8 @@ fn of_v6(asked: u32, m: &UdpMsg, local: Endpoint, w: &mut CmsgWriter<'_>) {
 
 /// The time stamps of a packet that arrived at `at` of the monotonic clock.
 pub fn stamp(os: &dyn Os, asked: u32, at: u64, w: &mut CmsgWriter<'_>) {
-    if asked & options::STAMPS == 0 {
+    // As Linux: what came before anybody asked for its time has none.
+    if asked & options::STAMPS == 0 || at == 0 {
         return;
     }
     let wall = os.realtime().saturating_sub(os.now().saturating_sub(at));

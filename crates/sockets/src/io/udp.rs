@@ -157,7 +157,11 @@ impl Sockets {
         match got {
             Err(Errno::EAGAIN | Errno::EINTR) => None,
             r => {
-                let _: u32 = ready.fetch_or(OS_DATA, Ordering::Release);
+                // The keeper hears once of many datagrams that come together.
+                let mut one = [PollFd::input(fd)];
+                if self.os.ppoll(&mut one, Some(0)) != Ok(0) {
+                    let _: u32 = ready.fetch_or(OS_DATA, Ordering::Release);
+                }
                 Some(r)
             }
         }
