@@ -354,6 +354,8 @@ impl Locked<'_, '_, '_> {
             recvq::publish(s, n);
         }
         fast::let_go(s);
+        // The time of what came without one: nobody had said before that it is wanted.
+        s.tcb.last_rx.set(self.env.now.0);
         s.k_pend.store(0, Release);
         s.k_fresh.store(0, Release);
         if !bytes.is_empty() {

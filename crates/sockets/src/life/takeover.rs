@@ -291,7 +291,10 @@ impl Sockets {
             .locked(|l| {
                 // From here on the endpoint says whether a call waits, and what it has of that is old.
                 self.note_waiting(fd, ep);
-                l.takeover_begin(id, local, remote)
+                l.takeover_begin(id, local, remote)?;
+                // Whoever changed it just now looked before the beginning, and was not told of it.
+                self.note_waiting(fd, ep);
+                Ok(())
             })
             .map_err(|e| match e {
                 Error::Already => "another one is at it".to_owned(),
