@@ -146,7 +146,8 @@ options! {
         /// Unanswered keepalive probes after which a connection is given up.
         keepalive_probes: u32 = 9, int(1, 127, Unit::Count),
             "FLYOVER_KEEPALIVE_PROBES", "keepalive-probes", "keepalive probes";
-        /// Retransmissions of a SYN before `connect` fails with `ETIMEDOUT`.
+        /// Retransmissions of a SYN with growing distance before `connect` fails with `ETIMEDOUT`; four at even distance come
+        /// before them.
         syn_retries: u32 = 6, int(0, 127, Unit::Count), "FLYOVER_SYN_RETRIES", "syn-retries",
             "retransmissions of SYN";
         /// Retransmissions of a SYN+ACK before a half-open connection is dropped.

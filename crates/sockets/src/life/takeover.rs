@@ -291,16 +291,15 @@ impl Sockets {
             .locked(|l| {
                 // From here on the endpoint says whether a call waits, and what it has of that is old.
                 self.note_waiting(fd, ep);
-                l.takeover_begin(id, local, remote)?;
-                // Whoever changed it just now looked before the beginning, and was not told of it.
-                self.note_waiting(fd, ep);
-                Ok(())
+                l.takeover_begin(id, local, remote)
             })
             .map_err(|e| match e {
                 Error::Already => "another one is at it".to_owned(),
                 Error::AddressInUse => Reason::AddressShared.name().to_owned(),
                 e => format!("{e:?}"),
             })?;
+        // Who changed it just now looked before the beginning and was not told of it; from here on he waits.
+        self.note_waiting(fd, ep);
         let pass = ep.shared().filter.get();
         let taken = match ep.att.daemon(|d| d.takeover(local, remote, pass, fd)) {
             Ok(taken) => taken,

@@ -207,6 +207,7 @@ pub(crate) fn echoes_our_time(l: &Locked<'_, '_, '_>, s: &Sock, o: &TcpOpts) -> 
     let Some((_, echo)) = o.ts.filter(|(_, echo)| *echo != 0) else {
         return true;
     };
+    // The measurement of the receive buffer began with the connection, and nothing has come since.
     let at = |i: Instant| Seq(i.ms32().wrapping_add(t.ts_off.get()));
     let (first, now) = (at(Instant(t.drs_time.get())), at(l.env.now));
     !Seq(echo).before(first) && !Seq(echo).after(now)
