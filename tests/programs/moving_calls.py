@@ -9,6 +9,7 @@ all that was sent. Any other answer than the usual one is told, and ends the pro
 
 import ctypes
 import errno
+import faulthandler
 import fcntl
 import os
 import select
@@ -174,6 +175,8 @@ NAMES = [n for n in vars(Calls) if not n.startswith("_") and n not in ("nonblock
 
 
 def serve(port, seconds, names):
+    # Where it hangs, if it does.
+    faulthandler.register(signal.SIGALRM, chain=True)
     # Whoever moves the connection has to get at it.
     os.nice(10)
     # A connection that is taken over breaks the pipe: nobody is to hear of that.

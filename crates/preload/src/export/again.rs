@@ -28,6 +28,38 @@ impl Way {
     }
 }
 
+/// What a call does with bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moves {
+    /// It receives.
+    In,
+    /// It only looks, and may look once more whenever: in repair mode the kernel shows what waits to be sent.
+    Looks,
+    /// It sends.
+    Out {
+        /// A broken pipe is signalled.
+        signals: bool,
+    },
+}
+
+impl Moves {
+    /// A receive with these flags.
+    pub(super) const fn received(flags: c_int) -> Self {
+        if flags & libc::MSG_PEEK != 0 {
+            Self::Looks
+        } else {
+            Self::In
+        }
+    }
+
+    /// A send with these flags.
+    pub(super) const fn sent(flags: c_int) -> Self {
+        Self::Out {
+            signals: flags & libc::MSG_NOSIGNAL == 0,
+        }
+    }
+}
+
 /// What the socket layer answers, as `None` for "the kernel".
 pub(super) trait Said {
     /// The answer.
@@ -50,11 +82,11 @@ impl Said for Option<Result<usize, Errno>> {
     }
 }
 
-/// The socket layer's answer to a call on `fd`, or the kernel's; `signals`: a broken pipe is signalled.
+/// The socket layer's answer to a call on `fd`, or the kernel's.
 #[inline]
 pub(super) fn stream<S: Said>(
     fd: c_int,
-    signals: bool,
+    moves: Moves,
     mut f: impl FnMut(&'static Sockets) -> S,
     mut kernel: impl FnMut(Way) -> isize,
 ) -> isize {
@@ -85,10 +117,14 @@ pub(super) fn stream<S: Said>(
         if let Entered::Counted(ep) = entered {
             leave(&ep);
         }
-        let Some(since) = away.get().filter(|_| r < 0) else {
+        let Some(since) = away.get() else {
             return r;
         };
-        if is_final(fd, signals, since) {
+        let done = match moves {
+            Moves::Looks if r >= 0 => was_away(fd, since),
+            _ => r >= 0 || is_final(fd, moves, since),
+        };
+        if done {
             return r;
         }
     }
@@ -161,12 +197,17 @@ fn leave(ep: &Ep) {
     errno::set(e);
 }
 
+/// The kernel had the connection all the while.
+fn was_away(fd: c_int, since: u64) -> bool {
+    fast::inside(|lib| !lib.is_back(fd) && lib.takeovers() == since).unwrap_or(true)
+}
+
 /// The kernel's call failed: is that what the program has to know? `errno` is as it was then.
 #[cold]
-fn is_final(fd: c_int, signals: bool, since: u64) -> bool {
+fn is_final(fd: c_int, moves: Moves, since: u64) -> bool {
     let e = errno::get();
     let back = fast::inside(|lib| lib.came_back(fd, Errno(e), since)).unwrap_or(false);
-    if !back && e == libc::EPIPE && signals {
+    if !back && e == libc::EPIPE && moves == (Moves::Out { signals: true }) {
         let _: Option<()> = fast::inside(|lib| lib.os.raise_sigpipe());
     }
     errno::set(e);

@@ -1,11 +1,12 @@
 //! Messages with addresses and control data: recvfrom, sendto, recvmsg, sendmsg and the plural forms.
 
+use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 
 use flyover_sockets::{Errno, Sockets};
 use libc::{mmsghdr, msghdr, size_t, sockaddr, socklen_t, ssize_t, timespec};
 
-use super::again::stream;
+use super::again::{Moves, stream};
 use super::stream::check;
 use crate::{args, errno, fast, init, leave, next};
 
@@ -26,7 +27,7 @@ pub unsafe extern "C" fn recvfrom(
     fast::cancellation_point();
     stream(
         fd,
-        false,
+        Moves::received(flags),
         |lib| {
             // SAFETY: the application's buffer of the length it says.
             let b = match unsafe { args::bytes_mut(buf, n) } {
@@ -79,7 +80,7 @@ pub unsafe extern "C" fn sendto(
     fast::cancellation_point();
     stream(
         fd,
-        flags & libc::MSG_NOSIGNAL == 0,
+        Moves::sent(flags),
         |lib| {
             // SAFETY: the application's buffer of the length it says.
             let bytes = unsafe { args::bytes(buf, n) };
@@ -176,9 +177,33 @@ pub unsafe extern "C" fn recvmsg(fd: c_int, msg: *mut msghdr, flags: c_int) -> s
         return kernel();
     }
     fast::cancellation_point();
-    // SAFETY: not null, the application's header.
-    let ours = |lib| unsafe { receive(lib, fd, msg, flags) };
-    stream(fd, false, ours, |_| kernel())
+    let room = Cell::new(None);
+    let ours = |lib| {
+        if flags & libc::MSG_PEEK != 0 {
+            // SAFETY: the application's header.
+            unsafe { as_before(msg, &room) };
+        }
+        // SAFETY: not null, the application's header.
+        unsafe { receive(lib, fd, msg, flags) }
+    };
+    stream(fd, Moves::received(flags), ours, |_| kernel())
+}
+
+/// The room that a header names, for a call that may be made more than once: the kernel writes there what it used.
+///
+/// # Safety
+/// `msg` must be the application's header, if there is one.
+unsafe fn as_before(msg: *mut msghdr, room: &Cell<Option<(socklen_t, size_t)>>) {
+    // SAFETY: probed.
+    if unsafe { header(msg) }.is_err() {
+        return;
+    }
+    // SAFETY: just found to be there.
+    let m = unsafe { &mut *msg };
+    match room.get() {
+        None => room.set(Some((m.msg_namelen, m.msg_controllen))),
+        Some(before) => (m.msg_namelen, m.msg_controllen) = before,
+    }
 }
 
 /// Descriptors that came with a message are unknown numbers now.
@@ -287,10 +312,9 @@ pub unsafe extern "C" fn sendmsg(fd: c_int, msg: *const msghdr, flags: c_int) ->
         return kernel(0);
     }
     fast::cancellation_point();
-    let signals = flags & libc::MSG_NOSIGNAL == 0;
     // SAFETY: not null, the application's header.
     let ours = |lib| unsafe { transmit(lib, fd, msg, flags) };
-    stream(fd, signals, ours, |way| kernel(way.flag()))
+    stream(fd, Moves::sent(flags), ours, |way| kernel(way.flag()))
 }
 
 #[unsafe(no_mangle)]
@@ -321,7 +345,7 @@ pub unsafe extern "C" fn recvmmsg(
     };
     stream(
         fd,
-        false,
+        Moves::received(flags),
         |lib| {
             let many = lib.recv_many(fd, n.min(1024), flags, &mut span, |i, flags| {
                 let m = msgs.wrapping_add(i);
@@ -364,7 +388,7 @@ pub unsafe extern "C" fn sendmmsg(fd: c_int, msgs: *mut mmsghdr, n: u32, flags: 
     fast::cancellation_point();
     stream(
         fd,
-        flags & libc::MSG_NOSIGNAL == 0,
+        Moves::sent(flags),
         |lib| {
             lib.send_many(fd, n.min(1024), |i| {
                 let m = msgs.wrapping_add(i);

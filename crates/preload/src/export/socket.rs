@@ -8,7 +8,7 @@ use flyover_sockets::process::Answer;
 use flyover_sockets::{Errno, Sockets};
 use libc::{sockaddr, socklen_t};
 
-use super::again::{Does, settled, stream};
+use super::again::{Does, Moves, settled, stream};
 use super::stream::or_kernel;
 use super::{answer, result};
 use crate::errno;
@@ -208,7 +208,7 @@ pub unsafe extern "C" fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut s
     let copy_out = |a: flyover_sockets::Addr| unsafe { put(&a, addr, len) };
     stream(
         fd,
-        false,
+        Moves::In,
         |lib| lib.getpeername(fd).map(|r| r.and_then(copy_out)),
         |_| kernel(),
     ) as c_int

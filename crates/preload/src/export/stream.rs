@@ -8,7 +8,7 @@ use flyover_sockets::enter;
 use flyover_sockets::process::Answer;
 use libc::{iovec, size_t, ssize_t};
 
-use super::again::stream;
+use super::again::{Moves, stream};
 use super::answer;
 use crate::{args, fast, next};
 
@@ -27,7 +27,7 @@ unsafe fn into_one(
     fast::cancellation_point();
     stream(
         fd,
-        false,
+        Moves::received(flags),
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes_mut(buf, n) } {
             Ok(b) if b.len() < n && lib.is_beyond(fd, b.len()) => {
@@ -55,7 +55,7 @@ unsafe fn from_one(
     fast::cancellation_point();
     stream(
         fd,
-        flags & libc::MSG_NOSIGNAL == 0,
+        Moves::sent(flags),
         // SAFETY: passed on from our caller.
         |lib| match unsafe { args::bytes(buf, n) } {
             Ok(b) => lib.send(fd, &[b], flags),
@@ -187,7 +187,7 @@ unsafe fn into_pieces(
     };
     stream(
         fd,
-        false,
+        Moves::In,
         |lib| {
             with(lib).unwrap_or_else(|e| match e {
                 args::BAD_PIECE => or_kernel(lib.fault_recv(fd, 1, flags)),
@@ -228,7 +228,7 @@ unsafe fn from_pieces(
     };
     stream(
         fd,
-        flags & libc::MSG_NOSIGNAL == 0,
+        Moves::sent(flags),
         |lib| {
             with(lib).unwrap_or_else(|e| match e {
                 args::BAD_PIECE => lib.fault_send(fd, flags, false),
@@ -354,7 +354,7 @@ pub unsafe extern "C" fn sendfile(
     }
     stream(
         out,
-        true,
+        Moves::sent(0),
         |lib| {
             let mut at = 0i64;
             if !offset.is_null() {
@@ -413,7 +413,7 @@ pub unsafe extern "C" fn splice(
     // Neither is a mark when the kernel is called.
     stream(
         -1,
-        false,
+        Moves::In,
         |lib| {
             // The kernel refuses what makes no sense, with the error of its order of checks.
             if !off_in.is_null() || !off_out.is_null() || flags & !SPLICE_FLAGS != 0 || n == 0 {

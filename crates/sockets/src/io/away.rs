@@ -227,6 +227,10 @@ impl Sockets {
                 Err(e) if e != Errno::EAGAIN && self.came_back(fd, e, since) => {
                     return self.rest_from_home(fd, into, control, flags, taken);
                 }
+                // In repair mode the kernel shows what waits to be sent.
+                Ok(_) if peeks && (self.is_back(fd) || self.takeovers() != since) => {
+                    return Away::Again;
+                }
                 Err(Errno::EAGAIN) => None,
                 Err(e) => Some(Err(e)),
                 Ok(m) => {

@@ -25,7 +25,7 @@ impl Sockets {
             return match self.os.fcntl(fd, cmd, arg) {
                 Err(e) => Answer::Error(e),
                 // If it is an endpoint by now, that may have looked before.
-                Ok(_) => match self.look(fd) {
+                Ok(_) => match self.look_after_move(fd) {
                     Fd::Tcp(_) | Fd::Udp(_) => self.fcntl(fd, cmd, arg),
                     _ => Answer::Value(0),
                 },

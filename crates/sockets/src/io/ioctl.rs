@@ -39,7 +39,7 @@ impl Sockets {
                 return match self.kernel_nonblocking(fd, on) {
                     Err(e) => Answer::Error(e),
                     // If it is an endpoint by now, that may have looked before.
-                    Ok(_) => match self.look(fd) {
+                    Ok(_) => match self.look_after_move(fd) {
                         Fd::Tcp(ep) | Fd::Udp(ep) => self.set_nonblocking(fd, &ep, on),
                         _ => Answer::Value(0),
                     },

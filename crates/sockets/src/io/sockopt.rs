@@ -37,7 +37,7 @@ impl Sockets {
         if let Err(e) = self.os.setsockopt(fd, level, name, value) {
             return Answer::Error(e);
         }
-        let (ep, tcp) = match self.look(fd) {
+        let (ep, tcp) = match self.look_after_move(fd) {
             Fd::Tcp(ep) => (ep, true),
             Fd::Udp(ep) => (ep, false),
             _ if self.may_come_back(fd) && row.is_none_or(|row| row.moves(true, value)) => {

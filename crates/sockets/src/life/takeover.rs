@@ -5,7 +5,7 @@
 //!
 //! It also keeps the switch: while it is off, new sockets stay with the kernel, in places from which they can come back.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{Ordering, fence};
 
 use flyover_core::sock::{Kind as SockKind, Sock, flag};
 use flyover_core::{Error, Handover, TcpState};
@@ -237,6 +237,16 @@ impl Sockets {
         }
     }
 
+    /// What `fd` is once nobody is moving it: something was set in the kernel's socket, and a takeover that has begun may
+    /// have read that before.
+    pub(crate) fn look_after_move(&self, fd: i32) -> Fd {
+        fence(Ordering::SeqCst);
+        if let Some(ep) = self.place(fd) {
+            self.await_move(&ep);
+        }
+        self.look(fd)
+    }
+
     /// True when the stack has no place for the socket: a look at it would make one.
     pub fn is_unknown_to_stack(&self, fd: i32) -> bool {
         let known = self
@@ -288,18 +298,16 @@ impl Sockets {
         let id = ep.sock.id;
         let begun = self.os.now();
         ep.att
-            .locked(|l| {
-                // From here on the endpoint says whether a call waits, and what it has of that is old.
-                self.note_waiting(fd, ep);
-                l.takeover_begin(id, local, remote)
-            })
+            .locked(|l| l.takeover_begin(id, local, remote))
             .map_err(|e| match e {
                 Error::Already => "another one is at it".to_owned(),
                 Error::AddressInUse => Reason::AddressShared.name().to_owned(),
                 e => format!("{e:?}"),
             })?;
-        // Who changed it just now looked before the beginning and was not told of it; from here on he waits.
+        // What is set from the beginning on is set again at the end (`look_after_move`), and the first call that finds the
+        // connection here must find what was set before.
         self.note_waiting(fd, ep);
+        ep.att.locked(|l| l.takeover_freeze(id));
         let pass = ep.shared().filter.get();
         let taken = match ep.att.daemon(|d| d.takeover(local, remote, pass, fd)) {
             Ok(taken) => taken,
@@ -316,7 +324,6 @@ impl Sockets {
         if !whole {
             return Err(Reason::StackFull.name().to_owned());
         }
-        self.note_waiting(fd, ep);
         self.copy_options(fd, ep);
         ep.att
             .locked(|l| l.takeover_done(id, &taken.image, taken.filter));

@@ -106,13 +106,13 @@ impl Locked<'_, '_, '_> {
         if s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ) {
             return;
         }
-        if s.has(flag::HANDED_OVER) {
-            self.destroy(id);
+        if s.has(flag::HANDING_OVER) {
+            // Whoever hands it over, or is about to take it over, sees the mark.
+            s.set_flag(flag::ORPHAN);
             return;
         }
-        if s.has(flag::HANDING_OVER) {
-            // Whoever hands it over sees the mark.
-            s.set_flag(flag::ORPHAN);
+        if s.has(flag::HANDED_OVER) {
+            self.destroy(id);
             return;
         }
         match s.kind() {

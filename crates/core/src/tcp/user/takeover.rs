@@ -118,9 +118,9 @@ impl Locked<'_, '_, '_> {
         Ok(r)
     }
 
-    /// Freezes a mark: whoever holds the socket waits from now on, and segments of the connection are dropped. The
-    /// caller then fills it ([`takeover_done`](Self::takeover_done)) or lets it be
-    /// ([`takeover_cancel`](Self::takeover_cancel)).
+    /// Begins to take a mark over: from now on whoever sets what both sides keep (`O_NONBLOCK`, options) waits or sets it
+    /// again, while calls are still the kernel's. The caller notes what is set, then
+    /// [freezes](Self::takeover_freeze) the mark.
     ///
     /// # Errors
     /// [`Error::Invalid`]: no mark. [`Error::Already`]: somebody else is at it. [`Error::AddressInUse`]: the stack has
@@ -145,7 +145,6 @@ impl Locked<'_, '_, '_> {
         if !recvq::lock(s, self.env.me) {
             return Err(Error::Already);
         }
-        count!(self, takeovers_begun);
         // A death in the middle of the handover may have left something.
         sendq::free_all(st, s);
         reasm::free_all(st, s);
@@ -155,9 +154,19 @@ impl Locked<'_, '_, '_> {
         s.set_remote(remote);
         st.hash_conn(id);
         s.set_flag(flag::HANDING_OVER | flag::RETURNING);
-        s.clear_flag(flag::HANDED_OVER);
-        self.raise(id, ev::STATE);
         Ok(())
+    }
+
+    /// Freezes a mark that is being taken over: whoever holds the socket waits from now on, and segments of the connection
+    /// are dropped. The caller then fills it ([`takeover_done`](Self::takeover_done)) or lets it be
+    /// ([`takeover_cancel`](Self::takeover_cancel)).
+    pub fn takeover_freeze(&mut self, id: SockId) {
+        let s = self.st.sock(id);
+        if s.has(flag::RETURNING) {
+            count!(self, takeovers_begun);
+            s.clear_flag(flag::HANDED_OVER);
+            self.raise(id, ev::STATE);
+        }
     }
 
     /// Bytes that nobody has read yet, in their order. False: there is no room, give the connection back.
