@@ -420,3 +420,18 @@ fn the_reset_is_known_here_before_the_peer_knows() {
     let reset = Error::Errno(Error::Reset.errno());
     assert_eq!(nics.read, Some(Err(reset)));
 }
+
+#[test]
+fn reported_deaths_are_noted_for_the_next_keeper_until_they_are_looked_into() {
+    let opts = opts();
+    let mem = HeapMap::new(layout_len(&opts) as usize);
+    let stack = Stack::new(mem.region(), &opts).expect("stack");
+    stack.init(Instant(1), [1, 2, 3, 4]);
+    assert_eq!(stack.noted_deaths().count(), 0);
+    assert!(stack.note_death(0, 7));
+    assert!(stack.note_death(1, 9));
+    assert!(!stack.note_death(flyover_core::stack::heirloom::NOTES, 11));
+    assert!(stack.noted_deaths().eq([7, 9]));
+    stack.forget_deaths(2);
+    assert_eq!(stack.noted_deaths().count(), 0);
+}

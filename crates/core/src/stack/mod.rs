@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod buf;
 pub mod deferred;
+pub mod heirloom;
 pub mod layout;
 pub mod locked;
 pub mod poll;

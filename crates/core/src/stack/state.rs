@@ -74,5 +74,7 @@ shm_struct! {
         pub waiter_slots: Slots,
         /// Counters.
         pub stats: Stats,
+        /// Cookies of kernel sockets that ended, which the keeper has not looked into yet; 0 is none.
+        pub deaths: [Shared64; super::heirloom::NOTES],
     }
 }

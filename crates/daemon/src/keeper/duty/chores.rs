@@ -99,8 +99,7 @@ impl Duty {
     fn close_dead(&mut self) {
         let start = monotonic();
         if self.deaf && self.deaths.short && start >= self.next_read {
-            let cookies = &mut self.pending.cookies;
-            self.deaths.drain(|cookie| cookies.extend([cookie]));
+            self.hear_deaths();
             self.next_read = start + READ_PAUSE;
         }
         if start < self.next_walk {
@@ -117,11 +116,25 @@ impl Duty {
         if self.served.stack().socks_used() == 0
             || self.served.close_dead(&self.pending.cookies).is_some()
         {
+            self.served
+                .stack()
+                .forget_deaths(self.pending.cookies.len());
             self.pending.cookies.clear();
         }
         let end = monotonic();
         self.next_walk =
             end.saturating_add(end.saturating_sub(start).saturating_mul(9).max(WALK_PAUSE));
+    }
+
+    /// Takes the reports that came, and notes them where the next keeper finds them.
+    pub(super) fn hear_deaths(&mut self) {
+        let (cookies, stack) = (&mut self.pending.cookies, self.served.stack());
+        self.deaths.drain(|cookie| {
+            if stack.socks_used() > 0 {
+                let _: bool = stack.note_death(cookies.len(), cookie);
+            }
+            cookies.extend([cookie]);
+        });
     }
 
     /// A stack that nobody uses any longer ends.

@@ -159,6 +159,9 @@ impl Duty {
         if self.served.take_over(0) {
             tracing::warn!("the keeper before died with the lock; the stack was recovered");
         }
+        self.pending
+            .cookies
+            .extend(self.served.stack().noted_deaths());
         let max = self
             .served
             .stack()
@@ -302,8 +305,7 @@ impl Duty {
                 CONTROL => self.control(),
                 CALLS => self.answer_calls(),
                 DEATHS => {
-                    let cookies = &mut self.pending.cookies;
-                    self.deaths.drain(|cookie| cookies.extend([cookie]));
+                    self.hear_deaths();
                     self.deaf = true;
                     self.next_read = monotonic() + chores::READ_PAUSE;
                 }

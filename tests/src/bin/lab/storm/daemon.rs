@@ -16,7 +16,7 @@ use flyover_e2e::runner::Case;
 use flyover_e2e::wiring;
 use rustix::process::Signal;
 
-use super::kills::{dump, number, resets, verdict};
+use super::kills::{dump, number, resets, sockets, verdict};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const SINK: u16 = 7801;
@@ -240,7 +240,7 @@ fn settle(lab: &Lab) -> Result<u64> {
         let dump = dump(lab)?;
         let left = ["sockets_used", "buffers_used"].map(|name| number(&dump, name));
         let filters = dump["filters"].as_array().map_or(0, Vec::len);
-        last = format!("{left:?}, {filters} filters");
+        last = format!("{left:?}, {filters} filters; {}", sockets(&dump));
         let clean = left[0] <= 2 && left[1] == 0 && filters <= 2;
         Ok(clean.then(|| number(&dump, "takeovers")))
     });

@@ -13,11 +13,12 @@ use flyover_e2e::runner::Case;
 use flyover_e2e::wiring;
 use rustix::process::Signal;
 
-use super::kills::{dump, number, resets, verdict, workload};
+use super::kills::{dump, number, resets, sockets, verdict, workload};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const SINK: u16 = 7801;
 const SERVED: u16 = 7803;
+const ECHO: u16 = 7805;
 /// Killed in continuous integration.
 const IN_CI: u64 = 8;
 /// What a program writes before it exits.
@@ -46,6 +47,9 @@ fn storm(lab: &Lab, kills: u64, seed: u64) -> Result<()> {
     let served = workload(lab, Host::Server, "echo").args(&format!("serve {SERVER}:{SERVED}"));
     let mut served = served.spawn()?;
     lab.wait_for_port(Proto::Tcp, SERVED, &mut served)?;
+    let echo = lab.workload(Host::Client, "echo");
+    let mut echo = echo.args(&format!("serve {CLIENT}:{ECHO}")).spawn()?;
+    lab.wait_for_port_on(Host::Client, Proto::Tcp, ECHO, &mut echo)?;
     let load = || {
         workload(lab, Host::Client, "echo")
             .args(&format!(
@@ -61,8 +65,17 @@ fn storm(lab: &Lab, kills: u64, seed: u64) -> Result<()> {
         let writer = workload(lab, Host::Server, "storm")
             .args(&format!("leave {CLIENT}:{SINK} {round} {BYTES}"))
             .spawn()?;
+        // It dies just before the keeper, who may have heard of it and not yet done anything about it.
+        let victim = workload(lab, Host::Server, "echo")
+            .args(&format!(
+                "load {CLIENT}:{ECHO} --connections 20 --seconds 20 --max 60000 --resets"
+            ))
+            .spawn()?;
         thread::sleep(Duration::from_micros(random.below(60_000)));
+        victim.signal(Signal::KILL);
+        thread::sleep(Duration::from_micros(random.below(8_000)));
         cleanup::signal(keeper, Signal::KILL);
+        victim.finish(LIMIT)?.forget();
         writer.finish(LIMIT)?.success()?.forget();
         let (bytes, end) = wait_until(LIMIT, || Ok(verdict(&sink, round)))
             .with_context(|| format!("keeper {round}: what the program left is not delivered"))?;
@@ -82,7 +95,7 @@ fn storm(lab: &Lab, kills: u64, seed: u64) -> Result<()> {
         hurt <= inside,
         "{hurt} connections reset, but only {inside} deaths inside the lock"
     );
-    for program in [served, sink] {
+    for program in [served, sink, echo] {
         program.signal(Signal::KILL);
     }
     Ok(())
@@ -101,7 +114,7 @@ fn settle(lab: &Lab) -> Result<u64> {
     let inside = wait_until(Duration::from_secs(60), || {
         let dump = dump(lab)?;
         let left = ["sockets_used", "buffers_used"].map(|name| number(&dump, name));
-        last = format!("{left:?}");
+        last = format!("{left:?}; {}", sockets(&dump));
         Ok((left[0] <= 2 && left[1] == 0).then(|| number(&dump, "takeovers")))
     });
     inside.with_context(|| format!("sockets and buffers that are left in the stack: {last}"))

@@ -309,6 +309,23 @@ pub fn dump(lab: &Lab) -> Result<Value> {
     value.get(0).cloned().context("no stack")
 }
 
+/// The sockets of a dump, with what tells why they are there.
+pub fn sockets(dump: &Value) -> String {
+    const SHOWN: [&str; 7] = [
+        "slot", "state", "local", "remote", "flags", "cookie", "filter",
+    ];
+    let all = dump.get("sockets").and_then(Value::as_array);
+    let line =
+        |socket: &Value| SHOWN.map(|name| socket.get(name).unwrap_or(&Value::Null).to_string());
+    all.map(|all| {
+        all.iter()
+            .map(|s| line(s).join(" "))
+            .collect::<Vec<_>>()
+            .join("; ")
+    })
+    .unwrap_or_default()
+}
+
 /// A number somewhere in the dump, wherever it stands; 0 when it is not there.
 pub fn number(dump: &Value, name: &str) -> u64 {
     let all: HashMap<&str, u64> = ["root", "counters"]
