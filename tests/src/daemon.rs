@@ -32,6 +32,7 @@ pub struct Flyoverd {
     child: Mutex<Child>,
     bin: PathBuf,
     directory: PathBuf,
+    options: Vec<String>,
     stopped: AtomicBool,
 }
 
@@ -42,11 +43,12 @@ impl Flyoverd {
     }
 
     /// Starts it outside every test namespace and waits until it accepts connections.
-    pub fn start(bin: &Path, directory: &Path) -> Result<Self> {
+    pub fn start(bin: &Path, directory: &Path, options: &[String]) -> Result<Self> {
         let daemon = Self {
-            child: Mutex::new(spawn(bin, directory)?),
+            child: Mutex::new(spawn(bin, directory, options)?),
             bin: bin.to_owned(),
             directory: directory.to_owned(),
+            options: options.to_owned(),
             stopped: AtomicBool::new(false),
         };
         daemon.wait()?;
@@ -109,7 +111,7 @@ impl Flyoverd {
 
     /// Starts another one in the place of one that was killed.
     pub fn succeed(&self) -> Result<()> {
-        *self.child() = spawn(&self.bin, &self.directory)?;
+        *self.child() = spawn(&self.bin, &self.directory, &self.options)?;
         self.stopped.store(false, SeqCst);
         self.wait()
     }
@@ -172,12 +174,13 @@ pub fn ensure_ended(pids: impl Fn() -> Vec<u32>) -> Result<()> {
     }
 }
 
-fn spawn(bin: &Path, directory: &Path) -> Result<Child> {
+fn spawn(bin: &Path, directory: &Path, options: &[String]) -> Result<Child> {
     let log = File::options()
         .create(true)
         .append(true)
         .open(directory.join("flyoverd.err"))?;
     let child = Command::new(bin.join("flyoverd"))
+        .args(options)
         .env(SOCKET_VARIABLE, Flyoverd::socket(directory))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -92,6 +92,8 @@ pub struct Setup {
     pub plain: bool,
     /// Options of `flyover run` for every accelerated program.
     pub options: Vec<String>,
+    /// Options of `flyoverd`.
+    pub daemon_options: Vec<String>,
 }
 
 /// Two hosts and what is between them, made by the functions of [`crate::wiring`]; or one host that is both
@@ -128,7 +130,11 @@ impl Lab {
         let side = if setup.plain { Side::Neither } else { side };
         let daemon = match side {
             Side::Neither => None,
-            _ => Some(Flyoverd::start(&setup.bin, &setup.directory)?),
+            _ => Some(Flyoverd::start(
+                &setup.bin,
+                &setup.directory,
+                &setup.daemon_options,
+            )?),
         };
         let commands = AtomicU32::new(0);
         Ok(Self {

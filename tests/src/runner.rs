@@ -252,6 +252,7 @@ pub fn setup(plain: bool) -> Result<Setup> {
         directory: std::env::temp_dir(),
         plain,
         options: Vec::new(),
+        daemon_options: Vec::new(),
     })
 }
 

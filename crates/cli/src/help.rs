@@ -102,8 +102,8 @@ one another, 1 otherwise.
 pub(crate) const PS: &str = "\
 flyover ps [--json]
 
-Lists the stacks that you may see (your own; root sees all), with the processes that use
-them, their V-NICs and their memory.
+Lists the stacks that you may see (your own, and those that you may share; root sees all, but in a
+container only what is there), with the processes that use them, their V-NICs and their memory.
 ";
 
 /// `flyover ss --help`.

@@ -69,10 +69,11 @@ fn block(stack: &StackInfo) -> String {
         n => format!("{n} filters"),
     };
     let mut lines = vec![format!(
-        "stack {} ({}), user {}, {}, {}, {keeper}, {filters}",
+        "stack {} ({}), user {}{}, {}, {}, {keeper}, {filters}",
         stack.id,
         printable(&stack.name),
         stack.uid,
+        if stack.shared { " and others" } else { "" },
         stack.netns,
         size(stack.memory_bytes),
     )];

@@ -50,8 +50,10 @@ pub(crate) struct StackInfo {
     pub(crate) id: u32,
     /// `default`, `private`, or the name that the user gave.
     pub(crate) name: String,
-    /// User.
+    /// User; of a shared one the first.
     pub(crate) uid: u32,
+    /// The daemon's policy lets several users share it.
+    pub(crate) shared: bool,
     /// Network namespace, as `/proc/PID/ns/net` names it.
     pub(crate) netns: String,
     /// `live`, or what is happening to it.

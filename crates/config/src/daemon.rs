@@ -58,6 +58,13 @@ options! {
         /// Memory of one user's stacks, MiB; root is not limited.
         user_memory_mib: u32 = 4096, Kind::Int { min: 16, max: 1 << 20, unit: Unit::Count },
             "FLYOVER_USER_MEMORY_MIB", "user-memory-mib", "memory of one user's stacks, MiB";
+        /// Users who may share a stack, and so talk to one another through shared memory: stacks' names,
+        /// each with its users, by name or number, as in `cache=redis+app,web=app+1003`. Those of a
+        /// stack's users who ask for it (`flyover run --stack cache`) get the same one, also from different
+        /// containers. They can read and change whatever is in it, so they have to trust one another that
+        /// far. Nobody when empty.
+        share: Text<255> = Text::EMPTY, Kind::Text { what: "NAME=USER+USER,...", max: 255 },
+            "FLYOVER_DAEMON_SHARE", "share", "users who may share a stack";
         /// Flow filters of one stack.
         stack_filters: u32 = 65_536, Kind::Int { min: 16, max: 1 << 20, unit: Unit::Count },
             "FLYOVER_STACK_FILTERS", "stack-filters", "flow filters of one stack";

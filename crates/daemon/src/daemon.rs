@@ -1,7 +1,6 @@
 //! What all parts of the daemon share.
 
 use std::collections::HashMap;
-use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +12,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use crate::net::Nets;
 use crate::power::Power;
 use crate::records::Records;
+use crate::shares::Shares;
 use crate::stacks::Registry;
 
 /// Connections at the same time: all, of one user, of root.
@@ -27,6 +27,8 @@ pub struct Daemon {
     pub power: Power,
     /// Interfaces that may be used at all; empty: all.
     pub interfaces: Vec<String>,
+    /// Who may share a stack.
+    pub shares: Shares,
     /// The stacks.
     pub stacks: Registry,
     /// The network namespaces.
@@ -48,8 +50,13 @@ impl Daemon {
     /// A daemon without stacks.
     ///
     /// # Errors
-    /// As eventfd(2).
-    pub fn new(opts: DaemonOpts, power: Power, interfaces: Vec<String>) -> io::Result<Arc<Self>> {
+    /// A policy that cannot be read; as eventfd(2).
+    pub fn new(
+        opts: DaemonOpts,
+        power: Power,
+        interfaces: Vec<String>,
+    ) -> anyhow::Result<Arc<Self>> {
+        let shares = Shares::read(opts.share.as_str())?;
         // An ordinary user's daemon has no filters and no V-NICs: its stacks need no other one.
         let records = if power.is_user() {
             Ok(None)
@@ -67,6 +74,7 @@ impl Daemon {
             power,
             records,
             interfaces,
+            shares,
             stacks: Registry::default(),
             started: Instant::now(),
             denials: Denials::default(),

@@ -5,8 +5,8 @@
 //!
 //! - `main.rs`, `args.rs`, `server.rs`, `listener.rs`: start, listen, end.
 //! - `heirs.rs`: who may still come.
-//! - `session.rs`: one client, one thread; `peer.rs`: who it is; `rate.rs`: how fast it may ask.
-//! - `daemon.rs`: what all parts share; `power.rs`: what it may do at all.
+//! - `session.rs`: one client, one thread; `peer.rs`: who it is; `container.rs`: where; `rate.rs`: how fast it may ask.
+//! - `daemon.rs`: what all parts share; `power.rs`: what it may do at all; `shares.rs`: who may share a stack.
 //! - `stacks/`: the private truth about stacks; their keepers.
 //! - `net/`: per network namespace: control plane, flow maps, programs; `netns.rs`: entering it.
 //! - `nic/`: making V-NICs.
@@ -23,6 +23,7 @@
 
 pub mod args;
 mod check;
+mod container;
 pub mod cplane;
 mod daemon;
 mod filters;
@@ -41,4 +42,5 @@ mod records;
 mod refusal;
 pub mod server;
 mod session;
+mod shares;
 mod stacks;

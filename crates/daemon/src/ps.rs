@@ -36,6 +36,8 @@ struct StackRow {
     id: u32,
     name: String,
     uid: u32,
+    /// Its users are those of the policy (`--share`); `uid` is the first one's.
+    shared: bool,
     /// As `ls -l /proc/PID/ns/net` shows it; empty while the stack is being made.
     netns: String,
     /// `making`, `busy` (changing right now), `live`.
@@ -86,7 +88,7 @@ struct FilterRow {
 
 /// The report that `peer` may see.
 pub fn json(daemon: &Daemon, peer: &Peer) -> String {
-    let visible = |stack: &Stack| peer.uid == 0 || stack.wanted.uid == peer.uid;
+    let visible = |stack: &Stack| stack.is_open_to(daemon, peer);
     let report = Report {
         daemon: DaemonRow {
             pid: std::process::id(),
@@ -114,6 +116,7 @@ fn row(stack: &Stack) -> Option<StackRow> {
         id: stack.id,
         name: stack.wanted.name.clone(),
         uid: stack.wanted.uid,
+        shared: stack.is_shared(),
         netns: String::new(),
         state: "busy",
         memory_bytes: stack.wanted.len,

@@ -398,7 +398,7 @@ impl Session {
             )
         };
         let stack = self.daemon.stacks.by_id(stack_id).ok_or_else(missing)?;
-        if self.peer.uid != 0 && self.peer.uid != stack.wanted.uid {
+        if !stack.is_open_to(&self.daemon, &self.peer) {
             return Err(Refusal::new(
                 RefusedCode::Denied,
                 format!("stack {stack_id} is another user's"),

@@ -200,6 +200,7 @@ fn assemble(
         nic_ifindex,
         nic_fds,
         local_only: attached.local_only,
+        shared: attached.shared,
         own_fds,
     })
 }

@@ -121,6 +121,8 @@ record! {
         /// The daemon is an ordinary user's: the stack has no V-NIC and never gets one, and the daemon refuses filters,
         /// handovers and takeovers ([`RefusedCode::Unprivileged`]).
         pub local_only: bool,
+        /// Processes of other users or containers may be in the stack: the daemon's policy says so.
+        pub shared: bool,
     }
 }
 

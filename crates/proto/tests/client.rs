@@ -215,6 +215,7 @@ fn attached(nics: usize) -> Attached {
         nic_gen: 1,
         nics: List::new((0..nics).map(nic)),
         local_only: false,
+        shared: false,
     }
 }
 

@@ -118,20 +118,24 @@ fn reply() -> impl Strategy<Value = Reply> {
         any::<u32>(),
         nics(),
         any::<bool>(),
+        any::<bool>(),
     )
         .prop_map(
-            |(stack_id, owner, stack_len, opts, dims, nic_gen, nics, local_only)| Reply::Attached {
-                attached: Attached {
-                    stack_id,
-                    owner,
-                    stack_len,
-                    opts,
-                    cplane_len: 7,
-                    dims,
-                    nic_gen,
-                    nics,
-                    local_only,
-                },
+            |(stack_id, owner, stack_len, opts, dims, nic_gen, nics, local_only, shared)| {
+                Reply::Attached {
+                    attached: Attached {
+                        stack_id,
+                        owner,
+                        stack_len,
+                        opts,
+                        cplane_len: 7,
+                        dims,
+                        nic_gen,
+                        nics,
+                        local_only,
+                        shared,
+                    },
+                }
             },
         );
     prop_oneof![
@@ -220,6 +224,7 @@ fn the_largest_messages_fit() {
         nic_gen: 5,
         nics: List::new(std::iter::repeat_n(nic, 1000)),
         local_only: false,
+        shared: true,
     };
     let mut buf = vec![0; MAX_MESSAGE];
     Reply::Attached { attached }.encode(1, &mut buf).unwrap();

@@ -144,6 +144,8 @@ pub struct Parts {
     pub nic_fds: Vec<i32>,
     /// As [`Attachment::local_only`].
     pub local_only: bool,
+    /// As [`Attachment::shared`].
+    pub shared: bool,
     /// Further descriptors of the library's own.
     pub own_fds: Vec<i32>,
 }
@@ -231,6 +233,8 @@ pub struct Attachment {
     /// The stack is of an ordinary user's daemon: it has no V-NIC and never gets one; nothing but the local path can be
     /// had, and the daemon refuses filters, handovers and takeovers.
     pub local_only: bool,
+    /// Processes of other users or containers may be in the stack.
+    pub shared: bool,
     /// The keeper.
     pub keeper: Box<dyn Keeper>,
     /// Threads that sleep, and what they sleep with.
@@ -289,6 +293,7 @@ impl Attachment {
             nic_ifindex: parts.nic_ifindex,
             nic_fds: parts.nic_fds,
             local_only: parts.local_only,
+            shared: parts.shared,
             keeper: parts.keeper,
             sleepers: Sleepers::new(),
             pins: Pins::default(),

@@ -25,7 +25,7 @@ pub struct Build {
 impl Build {
     /// This one.
     pub const OURS: Self = Self {
-        notes: 1,
+        notes: 2,
         protocol: VERSION,
         layout: flyover_core::LAYOUT_HASH,
         cplane: flyover_cplane::LAYOUT_HASH,
@@ -60,6 +60,8 @@ pub enum Known {
     Default,
     /// Those that give this name.
     Named(String),
+    /// Those that give this name and whom the policy lets.
+    Shared(String),
 }
 
 /// A V-NIC.
@@ -124,6 +126,8 @@ pub struct Record {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+    /// Its container; `None`: the daemon's own.
+    pub container: Option<Ident>,
     /// What people call it.
     pub name: String,
     /// Who finds it.

@@ -8,7 +8,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::registry::UserQuota;
-use super::stack::{Life, Live, Stack, StackKey, Wanted};
+use super::stack::{Life, Live, Stack, StackKey, Wanted, Whose};
+use crate::container::Site;
 use crate::daemon::Daemon;
 use crate::net::Net;
 use crate::netns::NetNs;
@@ -71,33 +72,18 @@ impl Member {
         attach: &Attach,
         progress: &mut Progress<'_>,
     ) -> Result<(Self, Grant), Refusal> {
-        let ns = daemon.power.netns_of(peer)?;
+        let (site, ns) = Site::of(peer, &daemon.power)?;
         let policy = NicPolicy {
             pref: attach.vnic,
             mode: daemon.opts.xdp_mode,
             zero_copy: daemon.opts.zero_copy,
         };
-        let wanted = Wanted::read(attach, peer.uid, peer.gid, policy)?;
+        let wanted = Wanted::read(attach, peer, site.clone(), policy)?;
         let quota = UserQuota {
             stacks: daemon.opts.user_stacks,
             memory: u64::from(daemon.opts.user_memory_mib) << 20,
         };
-        let key = match &attach.stack {
-            StackName::Private | StackName::Inherited => None,
-            StackName::Default => Some(StackKey {
-                ns: ns.id(),
-                uid: peer.uid,
-                name: None,
-            }),
-            StackName::Named(name) => {
-                let name = Some(name.as_str().to_owned());
-                Some(StackKey {
-                    ns: ns.id(),
-                    uid: peer.uid,
-                    name,
-                })
-            }
-        };
+        let key = key(daemon, peer, site, &attach.stack);
         for attempt in 0..TRIES {
             let stack = daemon
                 .stacks
@@ -226,6 +212,23 @@ impl Member {
             },
         );
     }
+}
+
+/// What finds the stack that a process asks for.
+fn key(daemon: &Daemon, peer: &Peer, site: Site, asked: &StackName) -> Option<StackKey> {
+    let name = match asked {
+        StackName::Private | StackName::Inherited => return None,
+        StackName::Default => None,
+        StackName::Named(name) => Some(name.as_str().to_owned()),
+    };
+    let shared = |name: &String| daemon.shares.allow(name, peer.uid);
+    let whose = if name.as_ref().is_some_and(shared) {
+        Whose::Policy
+    } else {
+        Whose::User(peer.uid, site.container)
+    };
+    let ns = site.ns;
+    Some(StackKey { ns, whose, name })
 }
 
 fn random() -> u16 {
@@ -358,6 +361,7 @@ impl Stack {
             nic_gen: live.nic_gen,
             nics,
             local_only: live.net.is_local_only(),
+            shared: self.is_shared(),
         };
         Ok(Grant { attached, fds })
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::stack::{Live, Stack};
+use super::stack::{Live, Stack, Whose};
 use crate::daemon::Daemon;
 use crate::nic::Nic;
 use crate::records::{Build, Ident, Known, NicNote, NsNote, OwnerNotes, Record, Records};
@@ -37,7 +37,11 @@ impl Stack {
         let keeper = live.keeper.as_ref().and_then(|keeper| keeper.id());
         let known = match &self.key {
             None => Known::Private,
-            Some(key) => key.name.clone().map_or(Known::Default, Known::Named),
+            Some(key) => match (&key.whose, key.name.clone()) {
+                (Whose::Policy, Some(name)) => Known::Shared(name),
+                (_, Some(name)) => Known::Named(name),
+                (_, None) => Known::Default,
+            },
         };
         let nics: io::Result<Vec<NicNote>> = live.nics.iter().map(nic).collect();
         Ok(Record {
@@ -46,6 +50,7 @@ impl Stack {
             token: (self.token.a, self.token.b),
             uid: wanted.uid,
             gid: wanted.gid,
+            container: wanted.site.container.id(),
             name: wanted.name.clone(),
             known,
             opts: wanted.opts.to_words().to_vec(),

@@ -21,12 +21,14 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::attach::Owner;
 use super::keeper::{KeeperProcess, watch_keeper};
+use crate::container::{Container, Site};
 use crate::daemon::Daemon;
 use crate::filters::FlowTable;
 use crate::keeper::listen_for_deaths;
 use crate::net::{Net, Steer, within};
 use crate::netns::NetNsId;
 use crate::nic::{self, Nic, NicPolicy};
+use crate::peer::Peer;
 use crate::power::NO_PRIVILEGE;
 use crate::records::OwnerNotes;
 use crate::refusal::Refusal;
@@ -40,10 +42,19 @@ const SOON_LOOKS: u32 = 100;
 pub struct StackKey {
     /// Network namespace.
     pub ns: NetNsId,
-    /// User.
-    pub uid: u32,
+    /// Whose it is.
+    pub whose: Whose,
     /// Name; `None` is the default stack.
     pub name: Option<String>,
+}
+
+/// Who finds a stack.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum Whose {
+    /// A user's processes in one container.
+    User(u32, Container),
+    /// Those of the users whom the policy lets share the stack of this name, in any container.
+    Policy,
 }
 
 /// What a stack is made as.
@@ -53,6 +64,8 @@ pub struct Wanted {
     pub uid: u32,
     /// Its group.
     pub gid: u32,
+    /// Where that process was.
+    pub site: Site,
     /// What people call it.
     pub name: String,
     /// Its sizes and behaviour.
@@ -70,7 +83,12 @@ impl Wanted {
     ///
     /// # Errors
     /// Options out of range or contradicting each other.
-    pub fn read(attach: &Attach, uid: u32, gid: u32, policy: NicPolicy) -> Result<Self, Refusal> {
+    pub fn read(
+        attach: &Attach,
+        peer: &Peer,
+        site: Site,
+        policy: NicPolicy,
+    ) -> Result<Self, Refusal> {
         let opts = match &attach.opts[..] {
             [] => StackOpts::default(),
             words => StackOpts::from_words(words)
@@ -92,8 +110,9 @@ impl Wanted {
             .collect();
         let len = flyover_core::layout_len(&opts);
         Ok(Self {
-            uid,
-            gid,
+            uid: peer.uid,
+            gid: peer.gid,
+            site,
             name,
             opts,
             len,
@@ -175,6 +194,24 @@ impl Stack {
             token,
             life: Mutex::new(Life::New),
         }
+    }
+
+    /// The users of the stack are those of the policy.
+    pub fn is_shared(&self) -> bool {
+        let whose = self.key.as_ref().map(|key| &key.whose);
+        whose == Some(&Whose::Policy)
+    }
+
+    /// True for processes that may look at all that is in it: its users', and root's. From within a container only what is
+    /// there can be seen.
+    pub fn is_open_to(&self, daemon: &Daemon, peer: &Peer) -> bool {
+        let Ok((from, _)) = Site::of(peer, &daemon.power) else {
+            return false;
+        };
+        let site = &self.wanted.site;
+        let shares = self.is_shared() && daemon.shares.allow(&self.wanted.name, peer.uid);
+        let owns = peer.uid == 0 || peer.uid == self.wanted.uid;
+        shares && from.ns == site.ns || owns && (from.container.is_home() || from == *site)
     }
 
     /// Its life, when nobody else is at it.

@@ -183,9 +183,9 @@ impl Sockets {
         };
         let half = own.calls == 0 && !whole();
         let facts = (!early && !half)
-            .then(|| self.facts(&own, local, remote))
+            .then(|| self.facts(ep, &own, local, remote))
             .flatten()
-            .zip(self.facts(&other, remote, local));
+            .zip(self.facts(ep, &other, remote, local));
         ep.att.locked(|l| match facts {
             Some((a, b)) => l.local_pair((own, a), (other, b)).is_ok(),
             None => {
@@ -206,8 +206,8 @@ impl Sockets {
     }
 
     /// What the kernel holds of an end. `None`: it is not established, or not to be found.
-    fn facts(&self, of: &Seen, local: Endpoint, remote: Endpoint) -> Option<Facts> {
-        if of.calls == 0 {
+    fn facts(&self, ep: &Ep, of: &Seen, local: Endpoint, remote: Endpoint) -> Option<Facts> {
+        if of.calls == 0 && !ep.att.shared {
             // Nobody has moved a byte on it, and it was established when it got its mark.
             return Some(Facts::default());
         }

@@ -21,10 +21,11 @@ use flyover_cplane::Dims;
 use flyover_proto::{Control, Deadline, List, Token};
 
 use super::keeper::{KeeperProcess, watch_keeper};
-use super::stack::{Life, Live, Stack, StackKey, Wanted};
+use super::stack::{Life, Live, Stack, StackKey, Wanted, Whose};
+use crate::container::{Container, Site};
 use crate::daemon::Daemon;
 use crate::net::{Left, Net};
-use crate::netns::NetNs;
+use crate::netns::{NetNs, NetNsId};
 use crate::nic::{Nic, NicPolicy};
 use crate::records::{Head, Ident, Known, Note, Record, Records};
 use crate::refusal::Refusal;
@@ -138,7 +139,7 @@ fn find(
     let offer = receive(&control, record, deadline)?;
     let nics = verify(record, &offer)?;
     let dims = Dims::from_words(&record.dims).ok_or_else(|| bad("its tables make no sense"))?;
-    let wanted = wanted(daemon, record).ok_or_else(|| bad("its options make no sense"))?;
+    let wanted = wanted(daemon, record, ns.id()).ok_or_else(|| bad("its options make no sense"))?;
     let left = Left {
         mount: offer.keepalive.try_clone().map_err(failed)?,
         maps: record.maps,
@@ -146,14 +147,16 @@ fn find(
         records,
     };
     let net = daemon.nets.find(&ns, left)?;
+    let user = Whose::User(record.uid, Container::noted(record.container));
     let key = match &record.known {
         Known::Private => None,
-        Known::Default => Some(None),
-        Known::Named(name) => Some(Some(name.clone())),
+        Known::Default => Some((user, None)),
+        Known::Named(name) => Some((user, Some(name.clone()))),
+        Known::Shared(name) => Some((Whose::Policy, Some(name.clone()))),
     };
-    let key = key.map(|name| StackKey {
+    let key = key.map(|(whose, name)| StackKey {
         ns: ns.id(),
-        uid: record.uid,
+        whose,
         name,
     });
     let token = Token {
@@ -166,12 +169,16 @@ fn find(
     Ok(net)
 }
 
-fn wanted(daemon: &Daemon, record: &Record) -> Option<Wanted> {
+fn wanted(daemon: &Daemon, record: &Record, ns: NetNsId) -> Option<Wanted> {
     let opts = record.opts()?;
     let fits = record.len == flyover_core::layout_len(&opts);
     fits.then(|| Wanted {
         uid: record.uid,
         gid: record.gid,
+        site: Site {
+            ns,
+            container: Container::noted(record.container),
+        },
         name: record.name.clone(),
         opts,
         len: record.len,

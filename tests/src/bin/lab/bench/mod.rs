@@ -146,6 +146,7 @@ fn measure(plan: &Plan, group: &Group, column: Column, bin: &Path, seconds: f64)
         directory: cleanup::make_directory(0)?,
         plain: false,
         options,
+        daemon_options: Vec::new(),
     };
     let lab = (plan.lab)(&setup, column.side())?;
     let values = (group.run)(&lab, column, seconds);

@@ -167,6 +167,7 @@ fn measure(
             .iter()
             .map(|&word| word.to_owned())
             .collect(),
+        daemon_options: Vec::new(),
     };
     let lab = (stage.lab)(&setup, side)?;
     let result = (workload.run)(&lab, seconds);

@@ -30,6 +30,7 @@ mod python;
 mod redis;
 mod routed;
 mod runtimes;
+mod shared;
 mod sockperf;
 mod time;
 mod upgrades;
@@ -119,6 +120,7 @@ fn cases() -> Vec<Case> {
     inherited::cases(&mut cases);
     local::cases(&mut cases);
     local_races::cases(&mut cases);
+    shared::cases(&mut cases);
     user::cases(&mut cases);
     user_places::cases(&mut cases);
     crate::suites::quick(&mut cases);

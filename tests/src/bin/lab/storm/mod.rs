@@ -59,6 +59,7 @@ pub fn run(args: &Args) -> Result<()> {
         directory: std::env::temp_dir(),
         plain: args.plain,
         options: Vec::new(),
+        daemon_options: Vec::new(),
     };
     let seed = args.seed;
     let case = match args.of {
