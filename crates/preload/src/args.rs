@@ -46,6 +46,20 @@ pub unsafe fn bytes_mut<'a>(p: *mut c_void, n: usize) -> Result<&'a mut [u8], Er
     Ok(unsafe { core::slice::from_raw_parts_mut(p.cast(), n) })
 }
 
+/// `n` writable bytes at `p`, all of which are about to be written; `None` when they are not all there.
+///
+/// # Safety
+/// As [`bytes_mut`], and they are written for certain.
+#[inline]
+pub unsafe fn bytes_to_fill<'a>(p: *mut c_void, n: usize) -> Option<&'a mut [u8]> {
+    // SAFETY: passed on from our caller.
+    if n == 0 || n > MAX_COUNT || unsafe { fault::writable_now(p.cast(), n) } < n {
+        return None;
+    }
+    // SAFETY: just found to be writable, so not null, and less than isize::MAX.
+    Some(unsafe { core::slice::from_raw_parts_mut(p.cast(), n) })
+}
+
 /// The socket address at `p`; `None` for a null pointer or no length.
 ///
 /// # Safety

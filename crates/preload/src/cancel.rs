@@ -3,7 +3,6 @@
 //! point. A thread that may be cancelled anywhere (`PTHREAD_CANCEL_ASYNCHRONOUS`) may not be so inside the library,
 //! where it could hold the stack's lock.
 
-use core::cell::Cell;
 use core::ffi::{c_int, c_void};
 
 use flyover_sockets::enter;
@@ -14,15 +13,10 @@ use crate::{init, next};
 const DEFERRED: c_int = 0;
 const ASYNCHRONOUS: c_int = 1;
 
-thread_local! {
-    static AT_ONCE: Cell<bool> = const { Cell::new(false) };
-}
-
 /// The thread enters the library; true when it could have been cancelled anywhere until now.
 #[inline]
 pub fn hold_back() -> bool {
-    let at_once = AT_ONCE.with(Cell::get);
-    if at_once && !enter::is_inside() {
+    if enter::may_be_cancelled_anywhere() && !enter::is_inside() {
         set_type(DEFERRED);
         return true;
     }
@@ -51,7 +45,7 @@ pub unsafe fn setcanceltype(kind: c_int, old: *mut c_int) -> c_int {
     // SAFETY: passed on unchanged.
     let r = unsafe { next::pthread_setcanceltype(kind, old) };
     if r == 0 {
-        AT_ONCE.with(|a| a.set(kind == ASYNCHRONOUS));
+        enter::set_cancelled_anywhere(kind == ASYNCHRONOUS);
     }
     r
 }

@@ -20,14 +20,21 @@ const PAGE: usize = 4096;
 const PAGES: usize = 16;
 
 core::arch::global_asm!(
-    ".hidden flyover_probe_read, flyover_probe_write, flyover_probe_end, flyover_probe_fault",
-    ".globl flyover_probe_read, flyover_probe_write, flyover_probe_end, flyover_probe_fault",
+    ".hidden flyover_probe_read, flyover_probe_write, flyover_probe_touch",
+    ".hidden flyover_probe_end, flyover_probe_fault",
+    ".globl flyover_probe_read, flyover_probe_write, flyover_probe_touch",
+    ".globl flyover_probe_end, flyover_probe_fault",
     "flyover_probe_read:",
     "movb (%rdi), %al",
     "xorl %eax, %eax",
     "ret",
     "flyover_probe_write:",
     "lock orb $0, (%rdi)",
+    "xorl %eax, %eax",
+    "ret",
+    "flyover_probe_touch:",
+    "movb (%rdi), %al",
+    "movb %al, (%rdi)",
     "xorl %eax, %eax",
     "ret",
     "flyover_probe_end:",
@@ -40,6 +47,7 @@ core::arch::global_asm!(
 unsafe extern "C" {
     fn flyover_probe_read(p: *const u8) -> c_int;
     fn flyover_probe_write(p: *const u8) -> c_int;
+    fn flyover_probe_touch(p: *mut u8) -> c_int;
     fn flyover_probe_end();
     fn flyover_probe_fault();
 }
@@ -211,6 +219,21 @@ pub fn writable(p: *const u8, n: usize) -> usize {
     ready();
     // SAFETY: the probe changes nothing and survives when the byte cannot be written.
     if unsafe { flyover_probe_write(p) } != 0 {
+        return 0;
+    }
+    rest(p, n)
+}
+
+/// The same for memory of which at least the first byte is about to be written, whatever happens: no exchange is needed to
+/// find out.
+///
+/// # Safety
+/// Nobody else may be using the first byte, if it is there.
+#[inline]
+pub unsafe fn writable_now(p: *mut u8, n: usize) -> usize {
+    ready();
+    // SAFETY: the probe survives when the byte cannot be written, and writes what is there; the caller gives it to us.
+    if unsafe { flyover_probe_touch(p) } != 0 {
         return 0;
     }
     rest(p, n)

@@ -37,6 +37,7 @@ mod link;
 mod next;
 mod os_linux;
 mod rejoin;
+mod short;
 mod signal;
 mod sys;
 mod target;

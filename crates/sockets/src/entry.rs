@@ -154,6 +154,12 @@ impl Entry {
     }
 }
 
+/// The handle in the word of an accelerated TCP socket.
+#[inline]
+pub fn tcp_handle(word: u64) -> Option<Handle> {
+    (word & 0xf == TAG_TCP).then(|| unpack_handle(word))
+}
+
 fn pack_handle(h: Handle) -> u64 {
     (u64::from(h.v6) << 4)
         | ((u64::from(h.id.raw()) & SOCK_MASK) << 12)

@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Handle, tcp_handle};
 
 /// `shared` word of a descriptor that certainly has, or may have, another holder.
 pub const SHARED: u32 = u32::MAX;
@@ -51,6 +51,12 @@ impl FdTable {
             Some(w) => Entry::unpack(w.load(Ordering::Acquire)),
             None => Entry::Kernel(0),
         }
+    }
+
+    /// The accelerated TCP socket that `fd` is.
+    #[inline]
+    pub fn tcp(&self, fd: i32) -> Option<Handle> {
+        tcp_handle(self.word(fd)?.load(Ordering::Acquire))
     }
 
     /// Sets the entry of `fd`. False when the number is outside the table.

@@ -4,13 +4,12 @@
 //! ([`settle`]): a sender looks after it has the lock.
 
 use super::send::LIMIT;
-use crate::sock::{SHUT_RD, SHUT_WR, Sock, SockId, SockRef, flag, recvq};
+use crate::sock::{SHUT_RD, SHUT_WR, Sock, SockId, SockRef, flag, recvq, supply};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
-use crate::tcp::user::recv::Recv;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 
@@ -19,6 +18,25 @@ const TRIES: u32 = 200_000;
 
 /// How often a reader tries the lock: longer than such a look takes, and than a copy of another reader's.
 const READER_TRIES: u32 = 2_000;
+
+/// So little is queued that a writer who finds the queue full is not told when it has been read: it has to be emptied to two
+/// thirds ([`super::send::has_space`]), and no queue is shorter than four times this unless the program said so. Bytes.
+const FEW: u32 = super::send::LIMIT_SHORT / 4;
+
+const LEAVING: u32 = flag::HANDING_OVER | flag::HANDED_OVER;
+
+/// What a read without the stack lock did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Taken {
+    /// Bytes.
+    pub n: usize,
+    /// The writer waits for room: [`crate::stack::deferred::work::WINDOW`] is to be done.
+    pub want_update: bool,
+    /// Nothing is left.
+    pub drained: bool,
+    /// The queue has more buffers than one.
+    pub fat: bool,
+}
 
 /// What a send without the stack lock did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,8 +95,8 @@ impl Stack<'_> {
             return None;
         }
         let n = if is_open(from, s, to, p) && has_room(p, total) {
-            recvq::rewind(self, p, total, me);
-            recvq::append_bytes(self, p, data, total)
+            supply::rewind(self, p, total, me);
+            supply::append_bytes(self, p, data, total)
         } else {
             0
         };
@@ -91,31 +109,85 @@ impl Stack<'_> {
         })
     }
 
-    /// Reads what is queued at one end of a pair, or `None`: the ordinary way is to be taken. `me`: owner slot.
+    /// Reads what is queued at one end of a pair into several pieces of memory, or `None`: the ordinary way is to be taken.
     #[inline]
-    pub fn local_recv_fast(self, at: SockRef, bufs: &mut [&mut [u8]], me: u16) -> Option<Recv> {
+    pub fn local_recv_pieces(self, at: SockRef, bufs: &mut [&mut [u8]], me: u16) -> Option<Taken> {
+        self.local_take(at, me, |s, _| {
+            recvq::read(self, s, bufs, false, 0).unwrap_or(0)
+        })
+    }
+
+    /// The same for `most` bytes that go to one place. How many they are is known only under the receive lock: `room` is
+    /// called there, and gives memory for so many, or `None` where there is none.
+    #[inline]
+    pub fn local_recv_plain<'b>(
+        self,
+        at: SockRef,
+        most: usize,
+        me: u16,
+        room: impl FnOnce(usize) -> Option<&'b mut [u8]>,
+    ) -> Option<Taken> {
+        self.local_take(at, me, |s, avail| {
+            let want = most.min(avail as usize);
+            match recvq::read_plain(self, s, want, || room(want)) {
+                Ok(n) => n,
+                Err(room) => room.and_then(|room| room()).map_or(0, |place| {
+                    recvq::read(self, s, &mut [place], false, 0).unwrap_or(0)
+                }),
+            }
+        })
+    }
+
+    /// What reads from one end of a pair have in common; `take` is given the bytes that are queued, and returns how many it
+    /// read.
+    #[inline]
+    fn local_take(
+        self,
+        at: SockRef,
+        me: u16,
+        take: impl FnOnce(&Sock, u32) -> usize,
+    ) -> Option<Taken> {
         let s = self.sock(at.id);
-        let plain = s.rq_available() != 0
-            && s.peek_off.load(Relaxed) == 0
-            && s.tcb.tflags.get() & tflag::URG_IN == 0
-            && s.k_fresh.load(Relaxed) == 0;
-        if !plain || !recvq::lock(s, me) {
+        if !is_plain(s) || s.rq_available() == 0 || !recvq::lock(s, me) {
             return None;
         }
-        const LEAVING: u32 = flag::HANDING_OVER | flag::HANDED_OVER;
-        let stands = s.flags.load(Acquire) & (flag::PAIRED | LEAVING) == flag::PAIRED
+        let flags = s.flags.load(Acquire);
+        let stands = flags & (flag::PAIRED | LEAVING) == flag::PAIRED
             && s.gen_.load(Relaxed) == at.generation;
-        let n = match stands {
-            true => recvq::read(self, s, bufs, false, 0).unwrap_or(0),
+        let avail = s.rq_available();
+        let n = match stands && avail != 0 {
+            true => take(s, avail),
             false => 0,
         };
-        // What was read first, then the look whether the writer waits for room: he does it the other way round.
-        let _: u32 = s.rlock.swap(0, SeqCst);
-        let peer = s.peer.get().opt();
-        (n > 0).then(|| Recv {
+        let peer = s.peer.get().opt().map(|p| self.sock(p));
+        let left = s.rq_available();
+        let set = flags & flag::RCVBUF_SET != 0 || peer.is_some_and(|p| p.has(flag::SNDBUF_SET));
+        if avail <= FEW && !set {
+            // A writer who finds the queue full now is not to be told of these few.
+            recvq::unlock(s);
+        } else {
+            // What was read first, then the look whether the writer waits for room: he does it the other way round.
+            let _: u32 = s.rlock.swap(0, SeqCst);
+        }
+        (n > 0).then(|| Taken {
             n,
-            want_update: peer.is_some_and(|p| self.sock(p).has(flag::NOSPACE)),
+            want_update: peer.is_some_and(|p| p.has(flag::NOSPACE)),
+            drained: left == 0,
+            fat: s.rq_keep.get() > 1,
         })
+    }
+
+    /// True for an end of a pair of which nothing can be said but that there is nothing to read. Needs no lock.
+    #[inline]
+    pub fn local_has_nothing(self, at: SockRef) -> bool {
+        let s = self.sock(at.id);
+        s.rq_available() == 0
+            && is_plain(s)
+            && s.flags.load(Acquire) & (flag::PAIRED | LEAVING | flag::PEER_FIN) == flag::PAIRED
+            && s.gen_.load(Relaxed) == at.generation
+            && s.err.load(Relaxed) == 0
+            && s.shut.load(Relaxed) & SHUT_RD == 0
+            && s.tcp_state() == TcpState::Established
     }
 
     /// Words that change with everything that a reader of one end of a pair may wait for. Needs no lock.
@@ -154,10 +226,17 @@ impl Stack<'_> {
     }
 }
 
+/// A read takes what is queued, and does nothing else.
+#[inline]
+fn is_plain(s: &Sock) -> bool {
+    s.peek_off.load(Relaxed) == 0
+        && s.k_fresh.load(Relaxed) == 0
+        && s.tcb.tflags.get() & (tflag::URG_IN | tflag::OOB_HERE) == 0
+}
+
 /// Nothing out of the ordinary: both ends stand, and no flag says that somebody has to be told more than that bytes came.
 #[inline]
 fn is_open(from: SockRef, s: &Sock, to: SockId, p: &Sock) -> bool {
-    const LEAVING: u32 = flag::HANDING_OVER | flag::HANDED_OVER;
     let (mine, its) = (s.flags.load(Acquire), p.flags.load(Acquire));
     mine & (flag::PAIRED | LEAVING | flag::SNDBUF_SET) == flag::PAIRED
         && its & (flag::PAIRED | LEAVING | flag::RCVBUF_SET) == flag::PAIRED

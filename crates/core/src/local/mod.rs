@@ -25,8 +25,8 @@ mod part;
 mod send;
 
 pub(crate) use end::{fin, gone, reset_peer};
-pub use fast::Sent;
 pub(crate) use fast::settle;
+pub use fast::{Sent, Taken};
 pub use part::Parting;
 pub(crate) use send::{after_read, has_space, unacked, wants_update};
 

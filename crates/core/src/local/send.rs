@@ -2,7 +2,7 @@
 
 use super::{end, fast};
 use crate::error::Error;
-use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
+use crate::sock::{SHUT_RD, Sock, SockId, flag, supply};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
@@ -17,7 +17,7 @@ use core::sync::atomic::fence;
 /// cache between the two copies.
 pub(super) const LIMIT: u32 = 1 << 20;
 /// The same when the stack is short of buffers.
-const LIMIT_SHORT: u32 = 64 << 10;
+pub(super) const LIMIT_SHORT: u32 = 64 << 10;
 /// A write of so many bytes is taken whole while there is any room, as Linux does with a segment of the loopback's size.
 const WHOLE: u32 = 65_483;
 
@@ -125,8 +125,8 @@ impl Locked<'_, '_, '_> {
             count!(self, local_stuck);
             return Err(Error::WouldBlock);
         }
-        recvq::rewind(st, p, most, self.env.me);
-        let n = recvq::append_bytes(st, p, data, most);
+        supply::rewind(st, p, most, self.env.me);
+        let n = supply::append_bytes(st, p, data, most);
         fast::let_go(p);
         if n == 0 {
             count!(self, no_buffer);

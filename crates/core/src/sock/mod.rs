@@ -1,15 +1,16 @@
 //! A socket slot: what every endpoint has, whatever its protocol. TCP's own state is nested as [`Tcb`].
 //!
 //! Who may touch what: fields of type `Shared32`/`Shared64` may be read without the stack lock (readiness, `ss`);
-//! `rq_head`, `rq_rd` and `rq_out` belong to the holder of the socket's receive lock (`rlock`); `rq_in`, `rq_tail` and
-//! `rq_seen` of one end of a pair belong to the holder of its producer's lock (`plock`); every other cell belongs to the
-//! holder of the stack lock.
+//! `rq_head`, `rq_rd` and `rq_out` belong to the holder of the socket's receive lock (`rlock`); `rq_in`, `rq_tail`, `rq_seen`,
+//! `rq_fill`, `rq_first`, `rq_past`, `rq_chain` and `rq_used` of one end of a pair belong to the holder of its producer's lock
+//! (`plock`); `rq_keep` changes from or to 0 only under both, or in an empty queue; every other cell belongs to the holder of the stack lock.
 
 pub mod opts;
 pub mod ready;
 pub mod recvq;
 pub mod sendq;
 pub mod slot;
+pub(crate) mod supply;
 
 use crate::stack::buf::Buf;
 use crate::stack::wake::Item;
@@ -34,24 +35,57 @@ shm_struct! {
         pub pnext: SharedCell<OptIdx<Sock>>,
         /// 1 while on the post-poll list.
         pub pqueued: SharedCell<u32>,
-        /// Fills the line; always 0.
-        pub fill_a: [Shared32; 9],
+        /// 1 when the cache holds a route at all.
+        pub rt_valid: SharedCell<u32>,
+        /// Source MAC.
+        pub rt_smac: SharedCell<u64>,
+        /// Destination MAC.
+        pub rt_dmac: SharedCell<u64>,
+        /// Control-plane row of the cached next hop.
+        pub rt_row: SharedCell<u32>,
+        /// Version of that row.
+        pub rt_version: SharedCell<u32>,
+        /// Interface of the cached route.
+        pub rt_ifindex: SharedCell<u32>,
+        /// Path MTU in bytes of IP packet.
+        pub rt_mtu: SharedCell<u32>,
 
-        // Receive queue, the producer's share: a line of its own, which the consumer only reads.
-        /// Held by the other end of a pair while it appends: 0, or owner + 1. Not cleared with the slot.
+        // Receive queue, the producer's share: a line of its own, which nobody else looks at while bytes flow.
+        /// Held by the other end of a pair while it appends: 0, or owner + 1.
         pub plock: Shared32,
-        /// Bytes (TCP) or datagrams (UDP) queued so far.
-        pub rq_in: Shared32,
         /// Last buffer.
         pub rq_tail: SharedCell<OptIdx<Buf>>,
         /// What the producer last knew of `rq_out`.
         pub rq_seen: SharedCell<u32>,
-        /// Bytes that came through a pair, in all.
-        pub rq_total: Shared64,
-        /// Fills the line; always 0.
-        pub fill_b: [Shared32; 10],
+        /// Of a pair: 1 + where the free part of the last buffer begins, whose length then is that of a full one. 0: its
+        /// length says it.
+        pub rq_fill: SharedCell<u32>,
+        /// Of a pair whose reader leaves what he has read ([`Sock::rq_keep`]): the first buffer of the chain, read or not.
+        pub rq_first: SharedCell<OptIdx<Buf>>,
+        /// The buffer that the reader was at when the producer looked last: those before it may be used again.
+        pub rq_past: SharedCell<OptIdx<Buf>>,
+        /// Buffers in that chain.
+        pub rq_chain: SharedCell<u32>,
+        /// How often one was taken, new or used before, while the chain was there.
+        pub rq_used: SharedCell<u32>,
+        /// Calls that the kernel is carrying out on a mark that may be paired.
+        pub kbusy: Shared32,
+        /// Such calls that came back, for ever.
+        pub kseq: Shared32,
+        /// 1 for the mark of a connection within this host: calls of the kernel's on it are counted.
+        pub k_near: Shared32,
+        /// While somebody asks the kernel what it holds of the mark: owner + 1. Calls wait meanwhile.
+        pub k_hold: Shared32,
+        /// 1 while bytes of a frozen end's queue are being sent through the kernel.
+        pub k_doubt: Shared32,
+        /// Of those, how many nobody has read yet.
+        pub k_pend: Shared32,
+        /// Filter handle of the daemon; 0 is none.
+        pub filter: SharedCell<u32>,
+        /// Lower path MTU learnt from ICMP; 0 is none.
+        pub pmtu: SharedCell<u32>,
 
-        // What every call looks at.
+        // What every call looks at, and what a reader who spins waits for: one line comes with a message.
         /// Everything from here on is cleared when the slot is taken. Of a pair's end: 1 until a holder of the descriptor has
         /// brought the endpoint up to date with the kernel socket.
         pub k_fresh: Shared32,
@@ -71,16 +105,20 @@ shm_struct! {
         pub os_ready: Shared32,
         /// `SO_COOKIE` of the kernel socket that the program holds; 0 when there is none yet.
         pub cookie: Shared64,
-        /// 1 for the mark of a connection within this host: calls of the kernel's on it are counted.
-        pub k_near: Shared32,
-        /// While somebody asks the kernel what it holds of the mark: owner + 1. Calls wait meanwhile.
-        pub k_hold: Shared32,
         /// Of a pair: the other end's generation.
         pub peer_gen: SharedCell<u32>,
-        /// Fills the line; always 0.
-        pub fill_c: [Shared32; 3],
+        /// The other end of a pair.
+        pub peer: SharedCell<OptIdx<Sock>>,
+        /// First membership in a ready set.
+        pub items: SharedCell<OptIdx<Item>>,
+        /// `SO_RCVLOWAT` in bytes.
+        pub rcvlowat: SharedCell<u32>,
+        /// 1 + `SO_PEEK_OFF` of a stream; 0 when it is off.
+        pub peek_off: Shared32,
+        /// Bytes (TCP) or datagrams (UDP) queued so far.
+        pub rq_in: Shared32,
 
-        // Receive queue, the consumer's share.
+        // Receive queue, the consumer's share; and options that hardly anybody looks at.
         /// First buffer.
         pub rq_head: SharedCell<OptIdx<Buf>>,
         /// Bytes of the first buffer already read.
@@ -91,13 +129,34 @@ shm_struct! {
         pub rlock: Shared32,
         /// Bytes in the UDP receive queue.
         pub rq_bytes: Shared32,
-        /// Fills the line; always 0.
-        pub fill_d: [Shared32; 11],
+        /// Buffers that were read stay in the chain, for the producer to use again: 1 + how many were left there so far. 0:
+        /// the reader gives them back.
+        pub rq_keep: SharedCell<u32>,
+        /// Keep-alive: idle time, seconds.
+        pub keepidle: SharedCell<u32>,
+        /// Keep-alive: interval, seconds.
+        pub keepintvl: SharedCell<u32>,
+        /// Keep-alive: probes.
+        pub keepcnt: SharedCell<u32>,
+        /// `TCP_USER_TIMEOUT`, milliseconds.
+        pub user_timeout: SharedCell<u32>,
+        /// `TCP_MAXSEG` as the user set it; 0 is none.
+        pub user_mss: SharedCell<u32>,
+        /// `SO_LINGER` time in seconds; meaningful with [`flag::LINGER`].
+        pub linger: SharedCell<u32>,
+        /// `TCP_DEFER_ACCEPT`, seconds.
+        pub defer_accept: SharedCell<u32>,
+        /// `TCP_SYNCNT`; 0 is the default.
+        pub syncnt: SharedCell<u32>,
+        /// `TCP_NOTSENT_LOWAT`; 0 is unlimited.
+        pub notsent_lowat: SharedCell<u32>,
+        /// `TCP_LINGER2` seconds; 0 is the default.
+        pub linger2: SharedCell<u32>,
 
         /// Why the socket stays with the kernel, for [`Kind::Kernel`] and marks; a code of the sockets crate.
         pub reason: SharedCell<u32>,
-        /// The other end of a pair.
-        pub peer: SharedCell<OptIdx<Sock>>,
+        /// 1 + index of the V-NIC that carries the connection; 0 is none.
+        pub nic: SharedCell<u32>,
         /// Local address, high half.
         pub local_hi: SharedCell<u64>,
         /// Local address, low half.
@@ -110,27 +169,6 @@ shm_struct! {
         pub lport: SharedCell<u32>,
         /// Remote port, host order; 0 when unconnected.
         pub rport: SharedCell<u32>,
-        /// Filter handle of the daemon; 0 is none.
-        pub filter: SharedCell<u32>,
-        /// 1 + index of the V-NIC that carries the connection; 0 is none.
-        pub nic: SharedCell<u32>,
-        // The cached route and link header: valid while the control plane's row has this version.
-        /// Control-plane row of the cached next hop.
-        pub rt_row: SharedCell<u32>,
-        /// Version of that row.
-        pub rt_version: SharedCell<u32>,
-        /// 1 when the cache holds a route at all.
-        pub rt_valid: SharedCell<u32>,
-        /// Interface of the cached route.
-        pub rt_ifindex: SharedCell<u32>,
-        /// Source MAC.
-        pub rt_smac: SharedCell<u64>,
-        /// Destination MAC.
-        pub rt_dmac: SharedCell<u64>,
-        /// Path MTU in bytes of IP packet.
-        pub rt_mtu: SharedCell<u32>,
-        /// Lower path MTU learnt from ICMP; 0 is none.
-        pub pmtu: SharedCell<u32>,
 
         // Send queue: stream bytes from SND.UNA on.
         /// First buffer.
@@ -144,8 +182,7 @@ shm_struct! {
         /// Stream offset (from the queue's start) of that buffer's first byte.
         pub sq_cur_off: SharedCell<u32>,
 
-        /// First membership in a ready set.
-        pub items: SharedCell<OptIdx<Item>>,
+        // The demultiplexer, the timer wheel.
         /// Next socket in the same demultiplexer bucket.
         pub hnext: SharedCell<OptIdx<Sock>>,
         /// Timer wheel: previous.
@@ -154,11 +191,12 @@ shm_struct! {
         pub tnext: SharedCell<OptIdx<Sock>>,
         /// Timer wheel: 1 + slot the socket hangs in; 0 when it is not on the wheel.
         pub tslot: SharedCell<u32>,
-        /// Timer wheel: tick at which it fires.
-        pub ttick: SharedCell<u64>,
-        // Listeners and their children.
         /// Accept queue: first child (listener); next sibling (child).
         pub acc_head: SharedCell<OptIdx<Sock>>,
+        /// Timer wheel: tick at which it fires.
+        pub ttick: SharedCell<u64>,
+
+        // Listeners and their children.
         /// Accept queue: last child.
         pub acc_tail: SharedCell<OptIdx<Sock>>,
         /// Accept queue: length.
@@ -185,47 +223,25 @@ shm_struct! {
         pub rcvbuf: SharedCell<u32>,
         /// `SO_SNDBUF` in bytes.
         pub sndbuf: SharedCell<u32>,
-        /// `SO_RCVLOWAT` in bytes.
-        pub rcvlowat: SharedCell<u32>,
         /// `IP_TTL` in the low byte, `IPV6_UNICAST_HOPS` in the next: a socket of IPv6 sends both kinds.
         pub ttl: SharedCell<u32>,
         /// `IP_TOS` in the low byte, `IPV6_TCLASS` in the next.
         pub tos: SharedCell<u32>,
-        /// Keep-alive: idle time, seconds.
-        pub keepidle: SharedCell<u32>,
-        /// Keep-alive: interval, seconds.
-        pub keepintvl: SharedCell<u32>,
-        /// Keep-alive: probes.
-        pub keepcnt: SharedCell<u32>,
-        /// `TCP_USER_TIMEOUT`, milliseconds.
-        pub user_timeout: SharedCell<u32>,
-        /// `TCP_MAXSEG` as the user set it; 0 is none.
-        pub user_mss: SharedCell<u32>,
-        /// `SO_LINGER` time in seconds; meaningful with [`flag::LINGER`].
-        pub linger: SharedCell<u32>,
-        /// `TCP_DEFER_ACCEPT`, seconds.
-        pub defer_accept: SharedCell<u32>,
-        /// `TCP_SYNCNT`; 0 is the default.
-        pub syncnt: SharedCell<u32>,
-        /// `TCP_NOTSENT_LOWAT`; 0 is unlimited.
-        pub notsent_lowat: SharedCell<u32>,
-        /// `TCP_LINGER2` seconds; 0 is the default.
-        pub linger2: SharedCell<u32>,
-        /// Datagrams dropped because the receive queue was full (`SO_RXQ_OVFL`).
-        pub drops: Shared32,
-
-        /// 1 + `SO_PEEK_OFF` of a stream; 0 when it is off.
-        pub peek_off: Shared32,
         /// `TCP_WINDOW_CLAMP` in bytes; 0 is none.
         pub wclamp: SharedCell<u32>,
 
         // Counters of this socket, for TCP_INFO and `ss`.
+        /// Datagrams dropped because the receive queue was full (`SO_RXQ_OVFL`).
+        pub drops: Shared32,
         /// Segments with payload received.
         pub data_in: SharedCell<u32>,
         /// Segments with payload sent.
         pub data_out: SharedCell<u32>,
-        /// Fills the gap; always 0.
-        pub gap1: SharedCell<u32>,
+        /// Segments or datagrams received.
+        pub segs_in: Shared32,
+        /// Segments or datagrams sent.
+        pub segs_out: Shared32,
+
         /// `SO_RCVTIMEO` in nanoseconds; 0 is for ever. Kept for the socket layer.
         pub rcvtimeo: Shared64,
         /// `SO_SNDTIMEO` in nanoseconds; 0 is for ever. Kept for the socket layer.
@@ -234,25 +250,9 @@ shm_struct! {
         pub bytes_in: Shared64,
         /// Bytes sent, retransmissions not counted.
         pub bytes_out: Shared64,
-        /// Segments or datagrams received.
-        pub segs_in: Shared32,
-        /// Segments or datagrams sent.
-        pub segs_out: Shared32,
 
-        // The local path (`local/`).
-        /// Calls that the kernel is carrying out on a mark that may be paired.
-        pub kbusy: Shared32,
-        /// Such calls that came back, for ever.
-        pub kseq: Shared32,
-        /// Bytes that the peer sent through the kernel before the pairing, in all.
-        pub k_total: Shared64,
-        /// Of those, how many nobody has read yet.
-        pub k_pend: Shared32,
-        /// 1 while bytes of a frozen end's queue are being sent through the kernel.
-        pub k_doubt: Shared32,
         /// Fills the slot up to a whole number of lines; always 0.
-        pub fill_e: [Shared32; 8],
-
+        pub fill: [Shared32; 8],
         /// TCP's control block.
         pub tcb: Tcb,
     }
@@ -263,7 +263,7 @@ const _: () = {
     assert!(offset_of!(Sock, plock) == 64, "the producer's line");
     assert!(
         offset_of!(Sock, k_fresh) == 128,
-        "the line that is only read"
+        "the line that comes with a message"
     );
     assert!(offset_of!(Sock, rq_head) == 192, "the consumer's line");
     assert!(

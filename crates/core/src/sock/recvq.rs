@@ -2,17 +2,22 @@
 //! holder of the socket's receive lock). Two counters, bytes in and bytes out, are all that they share; each side
 //! stores only its own. Reading queued data therefore needs no stack lock.
 //!
+//! The queue of one end of a pair has another producer, the holder of `plock`, and may keep what was read: see `supply.rs`.
+//!
 //! Invariant: the last buffer is freed only under the stack lock ([`trim`]), because the producer may append to it.
 
 use super::Sock;
+use super::supply;
 use crate::error::Error;
 use crate::stack::Stack;
-use crate::stack::buf::{BUF_SIZE, Batch, BufId};
+use crate::stack::buf::{BUF_SIZE, Buf, BufId};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use core::sync::atomic::fence;
+use flyover_shm::OptIdx;
 
 /// Appends a filled buffer. The caller then publishes the bytes with [`publish`].
 pub(crate) fn append(st: Stack<'_>, s: &Sock, b: BufId) {
-    st.buf(b).next.set(flyover_shm::OptIdx::NONE);
+    st.buf(b).next.set(OptIdx::NONE);
     match s.rq_tail.get().opt() {
         Some(tail) => st.buf(tail).next.set(b.into()),
         None => {
@@ -24,48 +29,13 @@ pub(crate) fn append(st: Stack<'_>, s: &Sock, b: BufId) {
     s.rq_tail.set(b.into());
 }
 
-/// Copies `data` to the end of the queue, at most `max` bytes, and makes them visible as they come; returns how many. The
-/// caller holds the stack lock.
-pub(crate) fn append_bytes(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) -> usize {
-    let mut done = 0usize;
-    let all = data.iter().map(|d| d.len()).sum::<usize>().min(max);
-    let mut batch = Batch::new();
-    for part in data {
-        let mut rest: &[u8] = part;
-        while !rest.is_empty() && done < all {
-            let (id, used) = match tail_room(st, s).filter(|(_, room)| *room > 0) {
-                Some((id, room)) => (id, BUF_SIZE - room as usize),
-                None => {
-                    let Some(id) = batch.next(st, all - done) else {
-                        return done;
-                    };
-                    append(st, s, id);
-                    (id, 0)
-                }
-            };
-            let n = rest.len().min(BUF_SIZE - used).min(all - done);
-            let (now, later) = rest.split_at(n);
-            let n = st.buf_bytes(id).sub(used, n).copy_in(now) as u32;
-            let b = st.buf(id);
-            b.len.set(b.len.get().saturating_add(n));
-            crate::stretch::place();
-            publish(s, n);
-            s.rq_total
-                .store(s.rq_total.load(Relaxed).wrapping_add(u64::from(n)), Relaxed);
-            done += n as usize;
-            rest = later;
-        }
-    }
-    done
-}
-
 /// After the producer's death: the queue ends where the published bytes end, whatever was appended behind them. The caller
 /// holds the stack lock and the receive lock. False: fewer bytes are there than were published.
 pub(crate) fn cut_to_published(st: Stack<'_>, s: &Sock) -> bool {
     let mut left = s.rq_available();
     let mut rd = s.rq_rd.get();
     let mut cur = s.rq_head.get().opt();
-    let mut last = flyover_shm::OptIdx::NONE;
+    let mut last = OptIdx::NONE;
     let mut guard = st.limits().bufs;
     while let Some(id) = cur
         && guard > 0
@@ -78,7 +48,7 @@ pub(crate) fn cut_to_published(st: Stack<'_>, s: &Sock) -> bool {
             b.len.set(rd.saturating_add(left).min(BUF_SIZE as u32));
             left = 0;
             let rest = b.next.get();
-            b.next.set(flyover_shm::OptIdx::NONE);
+            b.next.set(OptIdx::NONE);
             st.free_chain(rest);
             break;
         }
@@ -87,39 +57,20 @@ pub(crate) fn cut_to_published(st: Stack<'_>, s: &Sock) -> bool {
         cur = b.next.get().opt();
     }
     s.rq_tail.set(last);
+    s.rq_fill.set(0);
     left == 0
 }
 
-/// An empty queue starts anew in its last buffer when `total` bytes do not fit behind what was read. The caller holds the
-/// producer's lock (or the stack lock of a queue that has none); a reader who is inside keeps the queue as it is.
-pub(crate) fn rewind(st: Stack<'_>, s: &Sock, total: usize, me: u16) {
-    let Some((tail, room)) = tail_room(st, s) else {
-        return;
-    };
-    if room as usize >= total || s.rq_available() != 0 || !lock(s, me) {
-        return;
-    }
-    if s.rq_available() == 0 {
-        let mut guard = st.limits().bufs;
-        while let Some(head) = s.rq_head.get().opt()
-            && head != tail
-            && guard > 0
-        {
-            guard -= 1;
-            s.rq_head.set(st.buf(head).next.get());
-            st.free_buf(head);
-        }
-        s.rq_head.set(tail.into());
-        s.rq_rd.set(0);
-        st.buf(tail).off.set(0);
-        st.buf(tail).len.set(0);
-    }
-    unlock(s);
-}
-
-/// Puts a filled buffer before all others. The caller holds the stack lock and the receive lock, and publishes the bytes.
+/// Puts a filled buffer before all others. The caller holds the stack lock, the receive lock and the producer's lock, and
+/// publishes the bytes.
 pub(crate) fn prepend(st: Stack<'_>, s: &Sock, b: BufId) {
+    supply::give_back(st, s);
     let first = s.rq_head.get();
+    if s.rq_keep.get() != 0 {
+        s.rq_first.set(b.into());
+        s.rq_past.set(b.into());
+        s.rq_chain.set(s.rq_chain.get().saturating_add(1));
+    }
     if let Some(head) = first.opt() {
         // What was read of it shows in the buffer itself from now on.
         let h = st.buf(head);
@@ -203,9 +154,7 @@ pub(crate) fn read(
                     break;
                 };
                 if !peek {
-                    s.rq_head.set(next.into());
-                    s.rq_rd.set(0);
-                    st.free_buf(id);
+                    leave(st, s, id, next);
                 }
                 cur = Some(next);
                 rd = 0;
@@ -241,6 +190,49 @@ pub(crate) fn read(
         s.rq_out.store(out0.wrapping_add(done as u32), Release);
     }
     Ok(done)
+}
+
+/// The first buffer was read to its end, and `next` is the first one from now on.
+fn leave(st: Stack<'_>, s: &Sock, id: BufId, next: BufId) {
+    // What was copied out of it comes before the word that it may be written again.
+    fence(Release);
+    s.rq_head.set(next.into());
+    s.rq_rd.set(0);
+    match s.rq_keep.get() {
+        0 => st.free_buf(id),
+        n => s.rq_keep.set(n.saturating_add(1)),
+    }
+}
+
+/// The most common read: the receive lock is held, `want` bytes are published, and all of them lie in one buffer. `room` gives
+/// the memory that they go to.
+///
+/// # Errors
+/// They do not, and nothing was read: `room` comes back if it was not called.
+#[inline]
+pub(crate) fn read_plain<'b, R: FnOnce() -> Option<&'b mut [u8]>>(
+    st: Stack<'_>,
+    s: &Sock,
+    want: usize,
+    room: R,
+) -> Result<usize, Option<R>> {
+    let Some(id) = s.rq_head.get().opt() else {
+        return Err(None);
+    };
+    let b = st.buf(id);
+    let rd = s.rq_rd.get();
+    if (b.len.get().saturating_sub(rd) as usize) < want {
+        return Err(Some(room));
+    }
+    let src = st
+        .buf_bytes(id)
+        .sub(b.off.get().saturating_add(rd) as usize, want);
+    let Some(dst) = room() else { return Err(None) };
+    let n = src.copy_out(dst) as u32;
+    s.rq_rd.set(rd.saturating_add(n));
+    s.rq_out
+        .store(s.rq_out.load(Relaxed).wrapping_add(n), Release);
+    Ok(n as usize)
 }
 
 /// Throws away up to `n` bytes as if they had been read. The caller holds the receive lock.
@@ -283,10 +275,27 @@ pub(crate) fn trim(st: Stack<'_>, s: &Sock, me: u16) {
 
 /// Frees the whole queue. The caller holds the stack lock, and no reader is inside.
 pub(crate) fn free_all(st: Stack<'_>, s: &Sock) {
-    st.free_chain(s.rq_head.get());
-    s.rq_head.set(flyover_shm::OptIdx::NONE);
-    s.rq_tail.set(flyover_shm::OptIdx::NONE);
+    st.free_chain(first(s));
+    forget(s);
     s.rq_rd.set(0);
     s.rq_bytes.store(0, Relaxed);
     s.rq_out.store(s.rq_in.load(Relaxed), Release);
+}
+
+/// Where the chain of buffers begins, those that were read and may be used again included.
+pub(crate) fn first(s: &Sock) -> OptIdx<Buf> {
+    match s.rq_keep.get() {
+        0 => s.rq_head.get(),
+        _ => s.rq_first.get(),
+    }
+}
+
+/// There is no chain.
+pub(crate) fn forget(s: &Sock) {
+    for at in [&s.rq_head, &s.rq_tail, &s.rq_first, &s.rq_past] {
+        at.set(OptIdx::NONE);
+    }
+    for word in [&s.rq_fill, &s.rq_keep, &s.rq_chain, &s.rq_used] {
+        word.set(0);
+    }
 }

@@ -48,10 +48,7 @@ impl Locked<'_, '_, '_> {
         crate::stretch::place();
         let generation = s.gen_.load(Relaxed).wrapping_add(1);
         s.clear_from(offset_of!(Sock, k_fresh));
-        s.rq_in.store(0, Relaxed);
-        s.rq_tail.set(flyover_shm::OptIdx::NONE);
-        s.rq_seen.set(0);
-        s.rq_total.store(0, Relaxed);
+        clear_before(s);
         super::opts::defaults(st, s);
         s.gen_.store(generation, Release);
         s.state.store(TcpState::Closed as u32, Release);
@@ -227,6 +224,34 @@ impl Locked<'_, '_, '_> {
             self.destroy(parent);
         }
     }
+}
+
+/// Clears what lies among the fields that outlive the slot's use.
+fn clear_before(s: &Sock) {
+    for at in [&s.rq_tail, &s.rq_first, &s.rq_past] {
+        at.set(flyover_shm::OptIdx::NONE);
+    }
+    for word in [&s.rq_seen, &s.rq_fill, &s.rq_chain, &s.rq_used] {
+        word.set(0);
+    }
+    for word in [
+        &s.kbusy, &s.kseq, &s.k_near, &s.k_hold, &s.k_doubt, &s.k_pend,
+    ] {
+        word.store(0, Relaxed);
+    }
+    for word in [
+        &s.filter,
+        &s.pmtu,
+        &s.rt_valid,
+        &s.rt_row,
+        &s.rt_version,
+        &s.rt_ifindex,
+        &s.rt_mtu,
+    ] {
+        word.set(0);
+    }
+    s.rt_smac.set(0);
+    s.rt_dmac.set(0);
 }
 
 /// Bytes of one slot, for `flyover ps`.

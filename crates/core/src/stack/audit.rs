@@ -42,7 +42,11 @@ impl Stack<'_> {
         for r in self.each_sock() {
             a.socks += 1;
             let s = self.sock(r.id);
-            for head in [s.rq_head.get(), s.sq_head.get(), s.tcb.ooo.get()] {
+            for head in [
+                crate::sock::recvq::first(s),
+                s.sq_head.get(),
+                s.tcb.ooo.get(),
+            ] {
                 self.audit_chain(&mut a, head);
             }
         }

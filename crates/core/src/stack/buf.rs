@@ -169,6 +169,12 @@ impl<'m> Stack<'m> {
         (self.state.bufs_used.load(Relaxed), self.limits().bufs)
     }
 
+    /// True when three quarters of the buffers are free: those that hold no data may rest where they are.
+    pub fn buf_plenty(self) -> bool {
+        let (used, all) = self.buf_usage();
+        used < all / 4
+    }
+
     /// True when fewer than an eighth of the buffers are free: queues stop growing.
     pub(crate) fn buf_pressure(self) -> bool {
         let (used, all) = self.buf_usage();

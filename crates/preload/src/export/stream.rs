@@ -10,7 +10,7 @@ use libc::{iovec, size_t, ssize_t};
 
 use super::again::{Moves, stream};
 use super::answer;
-use crate::{args, fast, next};
+use crate::{args, fast, init, next, short};
 
 /// Receives into one buffer.
 ///
@@ -24,6 +24,10 @@ unsafe fn into_one(
     flags: c_int,
     mut kernel: impl FnMut() -> isize,
 ) -> isize {
+    // SAFETY: passed on from our caller.
+    if let Some(got) = unsafe { short::recv(fd, buf, n, flags) } {
+        return got;
+    }
     fast::cancellation_point();
     stream(
         fd,
@@ -52,6 +56,19 @@ unsafe fn from_one(
     flags: c_int,
     mut kernel: impl FnMut() -> isize,
 ) -> isize {
+    // SAFETY: passed on from our caller.
+    match unsafe { short::send(fd, buf, n, flags) } {
+        Ok(sent) => return sent,
+        Err(0) => {}
+        // The stack has no more buffers. For a call that waits the rest follows; its error, if any, is the next call's.
+        Err(sent) if goes_on(fd, flags) => {
+            let rest = buf.cast::<u8>().wrapping_add(sent).cast::<c_void>();
+            // SAFETY: passed on from our caller.
+            let more = unsafe { send(fd, rest, n - sent, flags | libc::MSG_NOSIGNAL) };
+            return sent as isize + more.max(0);
+        }
+        Err(sent) => return sent as isize,
+    }
     fast::cancellation_point();
     stream(
         fd,
@@ -67,6 +84,13 @@ unsafe fn from_one(
             false => kernel(),
         },
     )
+}
+
+/// True when a send that has sent a part goes on with the rest.
+#[cold]
+fn goes_on(fd: c_int, flags: c_int) -> bool {
+    let pair = init::lib().and_then(|lib| lib.paired(fd));
+    flags & libc::MSG_DONTWAIT == 0 && pair.is_none_or(|ep| !ep.nonblocking())
 }
 
 #[unsafe(no_mangle)]

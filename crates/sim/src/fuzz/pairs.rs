@@ -128,10 +128,15 @@ impl Fuzzer {
         let Some(s) = self.some() else { return };
         let n = self.rng.magnitude(40_000) as usize;
         let host = &mut net.hosts[self.host];
-        let into = &mut [&mut self.buf[..n]];
-        if let Some(got) = host.stack.local_recv_fast(s, into, host.me)
-            && got.want_update
-        {
+        let into = &mut self.buf[..n];
+        let got = match self.rng.chance(500_000) {
+            true => host.stack.local_recv_pieces(s, &mut [into], host.me),
+            false => host
+                .stack
+                .local_recv_plain(s, n, host.me, |n| into.get_mut(..n)),
+        };
+        // What lies idle is given back now and then.
+        if got.is_some_and(|got| got.want_update || got.drained && self.rng.chance(300_000)) {
             host.defer(s, work::WINDOW, false);
         }
     }

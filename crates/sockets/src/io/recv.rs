@@ -181,7 +181,7 @@ impl Sockets {
                     if r.want_update {
                         ep.att.work(id, work::WINDOW);
                     } else if paired && ep.shared().rq_available() == 0 {
-                        ep.att.note_drained(id);
+                        ep.att.note_drained(id, ep.shared().rq_keep.get() > 1);
                     }
                     move_peek(ep, r.n, how.peek);
                     done += r.n;

@@ -66,8 +66,11 @@ impl Locked<'_, '_, '_> {
         let st = self.st;
         for r in st.each_sock() {
             let s = st.sock(r.id);
-            let received = walk(st, s.rq_head.get());
-            s.rq_tail.set(received.last);
+            let received = walk(st, recvq::first(s));
+            if s.rq_tail.get() != received.last {
+                s.rq_tail.set(received.last);
+                s.rq_fill.set(0);
+            }
             let bad = received.cut | walk(st, s.sq_head.get()).cut | walk(st, s.tcb.ooo.get()).cut;
             if bad {
                 self.cut(r.id);
@@ -155,9 +158,8 @@ fn reach(st: Stack<'_>, id: BufId) -> bool {
 }
 
 fn forget_queues(s: &Sock) {
-    for head in [
-        &s.rq_head, &s.rq_tail, &s.sq_head, &s.sq_tail, &s.sq_cur, &s.tcb.ooo,
-    ] {
+    recvq::forget(s);
+    for head in [&s.sq_head, &s.sq_tail, &s.sq_cur, &s.tcb.ooo] {
         head.set(OptIdx::NONE);
     }
     s.tcb.ooo_bufs.set(0);
