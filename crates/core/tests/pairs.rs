@@ -99,6 +99,10 @@ impl<'m> Host<'m> {
 
     /// Somebody watches the end that was sent to.
     fn tell(&mut self, to: SockId) {
+        self.do_work(to, work::DATA);
+    }
+
+    fn do_work(&mut self, to: SockId, what: u32) {
         let mut fx = Effects::new();
         let mut env = Env {
             now: Instant(1),
@@ -108,7 +112,7 @@ impl<'m> Host<'m> {
             me: ME,
             rng: 1,
         };
-        drop(self.st.lock_or_defer(&mut env, to, work::DATA));
+        drop(self.st.lock_or_defer(&mut env, to, what));
     }
 
     fn is_mark(&self, end: usize) -> bool {
@@ -302,6 +306,68 @@ fn a_producer_that_died_is_forgotten() {
         assert!(done);
         assert_eq!(h.send(0, b"after"), 5);
         assert_eq!(h.read(1, 100), b"before after");
+    });
+}
+
+/// A stream goes round in a chain of buffers, which grows with what goes through it, keeps a part of the stack's buffers
+/// free, and is given back when its queue lies idle.
+#[test]
+fn a_stream_goes_round_in_its_chain() {
+    with_host(|h| {
+        assert!(h.pair());
+        let byte = |at: usize| (at * 31 + at / 251) as u8;
+        let (mut sent, mut got, mut dice) = (0, 0, 7u64);
+        while sent < 12 << 20 {
+            let n = 1 + draw(&mut dice, 20_000) as usize;
+            let data: Vec<u8> = (sent..sent + n).map(byte).collect();
+            sent += h.send(0, &data);
+            let most = 1 + draw(&mut dice, 22_000) as usize;
+            for b in h.read(1, most) {
+                assert_eq!(b, byte(got));
+                got += 1;
+            }
+        }
+        let (used, all) = h.st.buf_usage();
+        assert!(used > 64 && used <= all / 4 + 64, "{used} of {all}");
+        while got < sent {
+            got += h.read(1, 9000).len();
+        }
+        let audit = h.st.audit();
+        assert_eq!(audit.bufs_tagged, audit.bufs_queued, "{audit:?}");
+        let id = h.ends[1].id;
+        // Small messages need one buffer.
+        for _ in 0..200 {
+            assert_eq!((h.send(0, &[1; 64]), h.read(1, 64).len()), (64, 64));
+        }
+        assert_eq!(h.st.buf_usage().0, 1);
+        assert_eq!(h.send(0, &[2; 30_000]), 30_000);
+        assert_eq!(h.read(1, 30_000).len(), 30_000);
+        assert!(h.st.buf_usage().0 > 1);
+        h.do_work(id, work::WINDOW);
+        assert_eq!(h.st.buf_usage().0, 0);
+    });
+}
+
+/// A producer that died in the middle of a chain: what it had published is read, and nothing else.
+#[test]
+fn a_chain_outlives_its_producer() {
+    with_host(|h| {
+        assert!(h.pair());
+        for _ in 0..40 {
+            assert_eq!(h.send(0, &[3; 9000]), 9000);
+            assert_eq!(h.read(1, 9000).len(), 9000);
+        }
+        assert_eq!(h.send(0, &[4; 9000]), 9000);
+        assert_eq!(h.read(1, 5000), [4; 5000]);
+        let s = h.st.sock(h.ends[1].id);
+        let dead = 9;
+        s.plock.store(dead + 1, Relaxed);
+        assert!(h.locked(|l| l.owner_gone(dead as u16, Unfinished::Stay)));
+        assert_eq!(h.read(1, 9000), [4; 4000]);
+        assert_eq!(h.send(0, &[5; 12_000]), 12_000);
+        assert_eq!(h.read(1, 20_000), [5; 12_000]);
+        let audit = h.st.audit();
+        assert_eq!(audit.bufs_tagged, audit.bufs_queued, "{audit:?}");
     });
 }
 
