@@ -44,6 +44,43 @@ CASE(child_of_a_shut_listener)
     say_ret("send", send(fd, "abc", 3, MSG_NOSIGNAL));
 }
 
+/* The same with the other direction: it reads the end at once, and may send. */
+CASE(child_of_a_listener_shut_for_reading)
+{
+    char buf[10];
+    int l = bound(tcp_socket());
+    say_ret("shutdown", shutdown(l, SHUT_RD));
+    say_ret("listen", listen(l, 5));
+    peer_ok("connect %d", port_of(l));
+    int fd = accept(l, NULL, NULL);
+    say_events(fd);
+    say_ret("recv", recv(fd, buf, sizeof buf, MSG_DONTWAIT));
+    say_ret("send", send(fd, "abc", 3, MSG_NOSIGNAL));
+    say_peer("recv 3");
+    peer_ok("send 2");
+    wait_bytes(fd, 2);
+    say_events(fd);
+    say_ret("recv", recv(fd, buf, sizeof buf, MSG_DONTWAIT));
+    say_ret("recv", recv(fd, buf, sizeof buf, MSG_DONTWAIT));
+}
+
+/* Once connect has said that it is done, the socket is connected also when it is reset. */
+CASE(connect_after_a_reset_that_connect_has_told)
+{
+    int fd = tcp_socket(), port = peer_number("listen");
+    nonblocking(fd);
+    struct addr a = peer_addr(port);
+    say_ret("connect", connect(fd, &a.sa, a.len));
+    wait_events(fd, POLLOUT);
+    say_ret("connect", connect(fd, &a.sa, a.len));
+    peer_ok("accept");
+    peer_ok("rst");
+    wait_events(fd, POLLHUP);
+    say_ret("connect", connect(fd, &a.sa, a.len));
+    say_events(fd);
+    say_ret("connect", connect(fd, &a.sa, a.len));
+}
+
 static void end_it(int fd)
 {
     say_ret("shutdown", shutdown(fd, SHUT_WR));

@@ -45,7 +45,10 @@ impl Sockets {
             (away && self.os.getpeername(fd).is_ok()).then(|| self.os.connect(fd, addr))
         });
         match done {
-            Some(r) => Answer::from(r),
+            Some(r) => {
+                note_seen(ep, &r);
+                Answer::from(r)
+            }
             None if self.is_back(fd) => self.connect(fd, addr),
             None => Answer::Kernel,
         }
@@ -273,13 +276,9 @@ impl Sockets {
         }
         if s.has(flag::PAIRED) && state != TcpState::Closed {
             // The kernel's connection beside it knows whether the program has seen the end of the attempt.
-            return match self.os.connect(fd, addr) {
-                Ok(()) => {
-                    s.set_flag(flag::CONNECTED_SEEN);
-                    Answer::Value(0)
-                }
-                Err(e) => Answer::Error(e),
-            };
+            let r = self.os.connect(fd, addr);
+            note_seen(ep, &r);
+            return Answer::from(r);
         }
         if s.has(flag::DISCONNECTING) {
             return Answer::Error(Errno::EINVAL);
@@ -434,6 +433,13 @@ fn destination(addr: &Addr, v6: bool) -> Option<Endpoint> {
     let family = if v6 { libc::AF_INET6 } else { libc::AF_INET };
     let remote = addr.endpoint().filter(|_| addr.family() == family)?;
     (remote.port != 0).then_some(remote)
+}
+
+/// The kernel has said to the program what became of its attempt: `connect` tells that once.
+fn note_seen(ep: &Ep, said: &Result<(), Errno>) {
+    if matches!(said, Ok(()) | Err(Errno::EISCONN)) {
+        ep.shared().set_flag(flag::CONNECTED_SEEN);
+    }
 }
 
 fn is_opening(state: TcpState) -> bool {

@@ -15,6 +15,8 @@ const NETLINK_SOCK_DIAG: i32 = 4;
 const BY_FAMILY: u16 = 20;
 /// `INET_DIAG_INFO` of linux/inet_diag.h: the attribute, and its bit in the request.
 const INFO: u16 = 2;
+/// `INET_DIAG_SHUTDOWN`: the attribute, which comes unasked.
+const SHUTDOWN: u16 = 8;
 /// Length of `struct nlmsghdr`.
 const HEADER: usize = 16;
 /// Length of `struct inet_diag_req_v2`.
@@ -185,7 +187,11 @@ fn decode(answer: &[u8]) -> Option<Facts> {
         if len < 4 {
             return None;
         }
-        if u16_at(at + 2)? != INFO {
+        let kind = u16_at(at + 2)?;
+        if kind == SHUTDOWN && *answer.get(at + 4)? != 0 {
+            return None;
+        }
+        if kind != INFO {
             at += len.next_multiple_of(4);
             continue;
         }
@@ -237,6 +243,10 @@ mod tests {
             waiting: 30,
         };
         assert_eq!(decode(&message(ESTABLISHED, 30, &info)), Some(facts));
+        let mut shut = message(ESTABLISHED, 30, &info);
+        let first = HEADER + MESSAGE;
+        shut[first + 2..first + 4].copy_from_slice(&SHUTDOWN.to_ne_bytes());
+        assert_eq!(decode(&shut), None, "shut down for reading");
         assert_eq!(decode(&message(8, 30, &info)), None, "a FIN has come");
         assert_eq!(decode(&message(ESTABLISHED, 30, &info[..180])), None);
         assert_eq!(decode(&[0; 20]), None);

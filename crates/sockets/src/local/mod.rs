@@ -106,6 +106,10 @@ impl Sockets {
         match self.mark_local(fd, v6, peer) {
             Some((ep, _)) => {
                 ep.shared().set_flag(flag::CONNECTED_SEEN);
+                // Those who are to be paired at once are not asked for what the kernel knows of them.
+                if self.settings.local_after == 0 && !self.is_whole(fd) {
+                    self.never_paired(&ep);
+                }
                 self.pair_at(Some(fd), &ep, 0);
                 true
             }
@@ -196,13 +200,21 @@ impl Sockets {
         })
     }
 
-    /// Neither end of the kernel's connection has sent its FIN.
+    /// Neither end of the kernel's connection has sent its FIN, and nothing was shut down for reading: of that the state does
+    /// not tell.
     fn is_whole(&self, fd: i32) -> bool {
         let mut state = [0u8];
         let asked = self
             .os
             .getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, &mut state);
-        asked.is_ok() && state == [TcpState::Established as u8]
+        let mut shut = [PollFd {
+            fd,
+            events: libc::POLLRDHUP,
+            revents: 0,
+        }];
+        asked.is_ok()
+            && state == [TcpState::Established as u8]
+            && self.os.ppoll(&mut shut, Some(0)) == Ok(0)
     }
 
     /// What the kernel holds of an end. `None`: it is not established, or not to be found.
