@@ -322,3 +322,39 @@ CASE(closed_before_something_else)
     peer_ok("use 1");
     say_peer("state");
 }
+
+/* Who has heard that a child ended finds its connections ended. */
+CASE_KERNEL(closed_when_the_child_is_waited_for)
+{
+    int l = bound(tcp_socket());
+    struct addr a = my_addr(port_of(l));
+    int late = 0;
+    listen(l, 5);
+    for (int i = 0; i < 20; i++) {
+        char b = 0;
+        pid_t child = fork();
+        if (child == 0) {
+            close(l);
+            int fd = tcp_socket();
+            connect(fd, &a.sa, a.len);
+            for (int n = 0; n < 8; n++) {
+                send(fd, "x", 1, 0);
+                recv(fd, &b, 1, 0);
+            }
+            if (i % 2)
+                _exit(0);
+            pause();
+        }
+        int fd = accept(l, NULL, NULL);
+        for (int n = 0; n < 8; n++) {
+            recv(fd, &b, 1, 0);
+            send(fd, "y", 1, 0);
+        }
+        if (i % 2 == 0)
+            kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+        late += recv(fd, &b, 1, MSG_DONTWAIT) < 0 && errno == EAGAIN;
+        close(fd);
+    }
+    say("%d ends came late", late);
+}

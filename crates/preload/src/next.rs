@@ -152,6 +152,14 @@ next! {
         pid: *mut pid_t, file: *const c_char, actions: *const c_void, attr: *const c_void,
         argv: *const *const c_char, envp: *const *const c_char,
     ) -> c_int = libc::ENOSYS;
+    fn wait(status: *mut c_int) -> pid_t = no_such_call();
+    fn waitpid(pid: pid_t, status: *mut c_int, options: c_int) -> pid_t = no_such_call();
+    fn wait3(status: *mut c_int, options: c_int, usage: *mut libc::rusage) -> pid_t = no_such_call();
+    fn wait4(pid: pid_t, status: *mut c_int, options: c_int, usage: *mut libc::rusage) -> pid_t = no_such_call();
+    fn waitid(
+        kind: libc::idtype_t, id: libc::id_t, info: *mut libc::siginfo_t, options: c_int,
+    ) -> c_int = no_such_call();
+    fn pclose(stream: *mut c_void) -> c_int = no_such_call();
     fn system(command: *const c_char) -> c_int = no_such_call();
     fn popen(command: *const c_char, mode: *const c_char) -> *mut c_void = core::ptr::null_mut();
     fn getaddrinfo(

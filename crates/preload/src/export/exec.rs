@@ -125,7 +125,7 @@ pub unsafe extern "C" fn system(command: *const c_char) -> c_int {
     others_may_hold();
     leave::before_shell();
     // SAFETY: passed on unchanged.
-    unsafe { next::system(command) }
+    unsafe { super::children::system(command) }
 }
 
 #[unsafe(no_mangle)]

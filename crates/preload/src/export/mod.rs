@@ -3,6 +3,7 @@
 //! cancelled as ever.
 
 mod again;
+mod children;
 mod epoll;
 mod exec;
 mod fd;

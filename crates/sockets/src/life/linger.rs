@@ -21,7 +21,7 @@ pub(crate) fn linger_span(ep: &Ep) -> Option<u64> {
     (seconds != 0).then(|| u64::from(seconds).saturating_mul(1_000_000_000))
 }
 
-/// A close that waits, or of which the other end of a pair is to hear at once, if the descriptor is the last one in all
+/// A close that waits, or of which the peer is to hear at once, if the descriptor is the last one in all
 /// processes, which only the kernel knows.
 pub(crate) struct Doubt {
     ep: Ep,
@@ -35,7 +35,7 @@ pub(crate) struct Doubt {
 
 impl Sockets {
     /// For a descriptor of which other processes may have copies: puts the kernel socket into an epoll set, from which
-    /// it vanishes when its last descriptor is closed (epoll(7)). Of a pair's end the keeper hears, too, but later than the
+    /// it vanishes when its last descriptor is closed (epoll(7)). The keeper hears of a last close, too, but later than the
     /// kernel would tell the peer: what the program sends elsewhere after its `close` must not overtake it.
     pub(crate) fn doubtful_close(&self, fd: i32) -> Option<Doubt> {
         if !matches!(self.table.load(fd), Entry::Tcp(_))
@@ -49,7 +49,11 @@ impl Sockets {
         };
         let span = linger_span(&ep);
         let paired = ep.shared().has(flag::PAIRED);
-        if span.is_none() && !paired {
+        let open = matches!(
+            ep.shared().tcp_state(),
+            TcpState::Established | TcpState::CloseWait
+        );
+        if span.is_none() && !paired && !open {
             return None;
         }
         let set = self.os.epoll_create(libc::EPOLL_CLOEXEC).ok()?;

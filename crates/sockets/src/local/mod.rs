@@ -8,8 +8,10 @@
 //! | `mod.rs` | marks, pairing, the first look at a paired end |
 //! | `fast.rs` | sending and receiving without the stack lock |
 //! | `part.rs` | the way back: what waits in the queues goes through the kernel |
+//! | `closed.rs` | ends that a child had open when it ended |
 //! | `diag.rs` | what the kernel holds of an end: `NETLINK_SOCK_DIAG` |
 
+mod closed;
 pub(crate) mod diag;
 pub mod fast;
 mod part;

@@ -27,6 +27,7 @@ impl Duty {
         self.bury();
         self.raise();
         self.report_icmp();
+        self.look_for_closed();
         self.close_dead();
         self.audit_filters();
         self.look_after_end();

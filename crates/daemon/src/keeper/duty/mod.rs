@@ -63,6 +63,9 @@ pub struct Duty {
     audit: filters::Audit,
     /// Other people's sockets end too: reports of deaths are read again, and looked into, not before this time.
     next_walk: u64,
+    /// A process ended: which connections nobody has open any more is asked, not before the time that follows.
+    look_due: bool,
+    next_look: u64,
     /// A short queue of reports is read again at this time while the next walk is waited for.
     next_read: u64,
     /// Reports of deaths are not listened to at present.
@@ -137,6 +140,8 @@ impl Duty {
             pending: Pending::default(),
             audit: filters::Audit::default(),
             next_walk: 0,
+            look_due: false,
+            next_look: 0,
             next_read: 0,
             deaf: false,
             alone_since: None,
@@ -247,12 +252,14 @@ impl Duty {
         let retry = locked || (self.control.is_some() && !self.outbox.is_empty());
         let walk = (self.deaf || !cookies.is_empty()).then_some(self.next_walk.max(now + RETRY));
         let read = (self.deaf && self.deaths.short).then_some(self.next_read.max(now));
+        let look = self.look_due.then_some(self.next_look.max(now));
         let alone = (self.attached.is_empty() && !self.told_idle).then_some(now + IDLE_TICK);
         retry
             .then_some(now + RETRY)
             .into_iter()
             .chain(walk)
             .chain(read)
+            .chain(look)
             .chain(alone)
             .chain(self.audit.due())
             .chain(self.estate.due())
