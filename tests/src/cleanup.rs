@@ -83,8 +83,26 @@ pub fn prepare_anyone() -> Result<()> {
         print(info);
         everything();
     }));
+    std::thread::spawn(reap_forever);
     sweep();
     Ok(())
+}
+
+/// Orphans that ended are collected as the run goes on: every look at the processes of a run reads all of them, and a
+/// long run leaves thousands.
+fn reap_forever() {
+    let mut before = BTreeSet::new();
+    loop {
+        std::thread::sleep(Duration::from_secs(3));
+        let now: BTreeSet<u32> = procfs::zombie_children(std::process::id())
+            .into_iter()
+            .collect();
+        // What we started ourselves has somebody who waits for it, and who has got it by now.
+        for pid in now.intersection(&before) {
+            reap(*pid);
+        }
+        before = now;
+    }
 }
 
 /// Kills every descendant and removes every namespace and directory of this run.
@@ -130,13 +148,17 @@ pub fn signal(pid: u32, signal: Signal) {
 
 /// Collects children that were not started by us but fell to us (their parent died).
 pub fn reap_orphans() {
-    for pid in procfs::zombie_children(std::process::id()) {
-        if crate::cmd::is_known_child(pid) {
-            continue;
-        }
-        if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
-            let _ = waitpid(Some(pid), WaitOptions::NOHANG);
-        }
+    procfs::zombie_children(std::process::id())
+        .into_iter()
+        .for_each(reap);
+}
+
+fn reap(pid: u32) {
+    if crate::cmd::is_known_child(pid) {
+        return;
+    }
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = waitpid(Some(pid), WaitOptions::NOHANG);
     }
 }
 

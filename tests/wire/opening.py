@@ -212,6 +212,29 @@ def backlog_full(w):
     p.see(0.2)
 
 
+def syn_flood(w):
+    """More half-open connections than a listener keeps: all are answered, and whoever goes on is connected."""
+    w.listen(backlog=3)
+    for options in (full(), Options(mss(1000))):
+        answers = 0
+        for _ in range(40):
+            p = w.peer()
+            p.out(SYN, options=options)
+            one = p.take(2)
+            answers += one is not None
+        w.say(f"  {answers} answers, the last: {p.show(one) if one else 'none'}")
+        p.stamps = bool(one and one.option(8))
+        p.out(ACK)
+        w.do("accept('a', 'l')")
+        p.out(ACK | PSH, b"after all")
+        p.see(0.1, most=1)
+        w.do("s['a'].recv(100)")
+        w.do("s['a'].send(bytes(1200))")
+        p.see(0.1)
+        p.out(ACK)
+        w.do("s['a'].getsockopt(6, socket.TCP_MAXSEG)")
+
+
 def deferred(w):
     """TCP_DEFER_ACCEPT: the third ACK alone opens nothing."""
     w.listen(TCP_DEFER_ACCEPT=2)

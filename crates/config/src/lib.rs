@@ -34,7 +34,7 @@ pub mod vars;
 pub use crate::daemon::{DaemonOpts, XdpMode, ZeroCopy};
 pub use crate::problem::{OptError, Problem};
 pub use crate::process::{LogLevel, ProcessOpts, Profile, StackSelect, VnicChoice};
-pub use crate::stack::{Congestion, StackOpts};
+pub use crate::stack::StackOpts;
 pub use crate::table::{Category, Kind, Options, Spec, Unit};
 pub use crate::text::{IfName, Names, Text};
 pub use crate::value::{Value, Word};

@@ -1,17 +1,6 @@
 //! Options that are fixed when a stack is made: table sizes and protocol behaviour.
 
 use crate::table::{Kind, Unit, options};
-use crate::value::choices;
-
-choices! {
-    /// Congestion control algorithm.
-    pub enum Congestion {
-        /// CUBIC (RFC 9438).
-        Cubic = "cubic",
-        /// NewReno (RFC 5681, RFC 6582).
-        Reno = "reno",
-    }
-}
 
 const fn int(min: u32, max: u32, unit: Unit) -> Kind {
     Kind::Int { min, max, unit }
@@ -87,18 +76,20 @@ options! {
         /// Upper limit of the backlog given to `listen`. As Linux's `somaxconn`.
         somaxconn: u32 = 4096, int(1, 65_535, Unit::Count), "FLYOVER_SOMAXCONN", "somaxconn",
             "largest listen backlog";
-        /// Half-open connections of one listener. As Linux's `tcp_max_syn_backlog`.
+        /// Half-open connections of one listener, at most; twice its backlog if that is less. As Linux's
+        /// `tcp_max_syn_backlog`.
         syn_backlog: u32 = 4096, int(8, 65_535, Unit::Count), "FLYOVER_SYN_BACKLOG", "syn-backlog",
             "half-open connections of a listener";
+        /// Answer SYNs with cookies when a listener has as many half-open connections as it may have
+        /// (RFC 4987 section 3.6). As Linux's `tcp_syncookies`.
+        syn_cookies: bool = true, Kind::Switch, "FLYOVER_SYN_COOKIES", "syn-cookies",
+            "SYN cookies when too many connections are half-open";
         /// Answer with RST when the accept queue is full, instead of letting the client try again.
         /// As Linux's `tcp_abort_on_overflow`.
         abort_on_overflow: bool = false, Kind::Switch,
             "FLYOVER_ABORT_ON_OVERFLOW", "abort-on-overflow",
             "RST when the accept queue is full";
 
-        /// Congestion control of new sockets.
-        congestion: Congestion = Congestion::Cubic, Kind::Choice(Congestion::WORDS),
-            "FLYOVER_CONGESTION", "congestion", "congestion control";
         /// Initial congestion window, segments (RFC 6928).
         initial_cwnd: u32 = 10, int(1, 1000, Unit::Count), "FLYOVER_INITIAL_CWND", "initial-cwnd",
             "initial congestion window, segments";
@@ -153,35 +144,19 @@ options! {
         /// Retransmissions of a SYN+ACK before a half-open connection is dropped.
         synack_retries: u32 = 5, int(0, 255, Unit::Count),
             "FLYOVER_SYNACK_RETRIES", "synack-retries", "retransmissions of SYN+ACK";
-        /// Retransmissions of data before the route is looked at again (RFC 1122's R1).
-        retries1: u32 = 3, int(0, 255, Unit::Count), "FLYOVER_RETRIES1", "retries1",
-            "retransmissions before the route is doubted";
         /// Retransmissions of data before a connection is given up (RFC 1122's R2).
         retries2: u32 = 15, int(0, 255, Unit::Count), "FLYOVER_RETRIES2", "retries2",
             "retransmissions before giving up";
         /// As `retries2`, for connections that the application has closed.
         orphan_retries: u32 = 8, int(0, 255, Unit::Count),
             "FLYOVER_ORPHAN_RETRIES", "orphan-retries", "retransmissions of closed sockets";
-        /// Challenge ACKs per second (RFC 5961 section 7).
-        challenge_acks: u32 = 1000, int(1, 1_000_000, Unit::Count),
-            "FLYOVER_CHALLENGE_ACKS", "challenge-acks", "challenge ACKs per second";
 
-        /// Time to live and hop limit of packets, unless the socket says otherwise.
-        ttl: u32 = 64, int(1, 255, Unit::Count), "FLYOVER_TTL", "ttl",
-            "time to live of packets";
         /// Smallest path MTU that an ICMP message can bring about, bytes. As Linux's `min_pmtu`.
         pmtu_min: u32 = 552, bytes(68, 1500), "FLYOVER_PMTU_MIN", "pmtu-min",
             "smallest path MTU believed";
         /// Time after which a lowered path MTU is forgotten (RFC 1191 section 6.3).
         pmtu_expires_s: u32 = 600, int(1, 86_400, Unit::Seconds),
             "FLYOVER_PMTU_EXPIRES_S", "pmtu-expires-s", "time a lowered path MTU lasts";
-
-        /// Frames handled in one poll of a V-NIC before others get a turn.
-        poll_budget: u32 = 128, int(1, 4096, Unit::Count), "FLYOVER_POLL_BUDGET", "poll-budget",
-            "frames handled in one poll";
-        /// Time without a poll by the application after which the keeper answers the network.
-        attended_us: u32 = 2000, int(50, 1_000_000, Unit::Micros),
-            "FLYOVER_ATTENDED_US", "attended-us", "time before the keeper takes over";
     }
 }
 

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use flyover_config::{
-    Congestion, DaemonOpts, Kind, Options, Problem, ProcessOpts, Profile, StackOpts, StackSelect,
-    VnicChoice, docs, vars,
+    DaemonOpts, Kind, Options, Problem, ProcessOpts, Profile, StackOpts, StackSelect, VnicChoice,
+    docs, vars,
 };
 use proptest::prelude::*;
 
@@ -81,8 +81,8 @@ fn numbers() {
         "FLYOVER_DELACK_MS=501: out of range (takes 0 to 500 ms)"
     );
     assert_eq!(
-        stack("ttl", "many").unwrap_err(),
-        "FLYOVER_TTL=many: not a number (takes 1 to 255)"
+        stack("synack_retries", "many").unwrap_err(),
+        "FLYOVER_SYNACK_RETRIES=many: not a number (takes 0 to 255)"
     );
     for bad in [
         "",
@@ -191,8 +191,8 @@ fn environment() {
     let env: [(&[u8], &[u8]); 7] = [
         (b"PATH", b"/bin"),
         (b"FLYOVER_MAX_SOCKETS", b"100"),
-        (b"FLYOVER_TTL", b"300"),
-        (b"FLYOVER_CONGESTION", b"reno"),
+        (b"FLYOVER_SYNACK_RETRIES", b"300"),
+        (b"FLYOVER_TIMESTAMPS", b"off"),
         (b"FLYOVER_BUFFERS", b""),
         (b"FLYOVER_SACK", b"\xff"),
         (b"FLYOVER_STACK", b"ignored here"),
@@ -201,8 +201,8 @@ fn environment() {
     let mut errors = Vec::new();
     vars::apply_all(&mut o, env.into_iter(), |e| errors.push(e.problem));
     assert_eq!(
-        (o.max_sockets, o.congestion, o.ttl, o.sack),
-        (128, Congestion::Reno, 64, true)
+        (o.max_sockets, o.timestamps, o.synack_retries, o.sack),
+        (128, false, 5, true)
     );
     assert_eq!(errors, [Problem::OutOfRange, Problem::NotUtf8]);
     assert!(vars::is_known("FLYOVER_SPIN") && !vars::is_known("FLYOVER_SPINN"));

@@ -24,6 +24,12 @@ impl Instant {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Whole seconds.
+    #[inline]
+    pub const fn secs32(self) -> u32 {
+        (self.0 / SEC) as u32
+    }
+
     /// Milliseconds, as the TCP timestamp clock counts them (RFC 7323 section 5.4: 1 ms ticks).
     #[inline]
     pub const fn ms32(self) -> u32 {

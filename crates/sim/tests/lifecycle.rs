@@ -221,6 +221,13 @@ fn path_mtu_discovery() {
         1400 - 52
     );
     assert_eq!(net.hosts[0].stat("tcp_rto"), 0);
+    // RFC 1191 section 6.3: after ten minutes the path may carry more.
+    net.run_for(601_000 * MS);
+    transfer(&mut net, socks, 0, 300_000, |_, _| {});
+    assert_eq!(
+        net.hosts[0].stack.opt(socks[0].id, SockOpt::MaxSeg),
+        9000 - 52
+    );
     finish(&mut net, &[(0, socks[0]), (1, socks[1]), (1, listener)]);
 }
 

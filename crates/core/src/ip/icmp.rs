@@ -1,5 +1,6 @@
 //! ICMP errors that the kernel received for flows of ours: path MTU (RFC 1191, RFC 8201) and unreachable.
 
+use super::tx;
 use crate::error::Error;
 use crate::sock::{Kind, SockId, flag};
 use crate::stack::locked::Locked;
@@ -48,7 +49,7 @@ impl Locked<'_, '_, '_> {
         if s.rt_mtu.get() != 0 && mtu >= s.rt_mtu.get() {
             return;
         }
-        s.pmtu.set(mtu);
+        tx::note_path_mtu(s, mtu, self.env.now, self.st.opts.pmtu_expires_s);
         s.rt_valid.set(0);
         if s.kind() == Kind::Tcp && s.tcp_state().transmits() {
             // What was too large is lost; send it again in smaller segments, without blaming the network's load.

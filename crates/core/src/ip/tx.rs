@@ -3,6 +3,7 @@
 use crate::effects::Effect;
 use crate::sock::Sock;
 use crate::stack::locked::Locked;
+use crate::time::Instant;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_cplane::{Fwd, Reason, Resolve};
 use flyover_vnic::VnicKind;
@@ -32,8 +33,29 @@ pub(crate) enum NoWay {
     Unreachable,
 }
 
+/// A path MTU takes the lower half of its word; in the upper half stands when it ends, in units of so many seconds.
+const PMTU_UNIT: u32 = 4;
+const PMTU_BYTES: u32 = 0xffff;
+
+/// The path carries packets of `mtu` bytes only; after `lasts` seconds it may carry more (RFC 1191 section 6.3).
+pub(crate) fn note_path_mtu(s: &Sock, mtu: u32, now: Instant, lasts: u32) {
+    let until = now.secs32().wrapping_add(lasts) / PMTU_UNIT;
+    s.pmtu.set(until << 16 | mtu.min(PMTU_BYTES));
+}
+
+fn path_mtu_is_over(s: &Sock, now: Instant) -> bool {
+    let until = (s.pmtu.get() >> 16) as u16;
+    let now = (now.secs32() / PMTU_UNIT) as u16;
+    // The longest time that may be set is less than half of what 16 bits count.
+    now.wrapping_sub(until).cast_signed() >= 0
+}
+
 /// The way out for a connected socket, from its cache while that holds.
 pub(crate) fn way(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
+    if s.pmtu.get() != 0 && path_mtu_is_over(s, l.env.now) {
+        s.pmtu.set(0);
+        s.rt_valid.set(0);
+    }
     if s.rt_valid.get() == 1 && l.env.cp.version(s.rt_row.get()) == s.rt_version.get() {
         let nic = s.nic.get();
         if nic != 0 {
@@ -87,7 +109,7 @@ fn refresh(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
     s.rt_ifindex.set(fwd.ifindex);
     s.rt_smac.set(fwd.smac.to_u64());
     s.rt_dmac.set(fwd.dmac.to_u64());
-    let mtu = match s.pmtu.get() {
+    let mtu = match s.pmtu.get() & PMTU_BYTES {
         0 => mtu,
         p => mtu.min(p),
     };

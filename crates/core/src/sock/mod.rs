@@ -82,7 +82,7 @@ shm_struct! {
         pub k_pend: Shared32,
         /// Filter handle of the daemon; 0 is none.
         pub filter: SharedCell<u32>,
-        /// Lower path MTU learnt from ICMP; 0 is none.
+        /// Lower path MTU learnt from ICMP, and when it ends (`ip/tx.rs`); 0 is none.
         pub pmtu: SharedCell<u32>,
 
         // What every call looks at, and what a reader who spins waits for: one line comes with a message.

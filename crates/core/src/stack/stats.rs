@@ -59,6 +59,12 @@ counters! {
     tcp_out,
     /// TCP segments dropped: listener's backlog full.
     tcp_drop_backlog,
+    /// SYNs answered with a cookie: as many connections of the listener were half-open as may be.
+    tcp_cookies_out,
+    /// Connections that came back with a cookie.
+    tcp_cookies_in,
+    /// ACKs without connection that had no valid cookie, at a listener that had given some.
+    tcp_cookies_bad,
     /// TCP segments dropped: bare ACKs of connections that the listener wants with data only (`TCP_DEFER_ACCEPT`).
     tcp_put_off,
     /// TCP segments dropped: no socket slot.

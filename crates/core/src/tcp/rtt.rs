@@ -1,15 +1,17 @@
 //! Round-trip time and retransmission timeout (RFC 6298).
 
 use super::tcb::Tcb;
-use crate::time::{MS, SEC};
+use crate::time::MS;
 use flyover_config::StackOpts;
 
-/// Largest timeout, as Linux's `TCP_RTO_MAX`.
-pub const RTO_MAX: u64 = 120 * SEC;
+/// Largest timeout, ns.
+fn largest(o: &StackOpts) -> u64 {
+    u64::from(o.rto_max_ms) * MS
+}
 
 /// Takes one sample, in nanoseconds.
 pub(crate) fn sample(t: &Tcb, ns: u64, o: &StackOpts) {
-    let r = ns.clamp(1, RTO_MAX);
+    let r = ns.clamp(1, largest(o));
     let srtt = t.srtt.get();
     if srtt == 0 {
         t.srtt.set(r);
@@ -30,16 +32,17 @@ pub(crate) fn sample(t: &Tcb, ns: u64, o: &StackOpts) {
         .get()
         .saturating_mul(4)
         .max(u64::from(o.rto_min_ms) * MS);
-    t.rto.set(t.srtt.get().saturating_add(var).min(RTO_MAX));
+    t.rto.set(t.srtt.get().saturating_add(var).min(largest(o)));
 }
 
 /// The timeout now, back-off included, in nanoseconds.
-pub(crate) fn rto(t: &Tcb) -> u64 {
-    backed_off(t, t.backoff.get())
+pub(crate) fn rto(t: &Tcb, o: &StackOpts) -> u64 {
+    backed_off(t, t.backoff.get(), o)
 }
 
 /// The same with a back-off of the caller's own.
-pub(crate) fn backed_off(t: &Tcb, backoff: u32) -> u64 {
-    let base = t.rto.get().clamp(MS, RTO_MAX);
-    base.saturating_mul(1u64 << backoff.min(16)).min(RTO_MAX)
+pub(crate) fn backed_off(t: &Tcb, backoff: u32, o: &StackOpts) -> u64 {
+    let most = largest(o);
+    let base = t.rto.get().clamp(MS, most);
+    base.saturating_mul(1u64 << backoff.min(16)).min(most)
 }

@@ -53,7 +53,7 @@ pub(crate) fn restart_rtx(l: &mut Locked<'_, '_, '_>, id: SockId) {
         t.rtx_kind.set(rtx::NONE);
         return;
     }
-    let rto = rtt::rto(t);
+    let rto = rtt::rto(t, &l.st.opts);
     let (kind, wait) = match probe_timeout(l.st, s, flight) {
         Some(pto) if pto < rto => (rtx::TLP, pto),
         _ => (rtx::RTO, rto),
@@ -142,7 +142,8 @@ pub(crate) fn after_output(l: &mut Locked<'_, '_, '_>, id: SockId) {
         return;
     }
     t.rtx_kind.set(rtx::PERSIST);
-    t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+    t.t_rtx
+        .set(l.env.now.0.saturating_add(rtt::rto(t, &l.st.opts)));
     rearm(l, id);
 }
 
@@ -306,7 +307,8 @@ fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
     tx::output(l, id);
     if t.t_rtx.get() == before || t.t_rtx.get() == 0 {
         t.rtx_kind.set(rtx::RTO);
-        t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+        t.t_rtx
+            .set(l.env.now.0.saturating_add(rtt::rto(t, &l.st.opts)));
     }
     rearm(l, id);
 }
@@ -363,7 +365,8 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
     t.backoff.set((t.backoff.get() + 1).min(16));
     tx::send_probe(l, id);
     t.rtx_kind.set(rtx::PERSIST);
-    t.t_rtx.set(l.env.now.0.saturating_add(rtt::rto(t)));
+    t.t_rtx
+        .set(l.env.now.0.saturating_add(rtt::rto(t, &l.st.opts)));
 }
 
 fn keepalive(l: &mut Locked<'_, '_, '_>, id: SockId) {

@@ -1,6 +1,6 @@
 //! LISTEN (RFC 9293 section 3.10.7.2): a SYN makes a child in SYN_RCVD.
 
-use super::{Seg, closed, count};
+use super::{Seg, closed, cookie, count};
 use crate::sock::{Kind, Sock, SockId, flag, opts};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
@@ -8,7 +8,7 @@ use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use crate::tcp::{cc, tx, user};
 use core::sync::atomic::Ordering::Relaxed;
-use flyover_wire::TcpFlags;
+use flyover_wire::{Seq, TcpFlags, TcpOpts};
 
 pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
     if seg.flags.has(TcpFlags::RST) {
@@ -19,8 +19,10 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         return;
     }
     if seg.flags.has(TcpFlags::ACK) {
-        closed::handle(l, p, seg);
-        return;
+        return match cookie::redeem(l, p, &seg, id) {
+            Some(child) => super::to_connection(l, p, seg, child),
+            None => closed::handle(l, p, seg),
+        };
     }
     if !seg.flags.has(TcpFlags::SYN) {
         count!(l, tcp_drop_state);
@@ -33,48 +35,87 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     let listener = l.st.sock(id);
     let backlog = listener.backlog.get();
     // As Linux: a full accept queue refuses new SYNs silently; half-open ones are bounded apart.
-    if listener.acc_len.load(Relaxed) > backlog || listener.syn_len.get() > backlog.max(8) * 2 {
+    if listener.acc_len.load(Relaxed) > backlog {
         count!(l, tcp_drop_backlog);
         return;
     }
-    let Some(child) = l.new_child(id) else {
-        count!(l, tcp_drop_no_slot);
+    let most = (backlog.max(8) * 2).min(l.st.opts.syn_backlog);
+    if listener.syn_len.get() > most {
+        if l.st.opts.syn_cookies {
+            cookie::offer(l, p, &seg, id);
+        } else {
+            count!(l, tcp_drop_backlog);
+        }
+        return;
+    }
+    let opened = Opened {
+        iss: user::connect::isn(l, p.hdr.destination(), p.hdr.source()),
+        irs: seg.seq,
+        window: seg.hdr.window,
+        options: seg.hdr.options,
+    };
+    let Some(child) = child_of(l, p, id, &opened) else {
         return;
     };
-    let s = l.st.sock(child);
-    s.set_local(p.hdr.destination());
-    s.set_remote(p.hdr.source());
-    s.nic.set(p.nic as u32 + 1);
-    set_up(l, s, &seg);
-    l.st.hash_conn(child);
-    s.set_tcp_state(TcpState::SynRcvd);
-    count!(l, tcp_passive);
     tx::send_syn_ack(l, child);
-    if s.tcb.t_rtx.get() == 0 {
+    if l.st.sock(child).tcb.t_rtx.get() == 0 {
         // Else the neighbour is being resolved, and a sooner timer runs.
         user::connect::arm_syn_timer(l, child);
     }
 }
 
-/// Takes the options of the SYN and chooses our side's numbers.
-fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
+/// What a connection begins with.
+pub(super) struct Opened {
+    /// ISS.
+    pub iss: Seq,
+    /// IRS.
+    pub irs: Seq,
+    /// The window of the segment that began it, not scaled.
+    pub window: u16,
+    /// The options of the peer's SYN.
+    pub options: TcpOpts,
+}
+
+/// A child of a listener, in SYN_RCVD.
+pub(super) fn child_of(
+    l: &mut Locked<'_, '_, '_>,
+    p: &RxPkt<'_>,
+    listener: SockId,
+    opened: &Opened,
+) -> Option<SockId> {
+    let Some(child) = l.new_child(listener) else {
+        count!(l, tcp_drop_no_slot);
+        return None;
+    };
+    let s = l.st.sock(child);
+    s.set_local(p.hdr.destination());
+    s.set_remote(p.hdr.source());
+    s.nic.set(p.nic as u32 + 1);
+    set_up(l, s, opened);
+    l.st.hash_conn(child);
+    s.set_tcp_state(TcpState::SynRcvd);
+    count!(l, tcp_passive);
+    Some(child)
+}
+
+/// Takes the options of the SYN and our side's numbers.
+fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, opened: &Opened) {
     let t = &s.tcb;
-    let (local, remote) = (s.local(), s.remote());
-    let iss = user::connect::isn(l, local, remote);
+    let (iss, irs) = (opened.iss, opened.irs);
     t.iss.set(iss.0);
     t.snd_una.set(iss.0);
     t.snd_nxt.set(iss.0);
-    t.irs.set(seg.seq.0);
-    t.rcv_nxt.set(seg.seq.add(1).0);
+    t.irs.set(irs.0);
+    t.rcv_nxt.set(irs.add(1).0);
     t.rcv_adv.set(t.rcv_nxt.get());
     t.drs_seq.set(t.rcv_nxt.get());
     t.last_ack_sent.set(t.rcv_nxt.get());
-    t.snd_wnd.set(u32::from(seg.hdr.window));
-    t.max_wnd.set(u32::from(seg.hdr.window));
-    t.snd_wl1.set(seg.seq.0);
+    t.snd_wnd.set(u32::from(opened.window));
+    t.max_wnd.set(u32::from(opened.window));
+    t.snd_wl1.set(irs.0);
     user::connect::init_tcb(l, s);
     let mut f = 0;
-    let o = &seg.hdr.options;
+    let o = user::connect::permitted(&l.st.opts, &opened.options);
     if let Some(scale) = o.wscale {
         f |= tflag::WSCALE;
         t.snd_scale.set(u32::from(scale.min(14)));
@@ -90,7 +131,7 @@ fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
         f |= tflag::SACK;
     }
     t.tflags.set(f);
-    t.peer_mss.set(user::connect::mss_of(o));
+    t.peer_mss.set(user::connect::mss_of(&o));
     user::connect::set_mss(l, s);
     cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
 }

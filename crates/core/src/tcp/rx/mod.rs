@@ -3,6 +3,7 @@
 mod acceptable;
 mod ack;
 mod closed;
+mod cookie;
 mod data;
 mod fin;
 mod listen;

@@ -88,7 +88,8 @@ fn take_syn(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
             .wrapping_add(user::connect::initial_window(s)),
     );
     t.last_ack_sent.set(t.rcv_nxt.get());
-    let o = &seg.hdr.options;
+    // What we did not offer cannot be agreed.
+    let o = &user::connect::permitted(&l.st.opts, &seg.hdr.options);
     let mut f = t.tflags.get() & !(tflag::WSCALE | tflag::TS | tflag::SACK);
     match o.wscale {
         Some(scale) => {

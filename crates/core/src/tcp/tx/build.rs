@@ -1,11 +1,10 @@
 //! Segments: header, options, windows over the queued bytes, and the way to the V-NIC.
 
-use crate::ip::tx::{NoWay, Way, way, way_to};
+use crate::ip::tx::{NoWay, Way, way};
 use crate::sock::{Sock, SockId, flag, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
-use crate::stack::poll::RxPkt;
-use crate::tcp::rx::{Seg, count};
+use crate::tcp::rx::count;
 use crate::tcp::tcb::{Tcb, tflag};
 use crate::tcp::{sack, timers, user};
 use crate::time::MS;
@@ -13,7 +12,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
 use flyover_vnic::{TxOffload, TxResult};
 use flyover_wire::emit::HeaderBuf;
-use flyover_wire::{Endpoint, Seq, TcpFlags, TcpOpts, TcpSpec};
+use flyover_wire::{Seq, TcpFlags, TcpOpts, TcpSpec};
 
 /// A stretch of the stream to be sent as one frame or super-frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,7 +235,7 @@ fn ready_way(l: &mut Locked<'_, '_, '_>, id: SockId) -> Result<Way, Out> {
     }
 }
 
-fn next_ip_id(st: Stack<'_>) -> u16 {
+pub(super) fn next_ip_id(st: Stack<'_>) -> u16 {
     let id = st.state.ip_id.get().wrapping_add(1);
     st.state.ip_id.set(id);
     id as u16
@@ -264,7 +263,7 @@ fn push(
     transmit(l, way, spec, payload, gso)
 }
 
-fn transmit(
+pub(super) fn transmit(
     l: &mut Locked<'_, '_, '_>,
     way: &Way,
     spec: &TcpSpec<'_>,
@@ -393,14 +392,15 @@ fn syn_options(l: &Locked<'_, '_, '_>, s: &Sock, answer: bool) -> TcpOpts {
         mss: Some(user::connect::our_mss(s)),
         ..TcpOpts::default()
     };
-    if !answer || f & tflag::WSCALE != 0 {
+    let ours = &l.st.opts;
+    if f & tflag::WSCALE != 0 || !answer && ours.window_scaling {
         o.wscale = Some(t.rcv_scale.get() as u8);
     }
-    if !answer || f & tflag::TS != 0 {
+    if f & tflag::TS != 0 || !answer && ours.timestamps {
         let echo = if answer { t.ts_recent.get() } else { 0 };
         o.ts = Some((l.env.now.ms32().wrapping_add(t.ts_off.get()), echo));
     }
-    o.sack_permitted = !answer || f & tflag::SACK != 0;
+    o.sack_permitted = f & tflag::SACK != 0 || !answer && ours.sack;
     o
 }
 
@@ -449,41 +449,4 @@ pub(crate) fn send_rst(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let options = options(l, t, false);
     let flags = TcpFlags::RST.with(TcpFlags::ACK);
     let _: bool = bare(l, id, Seq(t.snd_nxt.get()), flags, &options);
-}
-
-/// A RST in answer to a segment that no connection takes (RFC 9293 section 3.10.7.1).
-pub(crate) fn send_rst_for(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>) {
-    count!(l, tcp_rst_out);
-    let (seq, ack, flags) = if seg.flags.has(TcpFlags::ACK) {
-        (seg.ack, Seq(0), TcpFlags::RST)
-    } else {
-        (
-            Seq(0),
-            seg.seq.add(seg.seq_len()),
-            TcpFlags::RST.with(TcpFlags::ACK),
-        )
-    };
-    let (local, remote): (Endpoint, Endpoint) = (p.hdr.destination(), p.hdr.source());
-    let Ok((way, _)) = way_to(l, remote.ip, Some(local.ip)) else {
-        return;
-    };
-    let options = TcpOpts::default();
-    let spec = TcpSpec {
-        smac: way.smac,
-        dmac: way.dmac,
-        vlan: 0,
-        src: local,
-        dst: remote,
-        seq,
-        ack,
-        flags,
-        window: 0,
-        urgent: 0,
-        ttl: 64,
-        tos: 0,
-        ip_id: next_ip_id(l.st),
-        options: &options,
-        payload_len: 0,
-    };
-    let _: TxResult = transmit(l, &way, &spec, &[], 0);
 }

@@ -4,13 +4,14 @@
 mod build;
 mod limits;
 mod rexmit;
+mod stateless;
 
 pub(crate) use build::{
-    Out, Piece, send_ack, send_probe, send_rst, send_rst_for, send_syn, send_syn_ack,
-    window_to_offer,
+    Out, Piece, send_ack, send_probe, send_rst, send_syn, send_syn_ack, window_to_offer,
 };
 pub(crate) use limits::next_piece;
 pub(crate) use rexmit::tail_probe;
+pub(crate) use stateless::{send_cookie, send_rst_for};
 
 use super::state::TcpState;
 use super::tcb::{rtx, tflag};

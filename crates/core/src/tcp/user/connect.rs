@@ -10,6 +10,7 @@ use crate::tcp::{cc, rtt, rx::count, timers, tx};
 use crate::time::{Instant, MS};
 use core::hash::Hasher;
 use core::sync::atomic::Ordering::Relaxed;
+use flyover_config::StackOpts;
 use flyover_shm::SharedCell;
 use flyover_wire::{Endpoint, Seq, TcpOpts};
 use siphasher::sip::SipHasher13;
@@ -94,9 +95,23 @@ pub(crate) fn isn(l: &Locked<'_, '_, '_>, local: Endpoint, remote: Endpoint) -> 
     Seq((h.finish() as u32).wrapping_add((l.env.now.0 / 4000) as u32))
 }
 
+/// A keyed hash of the addresses and `n`; no two of `n` tell anything of each other.
+pub(crate) fn keyed(l: &Locked<'_, '_, '_>, ends: (Endpoint, Endpoint), n: u32) -> u32 {
+    let (local, remote) = ends;
+    let secret = &l.st.state.secret;
+    let k = |i: usize| secret.get(i).map_or(0, SharedCell::get);
+    let mut h = SipHasher13::new_with_keys(k(2), !k(3));
+    for w in [local.ip.hi(), local.ip.lo(), remote.ip.hi(), remote.ip.lo()] {
+        h.write_u64(w);
+    }
+    h.write_u32(u32::from(local.port) << 16 | u32::from(remote.port));
+    h.write_u32(n);
+    h.finish() as u32
+}
+
 /// What hides the machine's up-time in timestamps (RFC 7323 section 5.4): the same towards one host, so that a port pair
 /// that is used again sends rising timestamps and a peer in TIME_WAIT takes the SYN (RFC 6191).
-fn ts_offset(l: &Locked<'_, '_, '_>, local: Endpoint, remote: Endpoint) -> u32 {
+pub(crate) fn ts_offset(l: &Locked<'_, '_, '_>, local: Endpoint, remote: Endpoint) -> u32 {
     let secret = &l.st.state.secret;
     let k = |i: usize| secret.get(i).map_or(0, SharedCell::get);
     let mut h = SipHasher13::new_with_keys(k(3), k(2));
@@ -112,16 +127,7 @@ pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: &Sock) {
     let o = &l.st.opts;
     t.rto.set(u64::from(o.rto_init_ms) * MS);
     t.ts_off.set(ts_offset(l, s.local(), s.remote()));
-    let largest = if s.has(flag::RCVBUF_SET) {
-        s.rcvbuf.get()
-    } else {
-        o.tcp_rmem_max.max(s.rcvbuf.get())
-    };
-    let mut scale = 0;
-    while scale < 14 && largest >> scale > UNSCALED {
-        scale += 1;
-    }
-    t.rcv_scale.set(scale);
+    t.rcv_scale.set(own_scale(l, s));
     t.rcv_mss.set(536);
     t.quick.set(16);
     t.drs_space.set(initial_window(s));
@@ -131,6 +137,31 @@ pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: &Sock) {
     t.snd_sml.set(t.iss.get());
 }
 
+/// Rcv.Wind.Shift (RFC 7323 section 2.3): so that the largest receive buffer can be offered.
+pub(crate) fn own_scale(l: &Locked<'_, '_, '_>, s: &Sock) -> u32 {
+    let o = &l.st.opts;
+    let largest = if s.has(flag::RCVBUF_SET) {
+        s.rcvbuf.get()
+    } else {
+        o.tcp_rmem_max.max(s.rcvbuf.get())
+    };
+    let mut scale = 0;
+    while o.window_scaling && scale < 14 && largest >> scale > UNSCALED {
+        scale += 1;
+    }
+    scale
+}
+
+/// What of a peer's options the stack's options permit.
+pub(crate) fn permitted(ours: &StackOpts, peer: &TcpOpts) -> TcpOpts {
+    TcpOpts {
+        wscale: peer.wscale.filter(|_| ours.window_scaling),
+        ts: peer.ts.filter(|_| ours.timestamps),
+        sack_permitted: peer.sack_permitted && ours.sack,
+        ..*peer
+    }
+}
+
 /// The window of a SYN: half the receive buffer, as Linux accounts for overhead, and no more than 64 KiB.
 pub(crate) fn initial_window(s: &Sock) -> u32 {
     s.rcvbuf.get().min(UNSCALED)
@@ -138,11 +169,16 @@ pub(crate) fn initial_window(s: &Sock) -> u32 {
 
 /// The MSS that we announce: what the interface's MTU carries.
 pub(crate) fn our_mss(s: &Sock) -> u16 {
-    let ip = if s.remote().ip.is_v4() { 40 } else { 60 };
     let mtu = match s.rt_mtu.get() {
         0 => 1500,
         n => n,
     };
+    mss_within(s, s.remote().ip.is_v4(), mtu)
+}
+
+/// The same for any peer of that family.
+pub(crate) fn mss_within(s: &Sock, v4: bool, mtu: u32) -> u16 {
+    let ip = if v4 { 40 } else { 60 };
     let mss = mtu.saturating_sub(ip).clamp(88, 65_495);
     match s.user_mss.get() {
         0 => mss as u16,
@@ -228,7 +264,7 @@ pub(crate) fn arm_syn_timer(l: &mut Locked<'_, '_, '_>, id: SockId) {
         TcpState::SynSent => t.backoff.get().saturating_sub(LINEAR_SYNS),
         _ => t.backoff.get(),
     };
-    let wait = rtt::backed_off(t, backoff);
+    let wait = rtt::backed_off(t, backoff, &l.st.opts);
     t.t_rtx.set(l.env.now.0.saturating_add(wait));
     timers::rearm(l, id);
 }
