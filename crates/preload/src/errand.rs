@@ -9,11 +9,11 @@ use flyover_sockets::process::Fd;
 use flyover_sockets::{Sockets, enter};
 
 use crate::os_linux::Linux;
-use crate::{environ, errno, link, next};
+use crate::{errno, link, next};
 
 /// The order, in the environment: what to do, the descriptor of the stack's memory, then the sockets, each as the
 /// descriptor of a process and a number in it, by commas. What to do: `out` or `in`, and with a `+` all sockets that are made later as well.
-const VAR: &[u8] = b"_FLYOVER_HANDOVER";
+pub const VAR: &[u8] = b"_FLYOVER_HANDOVER";
 
 /// What this process is for, if it is for that.
 #[derive(Debug)]
@@ -24,15 +24,9 @@ pub struct Errand {
     sockets: Vec<(i32, i32)>,
 }
 
-/// Looks for the order; the stack is then the one whose memory came with it.
-pub fn take() -> Option<Errand> {
-    let mut order = None;
-    environ::each(|name, value| {
-        if name == VAR {
-            order = Errand::read(core::str::from_utf8(value).unwrap_or_default());
-        }
-    });
-    let (errand, memory) = order?;
+/// Reads the order; the stack is then the one whose memory came with it.
+pub fn take(order: &[u8]) -> Option<Errand> {
+    let (errand, memory) = Errand::read(core::str::from_utf8(order).ok()?)?;
     link::use_memory(memory);
     Some(errand)
 }

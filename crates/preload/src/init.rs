@@ -1,7 +1,9 @@
 //! Start-up. The constructor reads the options and installs the fork hooks; it makes no socket and talks to nobody.
 //! Calls that arrive earlier (constructors of other libraries) find no [`Sockets`] and go to libc.
 
-use std::sync::OnceLock;
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use flyover_config::{LogLevel, Options as _, ProcessOpts, StackOpts, StackSelect, Text};
 use flyover_sockets::os::Os as _;
@@ -9,17 +11,51 @@ use flyover_sockets::process::Settings;
 use flyover_sockets::wait::spin::Budget;
 use flyover_sockets::{GENERATIONS, Generation, Sockets, enter};
 
+use crate::link::FlyoverDaemon;
 use crate::os_linux::Linux;
-use crate::{environ, errand, fast, link, next};
+use crate::{environ, errand, fast};
 
 static OS: Linux = Linux;
-static LIB: OnceLock<Sockets> = OnceLock::new();
+
+/// What the constructor makes. All zero until then, so it lies with the other memory of that kind: a page less that is
+/// written in every program, and one less that a `fork` has to copy.
+struct Place {
+    lib: UnsafeCell<MaybeUninit<Sockets>>,
+    daemon: UnsafeCell<MaybeUninit<FlyoverDaemon>>,
+    is_made: AtomicBool,
+}
+
+// SAFETY: written by the constructor before `is_made`, only read afterwards; both types are shared by threads.
+unsafe impl Sync for Place {}
+
+static PLACE: Place = Place {
+    lib: UnsafeCell::new(MaybeUninit::uninit()),
+    daemon: UnsafeCell::new(MaybeUninit::uninit()),
+    is_made: AtomicBool::new(false),
+};
+
+/// Apart from the other data: what is never used is never touched.
+#[unsafe(link_section = ".flyover_line")]
 static LINE: [Generation; GENERATIONS] = [const { Generation::new() }; GENERATIONS];
 
 /// The socket layer, once the constructor has run.
 #[inline]
 pub fn lib() -> Option<&'static Sockets> {
-    LIB.get()
+    if !PLACE.is_made.load(Ordering::Acquire) {
+        return None;
+    }
+    // SAFETY: initialised before `is_made` was set, and never written again.
+    Some(unsafe { (*PLACE.lib.get()).assume_init_ref() })
+}
+
+/// Makes the socket layer. Only from the constructor, which runs once, before there is another thread.
+fn make(daemon: FlyoverDaemon, settings: Settings) {
+    // SAFETY: nobody reads either place before `is_made`, and nobody else writes.
+    unsafe {
+        let daemon = (*PLACE.daemon.get()).write(daemon);
+        (*PLACE.lib.get()).write(Sockets::new(&OS, daemon, fast::table(), &LINE, settings));
+    }
+    PLACE.is_made.store(true, Ordering::Release);
 }
 
 /// Programs that lock the process that holds their connections into a sandbox of system calls (seccomp) which lacks
@@ -27,13 +63,36 @@ pub fn lib() -> Option<&'static Sockets> {
 /// have to.
 const SANDBOXED: &[&str] = &["sshd", "sshd-session", "sshd-auth", "vsftpd"];
 
-/// True when the file that this process runs has one of these names.
-fn program_is(names: &[&str]) -> bool {
-    let mut path = [0u8; 4096];
-    let n = OS.own_program(&mut path);
-    let path = path.get(..n).unwrap_or_default();
+/// True when the path ends with the name of such a program.
+fn is_sandboxed_name(path: &[u8]) -> bool {
     let name = path.rsplit(|b| *b == b'/').next().unwrap_or_default();
-    names.iter().any(|wanted| wanted.as_bytes() == name)
+    SANDBOXED.iter().any(|wanted| wanted.as_bytes() == name)
+}
+
+/// True when the program was executed under such a name.
+fn is_executed_as_sandboxed() -> bool {
+    // SAFETY: no arguments that could be wrong.
+    let name = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const core::ffi::c_char;
+    // SAFETY: null, or a C string that the kernel put on the stack.
+    !name.is_null() && is_sandboxed_name(unsafe { core::ffi::CStr::from_ptr(name) }.to_bytes())
+}
+
+/// Whether this process runs such a program under another name: asked of the kernel once, at the first socket, since
+/// most programs have none.
+pub fn is_sandboxed() -> bool {
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+    static KNOWN: AtomicU8 = AtomicU8::new(0);
+    match KNOWN.load(Ordering::Relaxed) {
+        0 => {
+            let mut path = [0u8; 4096];
+            let n = OS.own_program(&mut path);
+            let is = is_sandboxed_name(path.get(..n).unwrap_or_default());
+            KNOWN.store(if is { YES } else { NO }, Ordering::Relaxed);
+            is
+        }
+        known => known == YES,
+    }
 }
 
 /// True in a child that shares our memory (`vfork`).
@@ -63,7 +122,16 @@ extern "C" fn start() {
     let mut opts = ProcessOpts::DEFAULT;
     let mut stack = StackOpts::DEFAULT;
     let mut complaints: Vec<String> = Vec::new();
+    let mut inherited = false;
+    let mut sets = None;
+    let mut errand = None;
     environ::each(|name, value| {
+        match name {
+            environ::CHILD_NAME => inherited = true,
+            environ::SETS_NAME => sets = environ::number(value),
+            errand::VAR => errand = Some(value.to_vec()),
+            _ => {}
+        }
         let results = [
             flyover_config::vars::apply(&mut opts, name, value),
             flyover_config::vars::apply(&mut stack, name, value),
@@ -91,25 +159,23 @@ extern "C" fn start() {
         (None, flyover_config::Profile::Balanced) => Budget::Adaptive,
         _ => Budget::Fixed(u64::from(opts.spin()) * 1_000),
     };
-    let inherited = environ::has(environ::CHILD.to_bytes());
     environ::save(opts.inherit);
     if !inherited {
         environ::set(environ::CHILD, "1");
     }
-    let _ = next::resolve_vfork();
     let settings = Settings {
-        accelerate: opts.accelerate && !program_is(SANDBOXED),
+        accelerate: opts.accelerate && !is_executed_as_sandboxed(),
         local: opts.local,
         local_after: opts.local_after,
         spin,
         inherited,
     };
-    let errand = errand::take();
-    let connector = Box::leak(Box::new(link::FlyoverDaemon::new(opts, stack)));
-    let _ = LIB.get_or_init(|| Sockets::new(&OS, connector, fast::table(), &LINE, settings));
+    let errand = errand.and_then(|order| errand::take(&order));
+    make(FlyoverDaemon::new(opts, stack), settings);
     // SAFETY: the three functions have the type that pthread_atfork(3) asks for and stay loaded.
     let _ = unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
-    if let Some((file, lib)) = environ::take_sets().zip(lib()) {
+    if let Some((file, lib)) = sets.zip(lib()) {
+        environ::forget_sets();
         lib.inherit(file);
     }
     if let (Some(errand), Some(lib)) = (errand, lib()) {

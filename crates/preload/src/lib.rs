@@ -7,7 +7,7 @@
 //! | `args.rs` | pointers of the application -> slices |
 //! | `fault.rs` | memory that is not there: `EFAULT`, not a crash |
 //! | `next.rs` | libc's own functions |
-//! | `init.rs`, `environ.rs` | start-up, fork hooks, the environment across `exec` |
+//! | `init.rs`, `environ.rs`, `room.rs` | start-up, fork hooks, the environment across `exec` |
 //! | `signal/` | handlers of the application, never inside the stack |
 //! | `cancel.rs` | cancelled threads let go of the stack first |
 //! | `os_linux.rs`, `sys.rs` | the operating system, by raw system calls |
@@ -37,6 +37,7 @@ mod link;
 mod next;
 mod os_linux;
 mod rejoin;
+mod room;
 mod short;
 mod signal;
 mod sys;

@@ -186,10 +186,11 @@ next! {
     fn pthread_setcanceltype(kind: c_int, old: *mut c_int) -> c_int = libc::ENOSYS;
 }
 
-/// Address of the next library's `vfork`, for the tail jump of our own.
-pub static VFORK: AtomicUsize = AtomicUsize::new(0);
-
-/// Looks `vfork` up; called by the constructor, because a shim that returns twice cannot.
-pub fn resolve_vfork() -> usize {
-    resolve(c"vfork", &VFORK)
+/// Address of the next library's `vfork`, for the tail jump of our own: a shim that returns twice cannot call it.
+pub fn vfork_address() -> usize {
+    static SLOT: AtomicUsize = AtomicUsize::new(0);
+    match SLOT.load(Ordering::Relaxed) {
+        0 => resolve(c"vfork", &SLOT),
+        known => known,
+    }
 }

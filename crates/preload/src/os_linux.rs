@@ -87,6 +87,10 @@ impl Linux {
 }
 
 impl Os for Linux {
+    fn is_sandboxed(&self) -> bool {
+        crate::init::is_sandboxed()
+    }
+
     fn now(&self) -> u64 {
         clock(libc::CLOCK_MONOTONIC)
     }

@@ -120,7 +120,7 @@ impl Sockets {
 
     /// The stack, attached now if it was not.
     pub fn attach(&self) -> Result<&'static Attachment, Reason> {
-        if !self.settings.accelerate {
+        if !self.accelerates() {
             return Err(Reason::Disabled);
         }
         self.begin();

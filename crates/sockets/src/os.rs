@@ -78,6 +78,10 @@ pub trait Os: Sync + Send {
     /// 64 random bits.
     fn entropy(&self) -> u64;
     fn getpid(&self) -> i32;
+    /// The program locks itself into a sandbox that lacks system calls of ours: its sockets stay with the kernel.
+    fn is_sandboxed(&self) -> bool {
+        false
+    }
     fn socket(&self, domain: i32, kind: i32, protocol: i32) -> Result<i32, Errno>;
     fn close(&self, fd: i32) -> Result<(), Errno>;
     fn bind(&self, fd: i32, addr: &Addr) -> Result<(), Errno>;

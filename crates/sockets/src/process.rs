@@ -163,6 +163,12 @@ impl Sockets {
         }
     }
 
+    /// Whether sockets are accelerated here.
+    #[inline]
+    pub fn accelerates(&self) -> bool {
+        self.settings.accelerate && !self.os.is_sandboxed()
+    }
+
     /// Wakes every thread of this process that sleeps in the library.
     pub fn wake_sleepers(&self) {
         if let Some(att) = self.attached() {
@@ -185,8 +191,8 @@ impl Sockets {
     /// `socket(2)` succeeded with `fd`.
     pub fn on_socket(&self, fd: i32, domain: i32, kind: i32, protocol: i32) {
         let entry = match wanted(domain, kind, protocol) {
-            _ if !self.settings.accelerate => Entry::Kernel(0),
             Wanted::Other => Entry::Kernel(0),
+            _ if !self.accelerates() => Entry::Kernel(0),
             _ if crate::enter::in_resolver() => Entry::Kernel(Reason::Internal.code()),
             w => Entry::Fresh(Fresh {
                 v6: domain == libc::AF_INET6,
@@ -210,8 +216,8 @@ impl Sockets {
     pub fn on_kernel_accept(&self, fd: i32) {
         let _: bool = self.table.store(fd, Entry::Kernel(0));
         self.mark_made(fd);
-        if self.settings.accelerate
-            && self.settings.local
+        if self.settings.local
+            && self.accelerates()
             && let Ok(peer) = self.os.getpeername(fd)
             && let Some(remote) = peer.endpoint()
         {
@@ -329,7 +335,7 @@ impl Sockets {
             .int_option(fd, libc::SOL_SOCKET, libc::SO_PROTOCOL)
             .unwrap_or(0);
         let w = wanted(domain, kind, protocol);
-        if w == Wanted::Other || !self.settings.accelerate {
+        if w == Wanted::Other || !self.accelerates() {
             return self.settle(fd, Entry::Kernel(0));
         }
         self.table.set_made(fd, SHARED);

@@ -136,9 +136,10 @@ pub unsafe extern "C" fn popen(command: *const c_char, mode: *const c_char) -> *
     unsafe { next::popen(command, mode) }
 }
 
-/// Called by our `vfork` before the real one.
-extern "C" fn before_vfork() {
+/// Called by our `vfork` before the real one, whose address this is.
+extern "C" fn before_vfork() -> usize {
     others_may_hold();
+    next::vfork_address()
 }
 
 /// `vfork(2)` returns twice to its caller, so no frame of ours may be in between: note the fork, then jump.
@@ -151,10 +152,8 @@ pub unsafe extern "C" fn vfork() -> pid_t {
         "sub rsp, 8",
         "call {note}",
         "add rsp, 8",
-        "mov rax, [rip + {real}]",
         "jmp rax",
         note = sym before_vfork,
-        real = sym next::VFORK,
     )
 }
 
@@ -167,10 +166,8 @@ pub unsafe extern "C" fn vfork() -> pid_t {
         "stp x29, x30, [sp, #-16]!",
         "bl {note}",
         "ldp x29, x30, [sp], #16",
-        "adrp x16, {real}",
-        "ldr x16, [x16, :lo12:{real}]",
+        "mov x16, x0",
         "br x16",
         note = sym before_vfork,
-        real = sym next::VFORK,
     )
 }
