@@ -154,6 +154,8 @@ fn assemble(
     own_fds.extend(client.as_fd().map(|f| f.as_raw_fd()));
     let memory = fds.stack.into_raw_fd();
     own_fds.push(memory);
+    // Held until this process ends: without daemon and keeper it goes on by itself.
+    own_fds.extend(fds.keepalive.map(IntoRawFd::into_raw_fd));
     STACK_MEMORY.store(memory, Ordering::Release);
     let mut nic_fds = Vec::new();
     let mut nic_ifindex = Vec::new();

@@ -63,6 +63,8 @@ pub struct AttachedFds {
     pub cplane: OwnedFd,
     /// The channel to the keeper.
     pub keeper: KeeperLink,
+    /// Keeps the flow programs at the interfaces; an ordinary user's daemon has none.
+    pub keepalive: Option<OwnedFd>,
     /// One entry per [`NicDesc`], in the same order.
     pub nics: Vec<NicFds>,
 }
@@ -169,6 +171,13 @@ impl Client {
         let (Some(stack), Some(cplane), Some(keeper)) = (fds.pop(), fds.pop(), fds.pop()) else {
             return Err(self.broken("a stack without descriptors"));
         };
+        let keepalive = match attached.local_only {
+            true => None,
+            false => match fds.pop() {
+                None => return Err(self.broken("a stack that nothing keeps")),
+                kept => kept,
+            },
+        };
         let nics = self.nic_fds(&attached.nics, &mut fds)?;
         Ok((
             attached,
@@ -176,6 +185,7 @@ impl Client {
                 stack,
                 cplane,
                 keeper: KeeperLink::new(keeper),
+                keepalive,
                 nics,
             },
         ))

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of the messages. Both ends must have the same one.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Where `flyoverd` listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flyover/flyoverd.sock";
 /// Environment variable that names another socket.
@@ -31,9 +31,9 @@ pub const MAX_NICS: usize = 32;
 pub const MAX_WORDS: usize = 96;
 /// Most words of one V-NIC's geometry.
 pub const MAX_GEOMETRY: usize = 16;
-/// Most file descriptors in one message: three of the stack, at most two per V-NIC, and the kernel itself stops at
+/// Most file descriptors in one message: four of the stack, at most two per V-NIC, and the kernel itself stops at
 /// 253 (`SCM_MAX_FD`).
-pub const MAX_FDS: usize = 3 + 2 * MAX_NICS + 13;
+pub const MAX_FDS: usize = 4 + 2 * MAX_NICS + 12;
 
 /// How long a client waits for a sign of life from the daemon. After that the daemon counts as absent.
 pub const REPLY_TIMEOUT: Duration = Duration::from_secs(2);

@@ -237,7 +237,7 @@ fn descriptors_arrive_closed_on_exec_and_out_of_the_way() {
                 Reply::Attached {
                     attached: attached(4),
                 },
-                (0..3 + 6).map(|_| memfd()).collect(),
+                (0..4 + 6).map(|_| memfd()).collect(),
             )]
         }
         _ => welcome(),

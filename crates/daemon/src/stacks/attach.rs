@@ -348,6 +348,10 @@ impl Stack {
             cplane.memfd().try_clone_to_owned()?,
             channel,
         ];
+        // With a process that lives, its connections do, whoever else has died.
+        if let Some(keepalive) = &live.keepalive {
+            fds.push(keepalive.try_clone()?);
+        }
         for fd in nic_fds {
             fds.push(fd.try_clone_to_owned()?);
         }

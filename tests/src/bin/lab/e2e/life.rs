@@ -38,6 +38,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     );
     cases.push(case.only_flyover());
     cases.push(Case::new("life.daemon-killed.server", daemon_killed).only_flyover());
+    cases.push(on_pair("life.keeper-and-daemon-killed", Side::Server, both_killed).only_flyover());
     cases.push(Case::new("life.daemon-absent.neither", daemon_absent).only_flyover());
     cases.push(Case::new("life.daemon-started-by-run.server", autostart).only_flyover());
     cases.push(on_pair("life.unprivileged", Side::Server, unprivileged).only_flyover());
@@ -227,6 +228,47 @@ fn daemon_absent(setup: &Setup) -> Result<()> {
         .run(LIMIT)?;
     drop(serving);
     lab.finish()
+}
+
+/// The daemon is killed, then the keeper: the processes of the stack do its work themselves, and new programs get a new
+/// stack from the next daemon.
+fn both_killed(lab: &Lab) -> Result<()> {
+    let mut serving = echo::serve(lab, PORT)?;
+    let mut probe = Probe::connect(lab, server(PORT))?;
+    probe.echo(10_000, SOON)?;
+    let daemon = lab.daemon().context("no daemon")?;
+    let keepers = procfs::descendants(daemon.pid());
+    ensure!(!keepers.is_empty(), "no keeper");
+    daemon.kill()?;
+    let others = |probe: &mut Probe, when: &str| -> Result<()> {
+        for _ in 0..3 {
+            probe.echo(100_000, SOON).with_context(|| when.to_owned())?;
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Probe::connect(lab, server(PORT))?
+            .echo(1_000, SOON)
+            .with_context(|| format!("{when}, a new connection"))
+    };
+    for keeper in &keepers {
+        cleanup::signal(*keeper, Signal::KILL);
+    }
+    wait_until(LIMIT, || {
+        cleanup::reap_orphans();
+        Ok((!keepers.iter().any(|pid| procfs::is_running(*pid))).then_some(()))
+    })?;
+    let watch = lab.watch_kernel()?;
+    others(&mut probe, "without daemon and keeper")?;
+    watch.ensure_tcp_bypassed()?;
+    daemon.succeed()?;
+    let mut second = echo::serve(lab, PORT + 1)?;
+    let mut fresh = Probe::connect(lab, server(PORT + 1))?;
+    fresh.echo(10_000, SOON).context("with the next daemon")?;
+    lab.ensure_accelerated(Host::Server, Proto::Tcp, PORT + 1)?;
+    others(&mut probe, "beside the next daemon")?;
+    watch.ensure_tcp_bypassed()?;
+    fresh.echo(10_000, SOON)?;
+    second.ensure_running()?;
+    serving.ensure_running()
 }
 
 /// Without a daemon the first `flyover run` of root starts one; the program is accelerated.
