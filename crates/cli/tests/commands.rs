@@ -267,14 +267,14 @@ fn bad_variables_are_told_and_harmless() {
     let place = Place::new();
     let mut command = place.command(&["run", "--no-accelerate", "true"]);
     let o = command
-        .env("FLYOVER_TTL", "300")
+        .env("FLYOVER_SYNACK_RETRIES", "300")
         .env("FLYOVER_SPINN", "1")
         .output()
         .unwrap();
     assert_eq!(o.status.code(), Some(0));
     assert_eq!(
         err(&o),
-        "flyover: FLYOVER_TTL=300: out of range (takes 1 to 255); ignored\n\
+        "flyover: FLYOVER_SYNACK_RETRIES=300: out of range (takes 0 to 255); ignored\n\
          flyover: there is no option FLYOVER_SPINN; ignored\n"
     );
 }

@@ -150,7 +150,7 @@ rows! {
     10 TCP_WINDOW_CLAMP      S N 1 opt(O::WindowClamp, Int), "the untouched value is the stack's receive buffer";
     11 TCP_INFO              R N 0 NO, "values of the endpoint; pacing, delivery rate and busy times are not measured and read as 0 (pacing rates: unlimited)";
     12 TCP_QUICKACK          S N 0 opt(O::QuickAck, Switch), "";
-    13 TCP_CONGESTION        K N 1 NO, "the stack's algorithm is an option of Flyover; the name is kept for a move to the kernel path";
+    13 TCP_CONGESTION        K N 1 NO, "the stack's algorithm is CUBIC; the name is kept for a move to the kernel path";
     14 TCP_MD5SIG            M N 0 NO, "";
     16 TCP_THIN_LINEAR_TIMEOUTS K N 1 NO, "";
     17 TCP_THIN_DUPACK       K N 1 NO, "";
