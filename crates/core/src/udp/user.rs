@@ -283,7 +283,8 @@ impl Stack<'_> {
     /// Reads one datagram into `bufs`; what does not fit is lost unless `peek`. `me` is the caller's owner slot.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] when nothing is queued or another thread reads right now, or the pending error.
+    /// [`Error::WouldBlock`] when nothing is queued or another thread reads right now, or the pending error;
+    /// [`Error::Invalid`]: not a UDP endpoint, whose queue has another form.
     pub fn udp_recv(
         self,
         id: SockId,
@@ -292,6 +293,9 @@ impl Stack<'_> {
         me: u16,
     ) -> Result<UdpMsg, Error> {
         let s = self.sock(id);
+        if s.kind() != Kind::Udp {
+            return Err(Error::Invalid);
+        }
         let e = s.err.swap(0, AcqRel);
         if e != 0 {
             return Err(Error::Errno(e.cast_signed()));
