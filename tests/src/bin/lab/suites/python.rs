@@ -31,7 +31,7 @@ const MODULES: &[Module] = &[
     Module("test_httplib", true, &[]),
     Module("test_httpservers", true, &[]),
     Module("test_urllib2_localnet", true, &[]),
-    Module("test_xmlrpc", true, &[]),
+    Module("test_xmlrpc", false, &[]),
     Module("test_wsgiref", true, &[]),
     Module("test_ssl", false, &[]),
     Module("test_signal", false, &[]),
