@@ -80,13 +80,23 @@ fn own_time(l: &Locked<'_, '_, '_>, ends: (Endpoint, Endpoint), bits: u32) -> u3
     past.wrapping_add(user::connect::ts_offset(l, ends.0, ends.1))
 }
 
-/// An acknowledgment that no connection takes, at a listener: the connection, if it answers a cookie.
+/// What an acknowledgment at a listener is.
+pub(super) enum Redeemed {
+    /// It answers a cookie: the connection.
+    Opens(SockId),
+    /// It does, and there is no room: as Linux, it is ignored, and the peer's data brings it again.
+    Waits,
+    /// Nothing that we know of.
+    Stray,
+}
+
+/// An acknowledgment that no connection takes, at a listener.
 pub(super) fn redeem(
     l: &mut Locked<'_, '_, '_>,
     p: &RxPkt<'_>,
     seg: &Seg<'_>,
     listener: SockId,
-) -> Option<SockId> {
+) -> Redeemed {
     let s = l.st.sock(listener);
     let last = s.tcb.challenge_at.get();
     if seg.flags.has(TcpFlags::SYN)
@@ -94,17 +104,17 @@ pub(super) fn redeem(
         || l.env.now.since(Instant(last)) > VALID
         || !l.st.opts.syn_cookies
     {
-        return None;
+        return Redeemed::Stray;
     }
     let ends = (p.hdr.destination(), p.hdr.source());
     let irs = seg.seq.back(1);
     let Some(mss) = read(l, ends, seg.ack.back(1).since(irs)) else {
         count!(l, tcp_cookies_bad);
-        return None;
+        return Redeemed::Stray;
     };
     if s.acc_len.load(Relaxed) > s.backlog.get() {
         count!(l, tcp_drop_backlog);
-        return None;
+        return Redeemed::Waits;
     }
     let opened = Opened {
         iss: seg.ack.back(1),
@@ -112,7 +122,9 @@ pub(super) fn redeem(
         window: seg.hdr.window,
         options: told(l, ends, seg, mss),
     };
-    let child = child_of(l, p, listener, &opened)?;
+    let Some(child) = child_of(l, p, listener, &opened) else {
+        return Redeemed::Waits;
+    };
     count!(l, tcp_cookies_in);
     let s = l.st.sock(child);
     s.tcb.snd_nxt.set(opened.iss.add(1).0);
@@ -120,7 +132,7 @@ pub(super) fn redeem(
         .rcv_adv
         .set(irs.add(1).add(user::connect::initial_window(s)).0);
     user::connect::arm_syn_timer(l, child);
-    Some(child)
+    Redeemed::Opens(child)
 }
 
 /// The MSS in a cookie, if it is one of ours that is still good.

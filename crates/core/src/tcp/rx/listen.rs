@@ -1,6 +1,7 @@
 //! LISTEN (RFC 9293 section 3.10.7.2): a SYN makes a child in SYN_RCVD.
 
-use super::{Seg, closed, cookie, count};
+use super::cookie::{self, Redeemed};
+use super::{Seg, closed, count};
 use crate::sock::{Kind, Sock, SockId, flag, opts};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
@@ -20,8 +21,9 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     }
     if seg.flags.has(TcpFlags::ACK) {
         return match cookie::redeem(l, p, &seg, id) {
-            Some(child) => super::to_connection(l, p, seg, child),
-            None => closed::handle(l, p, seg),
+            Redeemed::Opens(child) => super::to_connection(l, p, seg, child),
+            Redeemed::Waits => {}
+            Redeemed::Stray => closed::handle(l, p, seg),
         };
     }
     if !seg.flags.has(TcpFlags::SYN) {

@@ -1,7 +1,7 @@
 //! Answers to segments that no connection takes: they are made of the segment alone.
 
 use super::build::{next_ip_id, transmit};
-use crate::ip::tx::way_to;
+use crate::ip::tx::{Way, way_to};
 use crate::sock::SockId;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
@@ -28,21 +28,13 @@ pub(crate) fn send_cookie(
     let mss = user::connect::mss_within(s, remote.ip.is_v4(), way.mtu);
     options.mss = Some(mss);
     let spec = TcpSpec {
-        smac: way.smac,
-        dmac: way.dmac,
-        vlan: 0,
-        src: local,
-        dst: remote,
         seq: iss,
         ack: seg.seq.add(1),
         flags: TcpFlags::SYN.with(TcpFlags::ACK),
         window: user::connect::initial_window(s).min(0xffff) as u16,
-        urgent: 0,
         ttl: s.ttl_to(remote.ip),
         tos: s.tos_to(remote.ip),
-        ip_id: next_ip_id(l.st),
-        options: &options,
-        payload_len: 0,
+        ..back(l, p, &way, &options)
     };
     if transmit(l, &way, &spec, &[], 0) != TxResult::Sent {
         count!(l, tx_dropped);
@@ -67,21 +59,31 @@ pub(crate) fn send_rst_for(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<
     };
     let options = TcpOpts::default();
     let spec = TcpSpec {
-        smac: way.smac,
-        dmac: way.dmac,
-        vlan: 0,
-        src: local,
-        dst: remote,
         seq,
         ack,
         flags,
+        ..back(l, p, &way, &options)
+    };
+    let _: TxResult = transmit(l, &way, &spec, &[], 0);
+}
+
+/// A bare segment to where `p` came from.
+fn back<'o>(l: &Locked<'_, '_, '_>, p: &RxPkt<'_>, way: &Way, options: &'o TcpOpts) -> TcpSpec<'o> {
+    TcpSpec {
+        smac: way.smac,
+        dmac: way.dmac,
+        vlan: 0,
+        src: p.hdr.destination(),
+        dst: p.hdr.source(),
+        seq: Seq(0),
+        ack: Seq(0),
+        flags: TcpFlags::RST,
         window: 0,
         urgent: 0,
         ttl: 64,
         tos: 0,
         ip_id: next_ip_id(l.st),
-        options: &options,
+        options,
         payload_len: 0,
-    };
-    let _: TxResult = transmit(l, &way, &spec, &[], 0);
+    }
 }
