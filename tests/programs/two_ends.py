@@ -1,6 +1,8 @@
 """Two ends of one connection on this host. `server PORT` echoes ROUNDS times, then sends BYTES and waits to be killed;
-`client PORT` waits for a line before it reads them to the end, and says how many they were and how it ended."""
+`client PORT` waits for a line before it reads them to the end, and says how many they were and how it ended. `giver PORT`
+first makes the connection its standard input, which moves it to the kernel, with what waits."""
 
+import os
 import socket
 import sys
 
@@ -28,14 +30,24 @@ def server(port):
     sys.stdin.read()
 
 
-def client(port):
+def giver(port):
+    client(port, give=True)
+
+
+def client(port, give=False):
+    orders = os.fdopen(os.dup(0))
     sock = socket.create_connection(("127.0.0.1", port))
     for round in range(ROUNDS):
         message = bytes([round]) * 100
         sock.sendall(message)
         assert exactly(sock, 100) == message
     print("talked", flush=True)
-    sys.stdin.readline()
+    orders.readline()
+    if give:
+        os.dup2(sock.fileno(), 0)
+        sock = socket.socket(fileno=0)
+        print("given", flush=True)
+        orders.readline()
     total, how = 0, "end"
     try:
         while piece := sock.recv(65536):
@@ -46,4 +58,4 @@ def client(port):
     print(total, how, flush=True)
 
 
-{"server": server, "client": client}[sys.argv[1]](int(sys.argv[2]))
+{"server": server, "client": client, "giver": giver}[sys.argv[1]](int(sys.argv[2]))

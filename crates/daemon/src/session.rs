@@ -299,6 +299,14 @@ impl Session {
                 self.taken = Some(Unnoted { claim, taken, sock });
                 Ok(told?)
             }
+            Request::Borrow { inode } => {
+                let own = fds.pop().ok_or_else(|| Refusal::bad("no connection"))?;
+                let mut progress = Progress::to(self.sock.as_fd(), seq);
+                let end = self
+                    .member()?
+                    .other_end(own.as_fd(), inode, &mut progress)?;
+                Ok(self.reply(seq, &Reply::Borrowed {}, &[end.as_fd()])?)
+            }
             Request::Resolve { ifindex, ip } => {
                 if let Some(member) = &self.member {
                     member.net.cplane().resolve(ifindex, ip);

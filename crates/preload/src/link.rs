@@ -351,6 +351,13 @@ impl Daemon for DaemonLink {
         })
     }
 
+    fn borrow_end(&mut self, inode: u32, fd: i32) -> Option<i32> {
+        let lent = self
+            .0
+            .again(|client| client.borrow_end(inode, borrowed(fd)));
+        lent.ok().map(IntoRawFd::into_raw_fd)
+    }
+
     fn narrow(&mut self, id: u32, to: &[(Endpoint, Endpoint)]) {
         if to.len() > MAX_NARROW {
             // Too many for one message: the filter stays as wide as it is until they have ended.

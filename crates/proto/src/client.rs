@@ -255,6 +255,18 @@ impl Client {
         }
     }
 
+    /// A descriptor of the other end of a connection within this host, which a process of our stack holds; `sock` is our
+    /// end, `inode` the number of the other one.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn borrow_end(&mut self, inode: u32, sock: BorrowedFd<'_>) -> Result<OwnedFd, ClientError> {
+        match self.ask(&Request::Borrow { inode }, &[sock])? {
+            (Reply::Borrowed {}, mut fds) => fds.pop().ok_or_else(|| self.broken("no descriptor")),
+            _ => Err(self.broken("no descriptor")),
+        }
+    }
+
     /// Steers flows no longer.
     ///
     /// # Errors

@@ -286,6 +286,12 @@ messages! {
             /// Its owner slot.
             owner: u16,
         }
+        /// Lend a descriptor of the other end of a connection within this host, which a process of the sender's stack holds.
+        /// Carries the descriptor of the sender's own end. Answered by `Borrowed`.
+        15 Borrow {
+            /// The other end's inode number; whether it is the other end is asked of the kernel.
+            inode: u32,
+        }
     }
 }
 
@@ -354,5 +360,7 @@ messages! {
             /// Its table sizes, as words.
             dims: List<u64, MAX_WORDS>,
         }
+        /// To `Borrow`, with the descriptor.
+        11 Borrowed {}
     }
 }

@@ -105,6 +105,7 @@ fn request() -> impl Strategy<Value = Request> {
         Just(Request::Check {}),
         Just(Request::Stay {}),
         any::<u16>().prop_map(|owner| Request::Rejoin { owner }),
+        any::<u32>().prop_map(|inode| Request::Borrow { inode }),
     ]
 }
 
@@ -139,6 +140,7 @@ fn reply() -> impl Strategy<Value = Reply> {
             },
         );
     prop_oneof![
+        Just(Reply::Borrowed {}),
         (any::<u32>(), any::<u64>())
             .prop_map(|(pid, layout_hash)| Reply::Welcome { pid, layout_hash }),
         ".{0,500}".prop_map(|s| Reply::Refused {

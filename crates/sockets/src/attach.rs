@@ -95,6 +95,11 @@ pub trait Daemon: Send {
         let _: (Endpoint, Endpoint, u32, i32) = (local, remote, pass, fd);
         Err("the daemon cannot do that".to_owned())
     }
+    /// A descriptor of the other end of a connection within this host, whose own end is `fd`; `inode` is its number.
+    fn borrow_end(&mut self, inode: u32, fd: i32) -> Option<i32> {
+        let _: (u32, i32) = (inode, fd);
+        None
+    }
     /// Has the kernel resolve a neighbour.
     fn resolve(&mut self, ifindex: u32, ip: Ip);
     /// Waits until what was asked for before has been done.

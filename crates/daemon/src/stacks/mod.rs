@@ -9,6 +9,7 @@
 //! - `note.rs`: what is noted for the next daemon; `found.rs`: what the one before has left.
 
 mod attach;
+mod ends;
 mod found;
 mod keeper;
 mod links;

@@ -1,6 +1,6 @@
 //! A pair goes apart: the program wants of one end what only the kernel does. What waits in the two queues is sent through
 //! the kernel's connection, by the descriptor of the end that had sent it. Ours is at hand; the other one is another number
-//! of this process, or is borrowed from the process that holds it.
+//! of this process, or is borrowed from the process that holds it: by us, or by the daemon where that takes more privilege.
 
 use std::io::IoSlice;
 
@@ -86,7 +86,7 @@ impl Sockets {
         };
         // First the part that can fail for want of permission.
         if own.unread > 0 || other.fin || other.deaf {
-            let held = self.descriptor_of(ep, other)?;
+            let held = self.descriptor_of(fd, ep, other)?;
             let moved = self
                 .push(ep, own, held.fd)
                 .map(|()| self.shut(held.fd, other));
@@ -149,8 +149,8 @@ impl Sockets {
         }
     }
 
-    /// A descriptor of the other end.
-    fn descriptor_of(&self, ep: &Ep, end: &Parting) -> Result<Held, Errno> {
+    /// A descriptor of the other end; `own` is one of ours.
+    fn descriptor_of(&self, own: i32, ep: &Ep, end: &Parting) -> Result<Held, Errno> {
         let mut found = None;
         self.table.for_each(self.table.len(), |fd, e| {
             let same = matches!(e, Entry::Tcp(h) if h.id == end.sock.id);
@@ -166,7 +166,10 @@ impl Sockets {
         }
         let s = ep.shared();
         let inode = diag::inode(self.os, end.cookie, s.remote(), s.local()).ok_or(Errno::ENOENT)?;
-        let fd = self.os.borrow_socket(inode)?;
+        let fd = self.os.borrow_socket(inode).or_else(|e| {
+            let lent = ep.att.daemon(|d| d.borrow_end(inode, own));
+            lent.ok_or(e)
+        })?;
         if self.cookie(fd) != Ok(end.cookie) {
             let _: Result<(), Errno> = self.os.close(fd);
             return Err(Errno::ENOENT);

@@ -39,6 +39,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     add("containers", containers);
     add("seen-from-containers", seen_from_containers);
     add("after-restart", after_restart);
+    add("given-away", given_away);
 }
 
 /// Who runs an end, and where.
@@ -120,22 +121,37 @@ fn wait_for(program: &mut Proc, word: &str) -> Result<()> {
 /// The two ends talk; `flyover ss` has to show this path for both. Then the server is killed: what it had sent comes, and
 /// the end.
 fn talk(lab: &Lab, server: End, client: End, port: u16, path: &str) -> Result<()> {
+    let (a, b) = meet(lab, server, (client, "client"), port)?;
+    ensure_path(lab, port, path)?;
+    part(a, b, "talked\n50000 end\n")
+}
+
+/// The ends when they have talked.
+fn meet(lab: &Lab, server: End, client: (End, &str), port: u16) -> Result<(Proc, Proc)> {
     let mut a = server.command(lab, "server", port).spawn()?;
     wait_for(&mut a, "listening")?;
-    let mut b = client.command(lab, "client", port).spawn()?;
+    let mut b = client.0.command(lab, client.1, port).spawn()?;
     wait_for(&mut b, "talked")?;
     wait_for(&mut a, "sent")?;
+    Ok((a, b))
+}
+
+fn ensure_path(lab: &Lab, port: u16, path: &str) -> Result<()> {
     let mut lines = lab.ss(HERE)?;
     lines.retain(|line| line.has_port(port) && line.state == "ESTAB");
     ensure_equal("ends", lines.len(), 2)?;
     ensure!(lines.iter().all(|line| line.path == path), "{lines:?}");
+    Ok(())
+}
+
+fn part(a: Proc, mut b: Proc, wanted: &str) -> Result<()> {
     for pid in a.tree() {
         cleanup::signal(pid, Signal::KILL);
     }
     drop(a.finish(LIMIT)?);
     b.write_line("go on")?;
     let said = b.finish(LIMIT)?.success()?.stdout;
-    ensure!(said == "talked\n50000 end\n", "the client said {said:?}");
+    ensure!(said == wanted, "the client said {said:?}");
     Ok(())
 }
 
@@ -240,6 +256,26 @@ fn after_restart(lab: &Lab) -> Result<()> {
     ensure_equal("stacks", stacks_seen(lab, root)?, 4)?;
     for program in programs {
         drop(program.finish(LIMIT)?.success()?);
+    }
+    Ok(())
+}
+
+/// A program gives its end away while bytes wait in it: they go through the kernel, from a descriptor that only the daemon can
+/// lend.
+fn given_away(lab: &Lab) -> Result<()> {
+    let boxed = Place::Container;
+    let (nobody, daemon) = (end(NOBODY, "pair"), end(DAEMON, "pair"));
+    let ends = [
+        (nobody, daemon),
+        (nobody.within(boxed), nobody.within(boxed)),
+    ];
+    for (port, (server, client)) in (7841..).zip(ends) {
+        let (a, mut b) = meet(lab, server, (client, "giver"), port)?;
+        ensure_path(lab, port, "shm")?;
+        b.write_line("give")?;
+        wait_for(&mut b, "given")?;
+        ensure_path(lab, port, "kernel")?;
+        part(a, b, "talked\ngiven\n50000 end\n").with_context(|| format!("port {port}"))?;
     }
     Ok(())
 }
