@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use flyover_vnic::host::bpf::XdpAttach;
 use flyover_vnic::host::{PacketConfig, XdpMode};
-use flyover_vnic::{Csum, PacketNic, Vnic, VnicKind, XdpNic};
+use flyover_vnic::{Csum, PacketNic, RxMeta, Vnic, VnicKind, XdpNic};
 use net::{
     End, Net, Nic, State, at, await_frame, inside, is_root, one_at_a_time, receive, udp_flow,
 };
