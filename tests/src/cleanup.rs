@@ -23,11 +23,14 @@ use crate::{netns, procfs};
 struct Live {
     namespaces: BTreeSet<String>,
     directories: BTreeSet<PathBuf>,
+    /// Runners below this one.
+    lanes: BTreeSet<u32>,
 }
 
 static LIVE: Mutex<Live> = Mutex::new(Live {
     namespaces: BTreeSet::new(),
     directories: BTreeSet::new(),
+    lanes: BTreeSet::new(),
 });
 
 /// An interrupted run cleans up on another thread than the one that runs the tests.
@@ -107,6 +110,7 @@ fn reap_forever() {
 
 /// Kills every descendant and removes every namespace and directory of this run.
 pub fn everything() {
+    end_lanes();
     let me = std::process::id();
     kill_all(&procfs::descendants(me));
     let (namespaces, directories) = {
@@ -121,6 +125,29 @@ pub fn everything() {
     }
     for directory in directories {
         let _ = fs::remove_dir_all(directory);
+    }
+}
+
+/// Notes a runner that this one has started.
+pub fn register_lane(pid: u32) {
+    may_continue();
+    live().lanes.insert(pid);
+}
+
+/// It has ended.
+pub fn forget_lane(pid: u32) {
+    live().lanes.remove(&pid);
+}
+
+/// Other runners clean up for themselves.
+fn end_lanes() {
+    let lanes = std::mem::take(&mut live().lanes);
+    for &pid in &lanes {
+        signal(pid, Signal::TERM);
+    }
+    let until = Instant::now() + Duration::from_secs(10);
+    while lanes.iter().any(|&pid| procfs::is_running(pid)) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -18,6 +18,7 @@
 //! | [`machine`] | what machine a measurement was made on |
 //! | [`cleanup`] | nothing is left behind: Ctrl-C, failure, leftovers of a killed run |
 //! | [`runner`] | the list of cases, their time limits, the summary |
+//! | [`lanes`] | two cases at a time, of those that mostly wait |
 //! | [`tools`] | redis-benchmark, wrk, iperf3, sockperf: run one, read its report |
 //! | [`servers`], [`workloads`] | what tests, demonstration and benchmarks run alike |
 //! | [`pattern`], [`stats`], [`table`] | payload that can be verified, medians, text tables |
@@ -28,6 +29,7 @@ pub mod cmd;
 pub mod daemon;
 pub mod echo;
 pub mod lab;
+pub mod lanes;
 pub mod local;
 pub mod machine;
 pub mod netns;

@@ -8,10 +8,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::cleanup;
 use crate::cmd::tail;
 use crate::lab::Setup;
+use crate::lanes;
 use crate::local::SCRIPTS_VARIABLE;
 use crate::procfs;
 use crate::wiring;
@@ -27,6 +29,8 @@ pub struct Case {
     pub limit: Duration,
     /// Makes no sense without Flyover, so `--plain` leaves it out.
     pub only_flyover: bool,
+    /// Mostly waits, so two such cases run at a time.
+    pub calm: bool,
     work: Work,
 }
 
@@ -41,6 +45,7 @@ impl Case {
             name: name.into(),
             limit,
             only_flyover: false,
+            calm: false,
             work: Box::new(work),
         }
     }
@@ -54,6 +59,12 @@ impl Case {
     /// The same, left out of runs without Flyover.
     pub fn only_flyover(mut self) -> Self {
         self.only_flyover = true;
+        self
+    }
+
+    /// The same, beside another calm one.
+    pub fn calm(mut self) -> Self {
+        self.calm = true;
         self
     }
 }
@@ -81,29 +92,41 @@ impl std::fmt::Display for Summary {
 
 /// Runs the cases whose name contains one of `filters` (all, without a filter), once each.
 pub fn run(cases: &[Case], setup: &Setup, filters: &[String]) -> Result<Summary> {
-    run_again(cases, setup, filters, false)
+    run_again(cases, setup, filters, false, None).map(|(summary, _)| summary)
 }
 
 /// The same. With `again`, what failed is run once more when all others are through: a case that fails now and then, on a
 /// machine with other work for example, is told apart from one that fails. The summary names both, with their errors.
+/// With `lane`, arguments that make this program a lane, the calm cases run in lanes, whose last words are returned.
 pub fn run_again(
     cases: &[Case],
     setup: &Setup,
     filters: &[String],
     again: bool,
-) -> Result<Summary> {
+    lane: Option<&[String]>,
+) -> Result<(Summary, Vec<Value>)> {
     let wanted = |case: &&Case| {
         let named = filters.is_empty() || filters.iter().any(|word| case.name.contains(word));
         named && !(setup.plain && case.only_flyover)
     };
     let cases: Vec<&Case> = cases.iter().filter(wanted).collect();
-    let mut failures = run_all(&cases, setup)?;
+    let (calm, busy): (Vec<&Case>, Vec<&Case>) = match lane {
+        Some(_) => cases.iter().partition(|case| case.calm),
+        None => (Vec::new(), cases.clone()),
+    };
+    let mut failures = run_all(&busy, setup, cases.len())?;
+    let mut last = Vec::new();
+    if let (Some(lane), false) = (lane, calm.is_empty()) {
+        let (failed, said) = lanes::run(&calm, lane, (busy.len(), cases.len()))?;
+        failures.extend(failed);
+        last = said;
+    }
     let mut summary = Summary::default();
     let mut unsteady = Vec::new();
     if again && !failures.is_empty() {
         println!("once more: what failed");
         let failed: Vec<&Case> = failures.iter().map(|f| f.case).collect();
-        let still = run_all(&failed, setup)?;
+        let still = run_all(&failed, setup, failed.len())?;
         let stays = |f: &Failure<'_>| still.iter().any(|s| s.case.name == f.case.name);
         unsteady = failures.extract_if(.., |f| !stays(f)).collect();
     }
@@ -115,43 +138,98 @@ pub fn run_again(
     summary.failed = u32::try_from(failures.len())?;
     summary.unsteady = u32::try_from(unsteady.len())?;
     summary.passed = u32::try_from(cases.len())? - summary.failed;
-    Ok(summary)
+    Ok((summary, last))
 }
 
 /// A case that failed, and the beginning of what it said.
-struct Failure<'a> {
-    case: &'a Case,
-    error: String,
+pub struct Failure<'a> {
+    /// Which.
+    pub case: &'a Case,
+    /// [`short`].
+    pub error: String,
 }
 
-fn run_all<'a>(cases: &[&'a Case], setup: &Setup) -> Result<Vec<Failure<'a>>> {
-    let mut failures = Vec::new();
-    for (number, &case) in cases.iter().enumerate() {
-        print!("[{:>2}/{}] {:<44}", number + 1, cases.len(), case.name);
-        std::io::stdout().flush()?;
-        let directory = cleanup::make_directory(u32::try_from(number)?)?;
+/// How a case ended.
+pub struct Ended {
+    seconds: f64,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// The ends of the logs, of a case that failed.
+    logs: String,
+}
+
+impl Ended {
+    /// For people: one line, or more of a case that failed.
+    pub fn line(&self) -> String {
+        let Self {
+            seconds,
+            error,
+            logs,
+        } = self;
+        match error {
+            None => format!(" ok      {seconds:>5.1} s"),
+            Some(error) => format!(" FAILED  {seconds:>5.1} s\n    {}{logs}", indent(error)),
+        }
+    }
+}
+
+/// The beginning of an error, as one line.
+pub fn short(error: &str) -> String {
+    let line = error.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(300).collect()
+}
+
+/// Cases that run one after the other.
+pub struct Run<'a> {
+    setup: &'a Setup,
+    number: u32,
+}
+
+impl<'a> Run<'a> {
+    /// None yet.
+    pub fn new(setup: &'a Setup) -> Self {
+        Self { setup, number: 0 }
+    }
+
+    /// Runs the next one, in a directory of its own.
+    pub fn one(&mut self, case: &Case) -> Result<Ended> {
+        let directory = cleanup::make_directory(self.number)?;
+        self.number += 1;
         let begun = Instant::now();
         let result = run_one(
             case,
             &Setup {
                 directory: directory.clone(),
-                ..setup.clone()
+                ..self.setup.clone()
             },
         );
         let seconds = begun.elapsed().as_secs_f64();
         cleanup::may_continue();
-        match result {
-            Ok(()) => println!(" ok      {seconds:>5.1} s"),
-            Err(error) => {
-                let error = format!("{error:#}");
-                println!(" FAILED  {seconds:>5.1} s\n    {}", indent(&error));
-                print_logs(&directory);
-                let line = error.split_whitespace().collect::<Vec<_>>().join(" ");
-                let error = line.chars().take(300).collect();
-                failures.push(Failure { case, error });
-            }
-        }
+        let error = result.err().map(|error| format!("{error:#}"));
+        let logs = match error {
+            Some(_) => logs(&directory),
+            None => String::new(),
+        };
         cleanup::remove_directory(&directory);
+        Ok(Ended {
+            seconds,
+            error,
+            logs,
+        })
+    }
+}
+
+fn run_all<'a>(cases: &[&'a Case], setup: &Setup, all: usize) -> Result<Vec<Failure<'a>>> {
+    let mut failures = Vec::new();
+    let mut run = Run::new(setup);
+    for (number, &case) in cases.iter().enumerate() {
+        print!("[{:>2}/{all}] {:<44}", number + 1, case.name);
+        std::io::stdout().flush()?;
+        let ended = run.one(case)?;
+        println!("{}", ended.line());
+        if let Some(error) = ended.error.as_deref().map(short) {
+            failures.push(Failure { case, error });
+        }
     }
     Ok(failures)
 }
@@ -189,10 +267,11 @@ fn indent(text: &str) -> String {
 }
 
 /// The end of everything that the programs of a failed case printed.
-fn print_logs(directory: &Path) {
+fn logs(directory: &Path) -> String {
     let Ok(entries) = fs::read_dir(directory) else {
-        return;
+        return String::new();
     };
+    let mut all = String::new();
     let mut logs: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
@@ -210,9 +289,11 @@ fn print_logs(directory: &Path) {
         if !text.trim().is_empty() {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let end: String = tail(&text, 12).chars().take(2000).collect();
-            println!("    --- {name}\n    {}", indent(end.trim_end()));
+            let end = indent(end.trim_end());
+            all.push_str(&format!("\n    --- {name}\n    {end}"));
         }
     }
+    all
 }
 
 /// The end of a runner: an error is printed as one chain of causes.

@@ -76,12 +76,18 @@ pub fn raw_floor() -> Result<()> {
     cargo("building the raw frame benchmark", line)
 }
 
-/// All crates but the simulation, which is worth optimising.
+/// All crates but the simulation, which is worth optimising. The library is that of [`build`].
 pub fn unit_tests() -> Result<()> {
-    cargo(
-        "unit tests",
-        "test --workspace --exclude flyover-sim --no-fail-fast",
-    )
+    let mut command = cargo_command()?;
+    command
+        .args(["test", "--workspace", "--exclude", "flyover-sim"])
+        .arg("--no-fail-fast")
+        .env(
+            "FLYOVER_TEST_LIBRARY",
+            target()?.join("release/libflyover.so"),
+        )
+        .env("CARGO_INCREMENTAL", "0");
+    run("unit tests", &mut command)
 }
 
 /// The simulation with its full number of seeds.
@@ -106,7 +112,9 @@ pub fn loom() -> Result<()> {
             "loom_*",
         ])
         .env("CARGO_TARGET_DIR", target()?.join("loom"))
-        .env("RUSTFLAGS", "--cfg loom");
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16");
     run("loom tests", &mut command)
 }
 

@@ -104,7 +104,7 @@ pub fn cases(cases: &mut Vec<Case>) {
             repeat: 1,
         };
         let case = Case::new(name, move |setup| matrix(setup, &selection));
-        cases.push(case.lasting(LIMIT).only_flyover());
+        cases.push(case.lasting(LIMIT).only_flyover().calm());
     }
 }
 

@@ -1,41 +1,14 @@
 //! The same case on the kernel and under Flyover, side by side; where they differ.
 
 use std::fmt::Write as _;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
 use flyover_e2e::lab::{Setup, Side};
 
 use super::Selection;
+use super::count::{What, add};
 use super::host::{Hosts, Outcome};
 use super::program::{Entry, Mode, Program};
-
-static COMPARED: AtomicU32 = AtomicU32::new(0);
-static DIFFERENT: AtomicU32 = AtomicU32::new(0);
-static KNOWN: AtomicU32 = AtomicU32::new(0);
-/// On the local path: cases with connections that were accepted, and those with pairs; the pairs.
-static ACCEPTED: AtomicU32 = AtomicU32::new(0);
-static PAIRED: AtomicU32 = AtomicU32::new(0);
-static PAIRS: AtomicU32 = AtomicU32::new(0);
-
-/// How many cases were compared so far, in words.
-pub fn totals() -> String {
-    let count = |counter: &AtomicU32| counter.load(Ordering::Relaxed);
-    let local = match count(&ACCEPTED) {
-        0 => String::new(),
-        cases => format!(
-            "; {} of {cases} with local connections had pairs, {} in all",
-            count(&PAIRED),
-            count(&PAIRS)
-        ),
-    };
-    format!(
-        "{} cases compared, {} differ, {} more are known to differ{local}",
-        count(&COMPARED),
-        count(&DIFFERENT),
-        count(&KNOWN)
-    )
-}
 
 /// Runs all cases of a program in all its modes. An error lists every difference.
 pub fn program(setup: &Setup, program: &Program, selection: &Selection) -> Result<()> {
@@ -156,15 +129,15 @@ impl Pair {
         }
         let difference = self.difference(&outcomes, entry, mode);
         if mode.local_after().is_some() {
-            ACCEPTED.fetch_add(u32::from(outcomes[1].accepted > 0), Ordering::Relaxed);
-            PAIRED.fetch_add(u32::from(outcomes[1].pairs > 0), Ordering::Relaxed);
-            PAIRS.fetch_add(outcomes[1].pairs as u32, Ordering::Relaxed);
+            add(What::Accepted, u32::from(outcomes[1].accepted > 0));
+            add(What::Paired, u32::from(outcomes[1].pairs > 0));
+            add(What::Pairs, outcomes[1].pairs as u32);
         }
-        COMPARED.fetch_add(1, Ordering::Relaxed);
+        add(What::Compared, 1);
         match (entry.known_in(mode), difference) {
             (None, None) => {}
             (None, Some(text)) => {
-                DIFFERENT.fetch_add(1, Ordering::Relaxed);
+                add(What::Different, 1);
                 // Once more, so that the reader knows whether it is always so.
                 let again = self.run(words, &entry.name, mode)?;
                 let always = match self.difference(&again, entry, mode) {
@@ -182,7 +155,7 @@ impl Pair {
                 }
             }
             (Some(_), Some(text)) => {
-                KNOWN.fetch_add(1, Ordering::Relaxed);
+                add(What::Known, 1);
                 if selection.show {
                     println!("{text}");
                 }

@@ -6,8 +6,10 @@
 //! | `program.rs` | a program of `tests/diff`: how it is built, which cases it has |
 //! | `host.rs` | one of the two labs, with its peer: runs a case, says how it ended |
 //! | `compare.rs` | the same case on both; where they differ |
+//! | `count.rs` | how many were compared |
 
 mod compare;
+mod count;
 pub mod host;
 pub mod program;
 
@@ -18,7 +20,8 @@ use anyhow::Result;
 use flyover_e2e::cleanup;
 use flyover_e2e::runner::{self, Case};
 
-pub use compare::{side_by_side, totals};
+pub use compare::side_by_side;
+pub use count::{Count, count};
 use program::{Mode, Program};
 
 /// A file has this long for all its cases.
@@ -120,7 +123,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let summary = runner::run(&cases, &setup, &[])?;
     cleanup::everything();
-    println!("differential suite: {}", totals());
+    println!("differential suite: {}", count());
     println!("{summary}");
     if summary.failed > 0 || summary.passed == 0 {
         std::process::exit(1);
@@ -165,5 +168,5 @@ fn case(program: Program, selection: Selection) -> Case {
         compare::program(setup, &program, &selection)
     });
     case.limit = limit;
-    case
+    case.calm()
 }

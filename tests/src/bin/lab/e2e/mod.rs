@@ -42,7 +42,7 @@ mod wire;
 use anyhow::Result;
 use flyover_e2e::lab::{Lab, Side};
 use flyover_e2e::runner::{self, Case};
-use flyover_e2e::{cleanup, wiring};
+use flyover_e2e::{cleanup, lanes, wiring};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -60,6 +60,9 @@ pub struct Args {
     /// Names of steps that failed before; the exit status says so at the end.
     #[arg(long, value_delimiter = ',')]
     failed_before: Vec<String>,
+    /// Be one of two runners of another one.
+    #[arg(long, hide = true)]
+    lane: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
@@ -72,13 +75,25 @@ pub fn run(args: &Args) -> Result<()> {
     }
     cleanup::prepare()?;
     let setup = runner::setup(args.plain)?;
-    let summary = runner::run_again(&cases, &setup, &args.filters, args.again)?;
+    if args.lane {
+        lanes::serve(&cases, &setup, || crate::diff::count().to_json())?;
+        cleanup::everything();
+        return Ok(());
+    }
+    let mut lane = vec!["test".to_owned(), "--lane".to_owned()];
+    lane.extend(args.plain.then(|| "--plain".to_owned()));
+    let (summary, last) =
+        runner::run_again(&cases, &setup, &args.filters, args.again, Some(&lane))?;
     cleanup::everything();
     for step in &args.failed_before {
         println!("failed earlier: {step}");
     }
-    if cases.iter().any(|case| case.name.starts_with("diff.")) {
-        println!("differential suite: {}", crate::diff::totals());
+    let count = last
+        .iter()
+        .map(crate::diff::Count::from_json)
+        .fold(crate::diff::count(), |all, lane| all + lane);
+    if count.any() {
+        println!("differential suite: {count}");
     }
     println!("{summary}");
     if summary.failed > 0 || summary.passed == 0 || !args.failed_before.is_empty() {

@@ -52,7 +52,11 @@ const KNOWN: [(&str, &str); 6] = [
 ];
 
 pub fn cases(cases: &mut Vec<Case>) {
-    cases.push(on_pair("wire", Side::Server, wire).lasting(Duration::from_secs(300)));
+    cases.push(
+        on_pair("wire", Side::Server, wire)
+            .lasting(Duration::from_secs(300))
+            .calm(),
+    );
 }
 
 fn directory() -> PathBuf {
