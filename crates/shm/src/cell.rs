@@ -140,3 +140,68 @@ impl<T: Scalar + core::fmt::Debug> core::fmt::Debug for SharedCell<T> {
         self.get().fmt(f)
     }
 }
+
+macro_rules! narrow {
+    ($(#[$doc:meta])* $name:ident, $int:ty) => {
+        $(#[$doc])*
+        #[repr(transparent)]
+        pub struct $name(SharedCell<$int>);
+
+        impl $name {
+            /// One relaxed load.
+            #[inline]
+            pub fn get(&self) -> u32 {
+                u32::from(self.0.get())
+            }
+
+            /// One relaxed store; of a value that is too large, the largest one.
+            #[inline]
+            pub fn set(&self, v: u32) {
+                self.0.set(<$int>::try_from(v).unwrap_or(<$int>::MAX));
+            }
+        }
+
+        // SAFETY: one cell, which is one atomic word.
+        unsafe impl crate::CellField for $name {
+            fn clear(&self) {
+                self.0.zero();
+            }
+        }
+
+        impl core::fmt::Debug for $name {
+            fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+                self.get().fmt(f)
+            }
+        }
+    };
+}
+
+narrow! {
+    /// As [`SharedCell`], of numbers up to 255, which others take for words: where memory counts.
+    ByteCell, u8
+}
+narrow! {
+    /// The same up to 65,535.
+    HalfCell, u16
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_for_a_narrow_cell_is_kept_as_the_largest() {
+        let byte = ByteCell(SharedCell(AtomicU8::new(0), PhantomData));
+        let half = HalfCell(SharedCell(AtomicU16::new(0), PhantomData));
+        for (v, b, h) in [
+            (7, 7, 7),
+            (255, 255, 255),
+            (300, 255, 300),
+            (70_000, 255, 65_535),
+        ] {
+            byte.set(v);
+            half.set(v);
+            assert_eq!((byte.get(), half.get()), (b, h));
+        }
+    }
+}

@@ -43,7 +43,7 @@ pub mod slots;
 pub use arena::Arena;
 pub use atomic::{Shared32, Shared64};
 pub use bytes::ShmBytes;
-pub use cell::{Scalar, SharedCell};
+pub use cell::{ByteCell, HalfCell, Scalar, SharedCell};
 #[cfg(all(feature = "host", not(loom)))]
 pub use host::{HeapMap, Map, futex_wait, futex_wake, sealed_memfd};
 pub use idx::{Idx, OptIdx};

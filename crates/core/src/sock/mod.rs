@@ -5,6 +5,7 @@
 //! `rq_fill`, `rq_first`, `rq_past`, `rq_chain` and `rq_used` of one end of a pair belong to the holder of its producer's lock
 //! (`plock`); `rq_keep` changes from or to 0 only under both, or in an empty queue; every other cell belongs to the holder of the stack lock.
 
+pub mod flag;
 pub mod opts;
 pub mod ready;
 pub mod recvq;
@@ -16,7 +17,7 @@ use crate::stack::buf::Buf;
 use crate::stack::wake::Item;
 use crate::tcp::tcb::Tcb;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use flyover_shm::{Idx, OptIdx, Shared32, Shared64, SharedCell, SlotHdr, shm_struct};
+use flyover_shm::{HalfCell, Idx, OptIdx, Shared32, Shared64, SharedCell, SlotHdr, shm_struct};
 use flyover_wire::{Endpoint, Ip};
 
 shm_struct! {
@@ -153,10 +154,6 @@ shm_struct! {
         /// `TCP_LINGER2` seconds; 0 is the default.
         pub linger2: SharedCell<u32>,
 
-        /// Why the socket stays with the kernel, for [`Kind::Kernel`] and marks; a code of the sockets crate.
-        pub reason: SharedCell<u32>,
-        /// 1 + index of the V-NIC that carries the connection; 0 is none.
-        pub nic: SharedCell<u32>,
         /// Local address, high half.
         pub local_hi: SharedCell<u64>,
         /// Local address, low half.
@@ -190,7 +187,9 @@ shm_struct! {
         /// Timer wheel: next.
         pub tnext: SharedCell<OptIdx<Sock>>,
         /// Timer wheel: 1 + slot the socket hangs in; 0 when it is not on the wheel.
-        pub tslot: SharedCell<u32>,
+        pub tslot: HalfCell,
+        /// 1 + index of the V-NIC that carries the connection; 0 is none.
+        pub nic: HalfCell,
         /// Accept queue: first child (listener); next sibling (child).
         pub acc_head: SharedCell<OptIdx<Sock>>,
         /// Timer wheel: tick at which it fires.
@@ -224,11 +223,13 @@ shm_struct! {
         /// `SO_SNDBUF` in bytes.
         pub sndbuf: SharedCell<u32>,
         /// `IP_TTL` in the low byte, `IPV6_UNICAST_HOPS` in the next: a socket of IPv6 sends both kinds.
-        pub ttl: SharedCell<u32>,
+        pub ttl: HalfCell,
         /// `IP_TOS` in the low byte, `IPV6_TCLASS` in the next.
-        pub tos: SharedCell<u32>,
+        pub tos: HalfCell,
         /// `TCP_WINDOW_CLAMP` in bytes; 0 is none.
         pub wclamp: SharedCell<u32>,
+        /// Why the socket stays with the kernel, for [`Kind::Kernel`] and marks; a code of the sockets crate.
+        pub reason: SharedCell<u32>,
 
         // Counters of this socket, for TCP_INFO and `ss`.
         /// Datagrams dropped because the receive queue was full (`SO_RXQ_OVFL`).
@@ -252,7 +253,7 @@ shm_struct! {
         pub bytes_out: Shared64,
 
         /// Fills the slot up to a whole number of lines; always 0.
-        pub fill: [Shared32; 8],
+        pub fill: [Shared32; 4],
         /// TCP's control block.
         pub tcb: Tcb,
     }
@@ -260,6 +261,10 @@ shm_struct! {
 
 const _: () = {
     use core::mem::offset_of;
+    assert!(
+        size_of::<Sock>() <= 960,
+        "an idle connection within the host costs no more than 1 KiB an end"
+    );
     assert!(offset_of!(Sock, plock) == 64, "the producer's line");
     assert!(
         offset_of!(Sock, k_fresh) == 128,
@@ -307,78 +312,6 @@ pub const SHUT_WR: u32 = 2;
 pub const OS_DATA: u32 = 1;
 /// [`Sock::os_ready`]: the kernel socket has an error, or messages about errors.
 pub const OS_ERROR: u32 = 2;
-
-/// Bits of [`Sock::flags`].
-pub mod flag {
-    /// Made by an AF_INET6 socket.
-    pub const V6: u32 = 1 << 0;
-    /// `IPV6_V6ONLY`.
-    pub const V6ONLY: u32 = 1 << 1;
-    /// `TCP_NODELAY`.
-    pub const NODELAY: u32 = 1 << 2;
-    /// `TCP_CORK`.
-    pub const CORK: u32 = 1 << 3;
-    /// `SO_KEEPALIVE`.
-    pub const KEEPALIVE: u32 = 1 << 4;
-    /// `SO_LINGER` is on.
-    pub const LINGER: u32 = 1 << 5;
-    /// `SO_OOBINLINE`.
-    pub const OOBINLINE: u32 = 1 << 6;
-    /// `SO_RCVBUF` was set: no auto-tuning.
-    pub const RCVBUF_SET: u32 = 1 << 7;
-    /// `SO_SNDBUF` was set: no auto-tuning.
-    pub const SNDBUF_SET: u32 = 1 << 8;
-    /// No process holds the socket any longer.
-    pub const ORPHAN: u32 = 1 << 9;
-    /// In the demultiplexer.
-    pub const HASHED: u32 = 1 << 10;
-    /// Waits in a listener's accept queue.
-    pub const IN_ACCEPTQ: u32 = 1 << 11;
-    /// A writer found no room and is to be told when there is some.
-    pub const NOSPACE: u32 = 1 << 12;
-    /// A parked kernel socket exists with the keeper.
-    pub const PARKED: u32 = 1 << 13;
-    /// Counted among its parent's half-open children.
-    pub const IN_SYNQ: u32 = 1 << 14;
-    /// Takes datagrams of IPv4 as well as IPv6 (dual stack).
-    pub const DUAL: u32 = 1 << 15;
-    /// The program has seen the connection established (`connect` returned 0 or `SO_ERROR` was read).
-    pub const CONNECTED_SEEN: u32 = 1 << 16;
-    /// On the TIME_WAIT list.
-    pub const IN_TW: u32 = 1 << 17;
-    /// `SO_BROADCAST`.
-    pub const BROADCAST: u32 = 1 << 18;
-    /// Handed over to the kernel: every holder's next call goes there.
-    pub const HANDED_OVER: u32 = 1 << 19;
-    /// Counted among its parent's live children.
-    pub const CHILD: u32 = 1 << 20;
-    /// Owner asked for `TCP_QUICKACK`.
-    pub const QUICKACK: u32 = 1 << 21;
-    /// `O_NONBLOCK` of the open file, kept for the socket layer.
-    pub const NONBLOCK: u32 = 1 << 22;
-    /// The peer's FIN was taken: the stream has an end, whatever comes after it (Linux's `SOCK_DONE`).
-    pub const PEER_FIN: u32 = 1 << 23;
-    /// Of a listener, which has no peer: what begins from now on is the kernel's. Segments that come all the same are
-    /// dropped in silence: those who sent them try again.
-    pub const WITHDRAWN: u32 = PEER_FIN;
-    /// `shutdown` came after a connection attempt had failed and before `connect` told (Linux's `SS_DISCONNECTING`).
-    pub const DISCONNECTING: u32 = 1 << 28;
-    /// The connection is over, and its local port was given back to the kernel.
-    pub const PORT_GIVEN: u32 = 1 << 29;
-    /// The connection is over, and the kernel socket was bound anew: the name is the kernel's.
-    pub const REBOUND: u32 = 1 << 25;
-    /// The kernel chose the local port at `connect`; kept for the socket layer.
-    pub const AUTO_PORT: u32 = 1 << 24;
-    /// Frozen, on its way to the kernel or, with [`RETURNING`], from there.
-    pub const HANDING_OVER: u32 = 1 << 27;
-    /// Frozen, on its way from the kernel.
-    pub const RETURNING: u32 = 1 << 26;
-    /// One end of a pair: its bytes go from process to process through the stack's memory, beside an established
-    /// connection of the kernel's.
-    pub const PAIRED: u32 = 1 << 30;
-    /// The mark of a connection within this host that may be paired now.
-    pub const LOCAL: u32 = 1 << 31;
-}
 
 /// Index of a socket slot.
 pub type SockId = Idx<Sock>;

@@ -6,7 +6,7 @@ use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::tcp::tcb::tflag;
 use core::sync::atomic::Ordering::Relaxed;
-use flyover_shm::SharedCell;
+use flyover_shm::HalfCell;
 
 /// An option.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,8 +82,6 @@ pub(crate) fn inherit(p: &Sock, s: &Sock) {
         (&p.rcvbuf, &s.rcvbuf),
         (&p.sndbuf, &s.sndbuf),
         (&p.rcvlowat, &s.rcvlowat),
-        (&p.ttl, &s.ttl),
-        (&p.tos, &s.tos),
         (&p.keepidle, &s.keepidle),
         (&p.keepintvl, &s.keepintvl),
         (&p.keepcnt, &s.keepcnt),
@@ -96,6 +94,8 @@ pub(crate) fn inherit(p: &Sock, s: &Sock) {
     ] {
         b.set(a.get());
     }
+    s.ttl.set(p.ttl.get());
+    s.tos.set(p.tos.get());
     for (a, b) in [(&p.sopts, &s.sopts), (&p.peek_off, &s.peek_off)] {
         b.store(a.load(Relaxed), Relaxed);
     }
@@ -114,11 +114,11 @@ pub(crate) fn inherit(p: &Sock, s: &Sock) {
     s.set_flag(p.flags.load(Relaxed) & KEPT);
 }
 
-fn low(cell: &SharedCell<u32>, v: u32) {
+fn low(cell: &HalfCell, v: u32) {
     cell.set(cell.get() & !0xff | v & 0xff);
 }
 
-fn high(cell: &SharedCell<u32>, v: u32) {
+fn high(cell: &HalfCell, v: u32) {
     cell.set(cell.get() & 0xff | (v & 0xff) << 8);
 }
 

@@ -2,7 +2,7 @@
 //! Data only; behaviour lives in `rx`, `tx`, `cc` and `user`.
 
 use crate::stack::buf::Buf;
-use flyover_shm::{OptIdx, SharedCell, shm_struct};
+use flyover_shm::{ByteCell, HalfCell, OptIdx, SharedCell, shm_struct};
 
 /// SACKed ranges that are remembered above SND.UNA.
 pub const SACKED: usize = 16;
@@ -12,6 +12,24 @@ pub const RSACK: usize = 4;
 shm_struct! {
     /// Control block of one connection. Sequence numbers are raw words; `Seq` wraps them when they are loaded.
     pub struct Tcb {
+        // Small numbers.
+        /// Shift count of the peer's window field.
+        pub snd_scale: ByteCell,
+        /// Shift count of our window field.
+        pub rcv_scale: ByteCell,
+        /// [`crate::tcp::cc::Phase`].
+        pub phase: ByteCell,
+        /// What `t_rtx` means: [`rtx`].
+        pub rtx_kind: ByteCell,
+        /// Pairs in use in `sacked`.
+        pub sacked_n: ByteCell,
+        /// Pairs in use in `rsack`.
+        pub rsack_n: ByteCell,
+        /// Consecutive timeouts.
+        pub backoff: ByteCell,
+        /// Segments that are still to be acknowledged at once (quick-ACK mode).
+        pub quick: ByteCell,
+
         /// Initial send sequence number.
         pub iss: SharedCell<u32>,
         /// SND.UNA.
@@ -32,16 +50,14 @@ shm_struct! {
         pub snd_sml: SharedCell<u32>,
         /// Buffers in the reassembly queue.
         pub ooo_bufs: SharedCell<u32>,
-        /// Shift count of the peer's window field.
-        pub snd_scale: SharedCell<u32>,
-        /// Shift count of our window field.
-        pub rcv_scale: SharedCell<u32>,
         /// MSS the peer announced, bytes without options.
-        pub peer_mss: SharedCell<u32>,
+        pub peer_mss: HalfCell,
         /// Payload bytes of a full segment, options already taken off.
-        pub mss: SharedCell<u32>,
+        pub mss: HalfCell,
         /// [`tflag`] bits.
         pub tflags: SharedCell<u32>,
+        /// TS.Recent of RFC 7323.
+        pub ts_recent: SharedCell<u32>,
 
         /// Initial receive sequence number.
         pub irs: SharedCell<u32>,
@@ -55,8 +71,6 @@ shm_struct! {
         pub rcv_fin: SharedCell<u32>,
         /// Bytes received in order since the last ACK we sent.
         pub unacked: SharedCell<u32>,
-        /// Segments that are still to be acknowledged at once (quick-ACK mode).
-        pub quick: SharedCell<u32>,
         /// First out-of-order buffer.
         pub ooo: SharedCell<OptIdx<Buf>>,
         /// Bytes held out of order.
@@ -67,21 +81,15 @@ shm_struct! {
         pub drs_seq: SharedCell<u32>,
         /// Receive auto-tuning: bytes copied to the program in the last round trip.
         pub drs_space: SharedCell<u32>,
-        /// Fills the gap; always 0.
-        pub gap0: SharedCell<u32>,
         /// Receive auto-tuning: start of the measurement, ns.
         pub drs_time: SharedCell<u64>,
         /// Ranges above RCV.NXT to report, most recent first; pairs of words.
         pub rsack: [SharedCell<u32>; 8],
-        /// Pairs in use in `rsack`.
-        pub rsack_n: SharedCell<u32>,
         /// What came twice, meaningful with `DSACK`: its first sequence number.
         pub dsack_lo: SharedCell<u32>,
         /// The one behind it.
         pub dsack_hi: SharedCell<u32>,
 
-        /// TS.Recent of RFC 7323.
-        pub ts_recent: SharedCell<u32>,
         /// When `ts_recent` was stored, ns.
         pub ts_recent_at: SharedCell<u64>,
         /// Added to the clock for the TSval of this connection.
@@ -101,15 +109,11 @@ shm_struct! {
         pub rtt_at: SharedCell<u64>,
         /// The ACK that ends the timing covers this sequence number.
         pub rtt_seq: SharedCell<u32>,
-        /// Consecutive timeouts.
-        pub backoff: SharedCell<u32>,
 
         /// Congestion window, bytes.
         pub cwnd: SharedCell<u32>,
         /// Slow-start threshold, bytes.
         pub ssthresh: SharedCell<u32>,
-        /// [`crate::tcp::cc::Phase`].
-        pub phase: SharedCell<u32>,
         /// SND.NXT when recovery began: it ends when this is acknowledged.
         pub recover: SharedCell<u32>,
         /// Next sequence number that recovery considers for retransmission.
@@ -118,14 +122,10 @@ shm_struct! {
         pub lost_edge: SharedCell<u32>,
         /// When the segment at SND.UNA was last retransmitted, ns.
         pub head_rtx_at: SharedCell<u64>,
-        /// Duplicate ACKs in a row.
-        pub dupacks: SharedCell<u32>,
         /// Bytes sent again, in total.
         pub retrans: SharedCell<u32>,
         /// SACKed ranges above SND.UNA, ascending; pairs of words.
         pub sacked: [SharedCell<u32>; 32],
-        /// Pairs in use in `sacked`.
-        pub sacked_n: SharedCell<u32>,
         /// Bytes ACKed that the window has not yet grown for.
         pub cwnd_acc: SharedCell<u32>,
         /// CUBIC: W_max, bytes.
@@ -143,7 +143,11 @@ shm_struct! {
         /// End of the current round.
         pub round_end: SharedCell<u32>,
         /// Samples in this round.
-        pub round_n: SharedCell<u32>,
+        pub round_n: ByteCell,
+        /// Zero-window or keep-alive probes unanswered.
+        pub probes: ByteCell,
+        /// Duplicate ACKs in a row.
+        pub dupacks: HalfCell,
 
         /// Deadline of retransmission, probe or SYN retry, ns; 0 is off.
         pub t_rtx: SharedCell<u64>,
@@ -153,10 +157,6 @@ shm_struct! {
         pub t_keep: SharedCell<u64>,
         /// Deadline of TIME_WAIT, FIN_WAIT_2 or the user timeout, ns; 0 is off.
         pub t_life: SharedCell<u64>,
-        /// What `t_rtx` means: [`rtx`].
-        pub rtx_kind: SharedCell<u32>,
-        /// Zero-window or keep-alive probes unanswered.
-        pub probes: SharedCell<u32>,
         /// Last time anything came from the peer, ns.
         pub last_rx: SharedCell<u64>,
         /// Last time data was sent, ns.

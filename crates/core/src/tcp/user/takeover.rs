@@ -23,26 +23,30 @@ fn forget(s: &Sock) {
     let t = &s.tcb;
     for word in [
         &t.tflags,
-        &t.snd_scale,
-        &t.rcv_scale,
         &t.snd_up,
         &t.rcv_up,
         &t.rcv_fin,
         &t.unacked,
         &t.ooo_bytes,
-        &t.rsack_n,
         &t.ts_recent,
-        &t.backoff,
-        &t.dupacks,
-        &t.sacked_n,
         &t.cwnd_acc,
-        &t.probes,
-        &t.rtx_kind,
         &t.rtt_seq,
-        &t.round_n,
     ] {
         word.set(0);
     }
+    for byte in [
+        &t.snd_scale,
+        &t.rcv_scale,
+        &t.rsack_n,
+        &t.backoff,
+        &t.sacked_n,
+        &t.rtx_kind,
+        &t.probes,
+        &t.round_n,
+    ] {
+        byte.set(0);
+    }
+    t.dupacks.set(0);
     for word in [
         &t.ts_recent_at,
         &t.srtt,
