@@ -358,14 +358,16 @@ impl Session {
         let memory = memory.ok_or_else(|| Refusal::bad("no memory as proof"))?;
         let mut progress = Progress::to(self.sock.as_fd(), seq);
         let (daemon, peer) = (&self.daemon, &self.peer);
-        let member = Member::rejoin(daemon, peer, owner, memory.as_fd(), &mut progress)?;
+        let (member, channel) = Member::rejoin(daemon, peer, owner, memory.as_fd(), &mut progress)?;
         let net = member.net.clone();
         self.member = Some(member);
         let reply = Reply::Rejoined {
             cplane_len: net.cplane().len(),
             dims: List::new(net.cplane().dims().to_words()),
         };
-        Ok(self.reply(seq, &reply, &[net.cplane().memfd()])?)
+        let mut fds = vec![net.cplane().memfd()];
+        fds.extend(channel.as_ref().map(|fd| fd.as_fd()));
+        Ok(self.reply(seq, &reply, &fds)?)
     }
 
     fn member(&self) -> Result<&Member, Refusal> {

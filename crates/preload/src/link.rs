@@ -1,6 +1,6 @@
 //! The ways out of the process: `flyoverd`, the keeper, and the mappings that come with attaching.
 
-use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, IntoRawFd, OwnedFd};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
@@ -9,7 +9,7 @@ use flyover_core::{Handover, LAYOUT_HASH, SockRef, Stack};
 use flyover_cplane::{Dims, Reader};
 use flyover_proto::{
     Attach, Attached, AttachedFds, Client, ClientError, Connection, FilterSpec, KeeperLink, List,
-    MAX_NARROW, NicDesc, NicFds, RefusedCode, StackName, TcpImage, Text, VnicPref,
+    MAX_NARROW, NicDesc, RefusedCode, StackName, TcpImage, Text, VnicPref,
 };
 use flyover_shm::host::Map;
 use flyover_sockets::attach::{
@@ -166,7 +166,11 @@ fn assemble(
             .nic_state(u32::from(desc.slot))
             .ok_or(Failure::Text("a V-NIC beyond the table"))?;
         let raw = nic.sock.as_raw_fd();
-        let made = make_nic(desc, nic, state).map_err(|e| Failure::Io("cannot use a V-NIC", e))?;
+        // Held as well: when daemon and keeper are gone, the next ones take it from here.
+        let umem = nic.umem.map(IntoRawFd::into_raw_fd);
+        own_fds.extend(umem);
+        let made = make_nic(desc, nic.sock, umem.map(borrowed), state);
+        let made = made.map_err(|e| Failure::Io("cannot use a V-NIC", e))?;
         if nics.len() <= slot {
             nics.resize_with(slot + 1, || None);
             nic_ifindex.resize(slot + 1, 0);
@@ -193,8 +197,8 @@ fn assemble(
             client,
             *process,
             attached.owner,
-            tables,
-            dims,
+            (tables, dims),
+            fds.keeper.as_fd().as_raw_fd(),
         ))),
         keeper: Box::new(Link(fds.keeper)),
         nic_count,
@@ -209,22 +213,18 @@ fn assemble(
 
 fn make_nic(
     desc: &NicDesc,
-    fds: NicFds,
+    sock: OwnedFd,
+    umem: Option<BorrowedFd<'_>>,
     state: &'static NicState,
 ) -> std::io::Result<Box<dyn Vnic + Send>> {
     let bad = || std::io::Error::from(std::io::ErrorKind::InvalidData);
     if u32::from(desc.kind) == flyover_vnic::VnicKind::Xdp as u32 {
         let geometry = XdpGeometry::from_words(&desc.geometry).ok_or_else(bad)?;
-        let umem = fds.umem.ok_or_else(bad)?;
-        return Ok(Box::new(XdpNic::attach(
-            fds.sock,
-            umem.as_fd(),
-            geometry,
-            state,
-        )?));
+        let umem = umem.ok_or_else(bad)?;
+        return Ok(Box::new(XdpNic::attach(sock, umem, geometry, state)?));
     }
     let geometry = PacketGeometry::from_words(&desc.geometry).ok_or_else(bad)?;
-    Ok(Box::new(PacketNic::attach(fds.sock, geometry, state)?))
+    Ok(Box::new(PacketNic::attach(sock, geometry, state)?))
 }
 
 struct DaemonLink(Way);

@@ -1,7 +1,7 @@
 //! The connection to `flyoverd`, beyond the death of one: the next daemon takes the stack over, and this process goes on
 //! with it, in its old place.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ pub struct Way {
     pid: u32,
     tables: &'static Map,
     dims: Dims,
+    /// Number of the channel to the keeper.
+    keeper: RawFd,
     not_before: Option<Instant>,
 }
 
@@ -39,8 +41,8 @@ impl Way {
         client: Client,
         opts: ProcessOpts,
         owner: u16,
-        tables: &'static Map,
-        dims: Dims,
+        (tables, dims): (&'static Map, Dims),
+        keeper: RawFd,
     ) -> Self {
         Self {
             client,
@@ -49,6 +51,7 @@ impl Way {
             pid: std::process::id(),
             tables,
             dims,
+            keeper,
             not_before: None,
         }
     }
@@ -112,13 +115,17 @@ impl Way {
         let memory = STACK_MEMORY.load(Ordering::Acquire);
         // SAFETY: the library's own descriptor, which is never closed.
         let memory = unsafe { BorrowedFd::borrow_raw(memory) };
-        let (len, dims, tables) = self.client.rejoin(self.owner, memory)?;
-        let same = len == self.tables.size() as u64 && Dims::from_words(&dims) == Some(self.dims);
-        if !same {
+        let back = self.client.rejoin(self.owner, memory)?;
+        let len = self.tables.size() as u64;
+        if back.cplane_len != len || Dims::from_words(&back.dims) != Some(self.dims) {
             return Err(ClientError::Protocol("tables of other sizes"));
         }
+        if let Some(keeper) = back.keeper {
+            // SAFETY: dup3(2) touches no memory. The number is the library's own, which nobody closes or reads from.
+            unsafe { crate::next::dup3(keeper.as_raw_fd(), self.keeper, libc::O_CLOEXEC) };
+        }
         self.tables
-            .replace(tables)
+            .replace(back.cplane)
             .map_err(|_| ClientError::Protocol("tables that cannot be mapped"))
     }
 }

@@ -87,6 +87,9 @@ messages! {
             token: Token,
             /// The memory is new: initialise it. Otherwise an earlier keeper died.
             fresh: bool,
+            /// Of an earlier keeper whose daemon had died too: the ends of sockets since then were reported to nobody. A
+            /// [`Control::Census`] may follow.
+            deaf: bool,
             /// Processes that are attached; an `Owner` follows for each.
             owners: List<u16, MAX_OWNERS>,
             /// `OwnerGone` messages that were sent to earlier keepers.
@@ -158,6 +161,12 @@ messages! {
             cplane_len: u64,
             /// Its table sizes, as words: those of the one before.
             dims: List<u64, MAX_WORDS>,
+        }
+        /// Some time after a [`Control::Setup`] that said `deaf`: of the sockets that the stack had then, those with these
+        /// cookies are open, and no others. Descriptor: memory with the cookies, in ascending order.
+        11 Census {
+            /// How many.
+            sockets: u64,
         }
         /// After `Adopted`: the daemon serves clients, those of the stack shall connect to it.
         10 Serving {}

@@ -47,3 +47,4 @@ pub use msg::{
 };
 pub use nic::NicDesc;
 pub use place::{Candidate, Flaw, Locked, Place, Unfit};
+pub use rejoin::Rejoined;

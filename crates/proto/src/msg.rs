@@ -353,7 +353,8 @@ messages! {
             /// The filter that steers it to the stack.
             id: u32,
         }
-        /// To `Rejoin`. With the descriptor of the control plane's memory, which takes the place of the one before.
+        /// To `Rejoin`. With the descriptor of the control plane's memory, which takes the place of the one before, and, if the
+        /// old channel to the keeper has ended, with one of a new channel.
         10 Rejoined {
             /// Its bytes.
             cplane_len: u64,

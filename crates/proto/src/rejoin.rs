@@ -12,6 +12,19 @@ use crate::client::dial;
 use crate::fds::move_high;
 use crate::{Client, ClientError, Reply, Request};
 
+/// What a process that goes on with another daemon gets.
+#[derive(Debug)]
+pub struct Rejoined {
+    /// Bytes of the control plane.
+    pub cplane_len: u64,
+    /// Its table sizes.
+    pub dims: Vec<u64>,
+    /// Its memory.
+    pub cplane: OwnedFd,
+    /// A new channel to the keeper, if the old one has ended.
+    pub keeper: Option<OwnedFd>,
+}
+
 impl Client {
     /// False once the connection is finished or the daemon's end of it is closed.
     pub fn is_connected(&self) -> bool {
@@ -49,21 +62,19 @@ impl Client {
         said
     }
 
-    /// Takes up the membership that a daemon which died gave to this process; `memory` is the stack's. Returns length and
-    /// table sizes of the control plane, and its memory.
+    /// Takes up the membership that a daemon which died gave to this process; `memory` is the stack's.
     ///
     /// # Errors
     /// Any [`ClientError`].
-    pub fn rejoin(
-        &mut self,
-        owner: u16,
-        memory: BorrowedFd<'_>,
-    ) -> Result<(u64, Vec<u64>, OwnedFd), ClientError> {
+    pub fn rejoin(&mut self, owner: u16, memory: BorrowedFd<'_>) -> Result<Rejoined, ClientError> {
         let (reply, mut fds) = self.ask(&Request::Rejoin { owner }, &[memory])?;
         match (reply, fds.pop()) {
-            (Reply::Rejoined { cplane_len, dims }, Some(fd)) => {
-                Ok((cplane_len, dims.into_vec(), fd))
-            }
+            (Reply::Rejoined { cplane_len, dims }, Some(cplane)) => Ok(Rejoined {
+                cplane_len,
+                dims: dims.into_vec(),
+                cplane,
+                keeper: fds.pop(),
+            }),
             _ => Err(self.broken("no stack")),
         }
     }

@@ -23,6 +23,13 @@ impl Stack<'_> {
         noted.filter(|cookie| *cookie != 0)
     }
 
+    /// Cookies of the kernel sockets behind all endpoints.
+    pub fn cookies(self) -> impl Iterator<Item = u64> {
+        let all = self.each_sock();
+        let cookies = all.map(move |sock| self.sock(sock.id).cookie.load(Acquire));
+        cookies.filter(|cookie| *cookie != 0)
+    }
+
     /// The first `n` notes were looked into.
     pub fn forget_deaths(self, n: usize) {
         // The last one first: at any moment the notes are those in front.

@@ -13,7 +13,7 @@ const KIND: u16 = 0o170_000;
 const SOCKET: u16 = 0o140_000;
 
 /// A file or a socket.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub enum Ident {
     /// `SO_COOKIE`: no other socket ever has it.
     Socket(u64),

@@ -29,6 +29,8 @@ pub struct Owner {
     pub command: String,
     /// The keeper's end of its channel: for a new keeper.
     pub keeper_end: OwnedFd,
+    /// Its own end, of one whose channel ended with its keeper and that has not connected since.
+    pub channel: Option<OwnedFd>,
     /// A session of this daemon watches it. False of those that a daemon before this one attached, until they connect.
     pub in_session: bool,
 }
@@ -163,7 +165,8 @@ impl Member {
         Err(unknown())
     }
 
-    /// A process that a daemon before this one attached connects to this one; it shows the stack's memory.
+    /// A process that a daemon before this one attached connects to this one; it shows the stack's memory. Returns its end
+    /// of a new channel to the keeper, if the old one has ended.
     ///
     /// # Errors
     /// It has not that slot of the stack.
@@ -173,7 +176,7 @@ impl Member {
         owner: u16,
         memory: BorrowedFd<'_>,
         progress: &mut Progress<'_>,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(Self, Option<OwnedFd>), Refusal> {
         let unknown = || Refusal::new(RefusedCode::NotFound, "no stack has that memory");
         let wanted = Ident::of(memory).map_err(|_| unknown())?;
         for stack in daemon.stacks.list() {
@@ -190,10 +193,11 @@ impl Member {
                 Refusal::new(RefusedCode::Denied, "another process has that owner slot")
             })?;
             own.in_session = true;
+            let channel = own.channel.take();
             tracing::debug!(stack = stack.id, owner, pid = peer.pid, "process is back");
             let net = live.net.clone();
             drop(life);
-            return Ok(Self { stack, net, owner });
+            return Ok((Self { stack, net, owner }, channel));
         }
         Err(unknown())
     }
@@ -333,6 +337,7 @@ impl Stack {
                 id,
                 command: peer.command(),
                 keeper_end: keepers,
+                channel: None,
                 in_session: true,
             },
         );

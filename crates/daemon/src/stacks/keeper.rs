@@ -36,6 +36,17 @@ const RESPITE: Duration = Duration::from_secs(1);
 /// How often a keeper that does not start is started again.
 const STARTS: u32 = 5;
 
+/// What a keeper begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Start {
+    /// A new stack.
+    Fresh,
+    /// A stack whose keeper has died.
+    Next,
+    /// One whose daemon had died before: nobody heard of ends of sockets since.
+    Deaf,
+}
+
 /// A running keeper.
 pub struct KeeperProcess {
     control: Arc<OwnedFd>,
@@ -57,7 +68,7 @@ impl KeeperProcess {
     pub fn start(
         stack: &Stack,
         live: &Live,
-        fresh: bool,
+        how: Start,
         progress: &mut Progress<'_>,
     ) -> Result<Self, Refusal> {
         let failed = |e: io::Error| Refusal::failed("starting the keeper", e);
@@ -76,7 +87,7 @@ impl KeeperProcess {
             control: Arc::new(ours),
             process: Process::Child(child),
         };
-        let (setup, fds) = stack.setup(live, fresh);
+        let (setup, fds) = stack.setup(live, how);
         let started = keeper.say(&setup, &fds).map_err(|e| failed(e.into()));
         let started = started
             .and_then(|()| keeper.wait_ready(progress))
@@ -328,7 +339,7 @@ fn replace(daemon: &Daemon, stack: &Arc<Stack>, often: bool) -> Option<Arc<Owned
         return None;
     }
     for _ in 0..STARTS {
-        match KeeperProcess::start(stack, live, false, &mut Progress::none()) {
+        match KeeperProcess::start(stack, live, Start::Next, &mut Progress::none()) {
             Ok(keeper) => {
                 let control = keeper.control();
                 live.keeper = Some(keeper);

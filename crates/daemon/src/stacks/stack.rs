@@ -20,7 +20,7 @@ use rustix::net::{
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::attach::Owner;
-use super::keeper::{KeeperProcess, watch_keeper};
+use super::keeper::{KeeperProcess, Start, watch_keeper};
 use crate::container::{Container, Site};
 use crate::daemon::Daemon;
 use crate::filters::FlowTable;
@@ -326,7 +326,7 @@ impl Stack {
         });
         progress.tick();
         self.sync_nics(&mut live, progress);
-        let started = KeeperProcess::start(self, &live, true, progress);
+        let started = KeeperProcess::start(self, &live, Start::Fresh, progress);
         let keeper = match started {
             Ok(keeper) => keeper,
             Err(refusal) => {
@@ -451,7 +451,7 @@ impl Stack {
     }
 
     /// The setup message for a keeper, and its descriptors.
-    pub fn setup<'l>(&self, live: &'l Live, fresh: bool) -> (Control, Vec<BorrowedFd<'l>>) {
+    pub fn setup<'l>(&self, live: &'l Live, how: Start) -> (Control, Vec<BorrowedFd<'l>>) {
         let (nics, nic_fds) = Self::nic_list(live);
         let dims: Dims = live.net.cplane().dims();
         let mut fds = vec![
@@ -465,7 +465,8 @@ impl Stack {
         let control = Control::Setup {
             stack_id: self.id,
             token: self.token,
-            fresh,
+            fresh: how == Start::Fresh,
+            deaf: how == Start::Deaf,
             owners: List::new(live.owners.keys().copied()),
             epoch: live.epoch,
             stack_len: self.wanted.len,

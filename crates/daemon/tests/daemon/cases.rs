@@ -45,6 +45,7 @@ cases! {
         a_keeper_can_offer_nothing_else,
         only_a_daemon_can_call_a_keeper,
         daemons_and_keepers_die_in_turn,
+        a_stack_without_keeper_is_inherited,
         a_handover_is_finished_once,
     }
     lies {

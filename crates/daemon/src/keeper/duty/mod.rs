@@ -70,6 +70,8 @@ pub struct Duty {
     next_read: u64,
     /// Reports of deaths are not listened to at present.
     deaf: bool,
+    /// Cookies of sockets of which nobody knows whether they are open: a census tells.
+    doubtful: BTreeSet<u64>,
     /// Since when no process is attached.
     alone_since: Option<u64>,
     /// Since when no socket is left either.
@@ -95,6 +97,7 @@ impl Duty {
             stack_id,
             token,
             fresh,
+            deaf: uninformed,
             owners,
             epoch,
             stack_len,
@@ -123,7 +126,8 @@ impl Duty {
         served
             .set_nics(nic_gen, &nics, &mut fds, !fresh)
             .context("taking over the V-NICs")?;
-        let deaths = Deaths::new(deaths);
+        let mut deaths = Deaths::new(deaths);
+        deaths.lost = uninformed;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         listen_once(epoll::add, epoll.as_fd(), deaths.as_fd())?;
         let machine = Machine::new(served.stack().poll_seq());
@@ -144,6 +148,7 @@ impl Duty {
             next_look: 0,
             next_read: 0,
             deaf: false,
+            doubtful: BTreeSet::new(),
             alone_since: None,
             idle_since: None,
             told_idle: false,
@@ -155,6 +160,9 @@ impl Duty {
         };
         if !fresh {
             duty.succeed();
+        }
+        if uninformed {
+            duty.doubtful = duty.served.stack().cookies().collect();
         }
         Ok(duty)
     }

@@ -1,6 +1,7 @@
 //! What the daemon and the processes tell the keeper.
 
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 
 use flyover_core::sock::flag;
 use flyover_core::{IcmpError, SockRef, Unfinished};
@@ -93,6 +94,7 @@ impl Duty {
                 self.owner_gone(owner, Unfinished::Unknown);
             }
             Control::Adopted { cplane_len, dims } => self.adopted(cplane_len, &dims, fds.pop()),
+            Control::Census { sockets } => self.hear_census(sockets, fds.pop()),
             Control::Serving {} => self.served.stack().note_daemon(),
             Control::Exit {} => self.done = true,
             Control::Filters { ids } => self.hear_filters(&ids),
@@ -119,6 +121,26 @@ impl Duty {
                 }
             }
         }
+    }
+
+    /// What is not open has ended, as if it had been reported.
+    fn hear_census(&mut self, sockets: u64, list: Option<OwnedFd>) {
+        let mut doubtful = std::mem::take(&mut self.doubtful);
+        let file = list.map(std::fs::File::from);
+        let read = |at: u64| {
+            let mut cookie = [0; 8];
+            let got = file.as_ref()?.read_exact_at(&mut cookie, at * 8);
+            got.ok().map(|()| u64::from_ne_bytes(cookie))
+        };
+        for at in 0..sockets {
+            let Some(cookie) = read(at) else {
+                tracing::error!("a census that cannot be read");
+                return;
+            };
+            doubtful.remove(&cookie);
+        }
+        self.deaths.lost = false;
+        self.pending.cookies.extend(doubtful);
     }
 
     pub(super) fn owner_gone(&mut self, owner: u16, unfinished: Unfinished) {

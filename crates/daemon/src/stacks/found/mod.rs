@@ -6,12 +6,15 @@
 //! stack as it was, or nothing.
 //!
 //! - `offer.rs`: calling a keeper, and what it offers. `owners.rs`: the processes.
+//! - `heirs.rs`: a stack whose keeper died as well: what its processes hold. `census.rs`: which sockets are still open.
 
+mod census;
+mod heirs;
 mod offer;
 mod owners;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -20,7 +23,7 @@ use std::time::{Duration, Instant};
 use flyover_cplane::Dims;
 use flyover_proto::{Control, Deadline, List, Token};
 
-use super::keeper::{KeeperProcess, watch_keeper};
+use super::keeper::KeeperProcess;
 use super::stack::{Life, Live, Stack, StackKey, Wanted, Whose};
 use crate::container::{Container, Site};
 use crate::daemon::Daemon;
@@ -29,6 +32,7 @@ use crate::netns::{NetNs, NetNsId};
 use crate::nic::{Nic, NicPolicy};
 use crate::records::{Head, Ident, Known, Note, Record, Records};
 use crate::refusal::Refusal;
+use heirs::Heirs;
 use offer::{Offer, bad, call, receive, verify};
 use owners::{owners, watch_owners};
 
@@ -37,6 +41,13 @@ use owners::{owners, watch_owners};
 const START: Duration = Duration::from_secs(3);
 /// How long a keeper may take: it may be stopped, or its machine frozen.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Who has what is left of a stack.
+enum Heir {
+    Keeper(OwnedFd),
+    /// The keeper is dead.
+    Processes(Heirs),
+}
 
 /// Takes over what an earlier daemon left.
 pub fn find_all(daemon: &Arc<Daemon>) {
@@ -48,11 +59,15 @@ pub fn find_all(daemon: &Arc<Daemon>) {
     let mut waiting = 0;
     for note in records.list() {
         let head = note.head();
-        let Some(pidfd) = head.keeper.open() else {
+        let heir = match head.keeper.open() {
+            Some(pidfd) => Heir::Keeper(pidfd),
+            None => Heir::Processes(Heirs::of(&records, head.id)),
+        };
+        if matches!(&heir, Heir::Processes(heirs) if heirs.is_empty()) {
             tracing::info!(stack = head.id, "a stack ended while no daemon ran");
             records.forget(head.id);
             continue;
-        };
+        }
         alive.push(head);
         daemon.stacks.reserve(head.id);
         match note {
@@ -61,11 +76,14 @@ pub fn find_all(daemon: &Arc<Daemon>) {
                 let (daemon, records, tell) = (daemon.clone(), records.clone(), tell.clone());
                 let work = move || {
                     let id = record.id;
-                    let net = find(&daemon, &records, &record, pidfd);
+                    let net = match heir {
+                        Heir::Keeper(pidfd) => find(&daemon, &records, &record, pidfd),
+                        Heir::Processes(heirs) => heirs::inherit(&daemon, &records, &record, heirs),
+                    };
                     let net = net.inspect_err(|e| {
                         tracing::error!(
                             stack = id,
-                            "a stack of the daemon before is left to its keeper: {e}"
+                            "a stack of the daemon before is left to itself: {e}"
                         );
                     });
                     // The receiver may have given up waiting.
@@ -119,34 +137,54 @@ fn sweep(net: &Net, alive: &BTreeSet<u32>) {
     }
 }
 
-/// Takes one stack over.
+/// The stack's namespace, if the process is in it.
+fn namespace(record: &Record, pid: u32) -> Result<Arc<NetNs>, Refusal> {
+    let failed = |e: std::io::Error| Refusal::failed("finding the network namespace", e);
+    let ns = NetNs::of_process(pid).map_err(failed)?;
+    if Ident::of(&ns).ok() != Some(record.ns.file)
+        || ns.cookie().map_err(failed)? != record.ns.cookie
+    {
+        return Err(bad("it is of another network namespace"));
+    }
+    Ok(Arc::new(ns))
+}
+
+/// Takes one stack over from its keeper.
 fn find(
     daemon: &Arc<Daemon>,
     records: &Records,
     record: &Record,
     pidfd: OwnedFd,
 ) -> Result<Arc<Net>, Refusal> {
-    let failed = |e: std::io::Error| Refusal::failed("finding the network namespace", e);
-    let ns = NetNs::of_process(record.keeper.pid).map_err(failed)?;
-    if Ident::of(&ns).ok() != Some(record.ns.file)
-        || ns.cookie().map_err(failed)? != record.ns.cookie
-    {
-        return Err(bad("its keeper is in another network namespace"));
-    }
-    let ns = Arc::new(ns);
+    let ns = namespace(record, record.keeper.pid)?;
     let deadline = Deadline::after(PATIENCE);
     let control = call(&ns, record, deadline)?;
     let offer = receive(&control, record, deadline)?;
     let nics = verify(record, &offer)?;
+    let (stack, net) = known(daemon, records, record, &ns, &offer.keepalive)?;
+    let keeper = KeeperProcess::found(record.keeper, pidfd, control);
+    settle(daemon, &stack, &net, keeper, offer, nics);
+    Ok(net)
+}
+
+/// The stack as the notes say, which does not live yet, and its namespace.
+fn known(
+    daemon: &Arc<Daemon>,
+    records: &Records,
+    record: &Record,
+    ns: &Arc<NetNs>,
+    keepalive: &OwnedFd,
+) -> Result<(Arc<Stack>, Arc<Net>), Refusal> {
     let dims = Dims::from_words(&record.dims).ok_or_else(|| bad("its tables make no sense"))?;
     let wanted = wanted(daemon, record, ns.id()).ok_or_else(|| bad("its options make no sense"))?;
+    let mount = keepalive.as_fd().try_clone_to_owned();
     let left = Left {
-        mount: offer.keepalive.try_clone().map_err(failed)?,
+        mount: mount.map_err(|e| Refusal::failed("duplicating descriptors", e))?,
         maps: record.maps,
         dims,
         records,
     };
-    let net = daemon.nets.find(&ns, left)?;
+    let net = daemon.nets.find(ns, left)?;
     let user = Whose::User(record.uid, Container::noted(record.container));
     let key = match &record.known {
         Known::Private => None,
@@ -163,10 +201,7 @@ fn find(
         a: record.token.0,
         b: record.token.1,
     };
-    let stack = Arc::new(Stack::known(record.id, key, wanted, token));
-    let keeper = KeeperProcess::found(record.keeper, pidfd, control);
-    settle(daemon, &stack, &net, keeper, offer, nics);
-    Ok(net)
+    Ok((Arc::new(Stack::known(record.id, key, wanted, token)), net))
 }
 
 fn wanted(daemon: &Daemon, record: &Record, ns: NetNsId) -> Option<Wanted> {
@@ -239,15 +274,7 @@ fn settle(
         "stack of the daemon before taken over"
     );
     *stack.life() = Life::Live(live);
-    daemon.stacks.found(stack);
-    // Entered first, looked at second: either we see it, or whoever sets it sees the stack.
-    if daemon.serving.load(SeqCst) {
-        stack.tell_serving();
-    }
-    watch_keeper(daemon.clone(), stack.clone(), net.clone(), control);
-    net.add_stack(Arc::downgrade(stack));
-    // Interfaces may have come and gone.
-    stack.follow_links(daemon.records.as_deref());
+    stack.taken_up(daemon, net, control);
     watch_owners(daemon.clone(), stack.clone(), watched);
 }
 

@@ -130,19 +130,28 @@ pub fn verify(record: &Record, offer: &Offer) -> Result<Vec<Nic>, Refusal> {
     {
         return Err(bad("its keeper offers other descriptors than it was given"));
     }
-    let writable = rustix::fs::fcntl_getfl(&offer.memory)
-        .is_ok_and(|f| f & rustix::fs::OFlags::RWMODE == rustix::fs::OFlags::RDWR);
-    if !writable {
+    if !is_writable(&offer.memory) {
         return Err(bad("its keeper offers memory that cannot be written"));
     }
+    nics_of(record, &offer.nics)
+}
+
+/// Not a copy that can only be read.
+pub fn is_writable(memory: &OwnedFd) -> bool {
+    rustix::fs::fcntl_getfl(memory)
+        .is_ok_and(|f| f & rustix::fs::OFlags::RWMODE == rustix::fs::OFlags::RDWR)
+}
+
+/// The V-NICs that are noted, of those that are there.
+pub fn nics_of(record: &Record, there: &[(NicDesc, Vec<OwnedFd>)]) -> Result<Vec<Nic>, Refusal> {
     let mut nics = Vec::new();
     for note in &record.nics {
         let desc = note.desc();
-        let found = offer.nics.iter().find(|(offered, _)| *offered == desc);
+        let found = there.iter().find(|(offered, _)| *offered == desc);
         let Some((_, fds)) = found else { continue };
         let idents: Result<Vec<Ident>, _> = fds.iter().map(Ident::of).collect();
         if idents.ok().as_ref() != Some(&note.fds) {
-            return Err(bad("its keeper offers other V-NICs than it was given"));
+            return Err(bad("its V-NICs are not those that it was given"));
         }
         let copies: Result<Vec<OwnedFd>, _> = fds.iter().map(OwnedFd::try_clone).collect();
         let copies = copies.map_err(|e| Refusal::failed("duplicating descriptors", e))?;

@@ -43,6 +43,7 @@ pub fn owners(
                 id: Some(id),
                 command: command_of(id.pid),
                 keeper_end,
+                channel: None,
                 in_session: false,
             },
         );
@@ -59,7 +60,7 @@ pub fn owners(
 }
 
 impl Live {
-    fn forget_owner(&self, owner: u16) {
+    pub(super) fn forget_owner(&self, owner: u16) {
         if let Some(notes) = &self.owner_notes {
             notes.set(owner, None);
         }

@@ -228,8 +228,8 @@ pub fn a_keeper_can_offer_nothing_else() {
     lie["keeper"]["start"] = Value::from(lie["keeper"]["start"].as_u64().unwrap() + 1);
     std::fs::write(&note, lie.to_string()).unwrap();
     daemon.succeed();
-    assert!(!note.exists() && is_running(old));
-    assert_eq!(daemon.notes(), 0);
+    // Who is not noted has the stack's number: nothing is taken from it, nor from the processes beside it.
+    assert!(daemon.row(a.stack_id).is_none() && is_running(old));
 }
 
 pub fn only_a_daemon_can_call_a_keeper() {
@@ -290,6 +290,48 @@ pub fn daemons_and_keepers_die_in_turn() {
     });
     eventually("clean interfaces", || (space.programs() == 0).then_some(()));
     eventually("no notes", || (daemon.notes() == 0).then_some(()));
+}
+
+/// Daemon and keeper are killed: the next daemon finds the stack in its processes.
+pub fn a_stack_without_keeper_is_inherited() {
+    for vnic in [VnicPref::Packet, VnicPref::Xdp] {
+        let space = Space::new();
+        let mut daemon = Daemon::start();
+        let (mut client, a, fds) = daemon.attach_as(StackName::Default, vnic);
+        let (sock, id) = listener(&mut client, 7001);
+        let mut helper = daemon.helper(0);
+        let before = daemon.row(a.stack_id).unwrap();
+        let old = before["keeper_pid"].as_u64().unwrap();
+        let programs = space.programs();
+        daemon.die();
+        sh(&format!("kill -9 {old}"));
+        eventually("the end of the keeper", || (!is_running(old)).then_some(()));
+        helper.child.kill().unwrap();
+        helper.child.wait().unwrap();
+        assert_eq!(space.programs(), programs);
+        daemon.succeed();
+        let row = eventually("the stack", || daemon.row(a.stack_id));
+        assert_ne!(row["keeper_pid"].as_u64(), Some(old));
+        for what in ["vnics", "filters", "name", "uid"] {
+            assert_eq!(row[what], before[what], "{what}");
+        }
+        assert_eq!(row["processes"].as_array().unwrap().len(), 1);
+        // In the old place, with a channel to the new keeper.
+        let mut client = daemon.client();
+        let back = client.rejoin(a.owner, fds.stack.as_fd()).unwrap();
+        let channel = flyover_proto::KeeperLink::new(back.keeper.unwrap());
+        assert!(fds.keeper.reg_os(1, 1, true, sock.as_fd()).is_err());
+        channel.reg_os(1, 1, true, sock.as_fd()).unwrap();
+        client.del_filter(id).unwrap();
+        let third = daemon.helper(0);
+        assert_eq!(third.stack, a.stack_id);
+        drop((client, fds, channel, third));
+        eventually("the end of the stack", || {
+            daemon.row(a.stack_id).is_none().then_some(())
+        });
+        eventually("clean interfaces", || (space.programs() == 0).then_some(()));
+        eventually("no notes", || (daemon.notes() == 0).then_some(()));
+    }
 }
 
 /// Bytes that the kernel's connection with this local port has to send or to get acknowledged (proc_net(5)).

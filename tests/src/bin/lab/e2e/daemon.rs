@@ -77,7 +77,7 @@ fn cli(lab: &Lab, port: u16, words: &str) -> Result<String> {
 }
 
 /// The stacks that `flyover ps` shows.
-fn stacks(lab: &Lab) -> Result<Vec<Value>> {
+pub(super) fn stacks(lab: &Lab) -> Result<Vec<Value>> {
     let printed = lab
         .plain(Host::Server, lab.bin().join("flyover"))
         .args("ps --json")

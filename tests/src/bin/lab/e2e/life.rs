@@ -230,12 +230,15 @@ fn daemon_absent(setup: &Setup) -> Result<()> {
     lab.finish()
 }
 
-/// The daemon is killed, then the keeper: the processes of the stack do its work themselves, and new programs get a new
-/// stack from the next daemon.
+/// The daemon is killed, then the keeper: the processes of the stack do its work themselves, until the next daemon takes the
+/// stack over from them.
 fn both_killed(lab: &Lab) -> Result<()> {
     let mut serving = echo::serve(lab, PORT)?;
     let mut probe = Probe::connect(lab, server(PORT))?;
     probe.echo(10_000, SOON)?;
+    let dying = echo::serve(lab, PORT + 2)?;
+    let mut widow = Probe::connect(lab, server(PORT + 2))?;
+    widow.echo(10_000, SOON)?;
     let daemon = lab.daemon().context("no daemon")?;
     let keepers = procfs::descendants(daemon.pid());
     ensure!(!keepers.is_empty(), "no keeper");
@@ -259,15 +262,43 @@ fn both_killed(lab: &Lab) -> Result<()> {
     let watch = lab.watch_kernel()?;
     others(&mut probe, "without daemon and keeper")?;
     watch.ensure_tcp_bypassed()?;
+    // Nobody hears of its end.
+    dying.signal(Signal::KILL);
+    drop(dying);
     daemon.succeed()?;
-    let mut second = echo::serve(lab, PORT + 1)?;
+    let second = echo::serve(lab, PORT + 1)?;
     let mut fresh = Probe::connect(lab, server(PORT + 1))?;
     fresh.echo(10_000, SOON).context("with the next daemon")?;
     lab.ensure_accelerated(Host::Server, Proto::Tcp, PORT + 1)?;
-    others(&mut probe, "beside the next daemon")?;
+    others(&mut probe, "with the next daemon")?;
     watch.ensure_tcp_bypassed()?;
-    fresh.echo(10_000, SOON)?;
-    second.ensure_running()?;
+    let stacks = super::daemon::stacks(lab)?;
+    ensure!(stacks.len() == 1, "not one stack: {stacks:?}");
+    // What ended meanwhile is found.
+    widow.ask(10)?;
+    let ended = widow
+        .answer(LIMIT)
+        .err()
+        .context("who was killed answers")?;
+    ensure!(
+        !format!("{ended:#}").contains("did not happen"),
+        "a connection of who was killed stays open"
+    );
+    for what in ["handover", "takeover"] {
+        let mover = lab
+            .plain(Host::Server, lab.bin().join("flyover"))
+            .args(&format!("{what} --all"));
+        mover.run(LIMIT)?.success()?;
+        probe.echo(100_000, SOON).context(what)?;
+    }
+    // The new keeper is one: it says what a killed process leaves.
+    second.signal(Signal::KILL);
+    fresh.ask(10)?;
+    let ended = fresh.answer(SOON).err().context("who was killed answers")?;
+    ensure!(
+        !format!("{ended:#}").contains("did not happen"),
+        "the new keeper does not end connections of who was killed"
+    );
     serving.ensure_running()
 }
 
