@@ -232,6 +232,8 @@ messages! {
             nic_gen: u32,
             /// The V-NICs.
             nics: List<NicDesc, MAX_NICS>,
+            /// As in [`Control::Setup`], and no census has followed yet.
+            deaf: bool,
         }
         /// Descriptor: the keeper's end of a process's channel.
         9 Channel {

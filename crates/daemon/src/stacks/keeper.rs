@@ -47,6 +47,13 @@ pub enum Start {
     Deaf,
 }
 
+impl Start {
+    /// Of another keeper.
+    pub fn next(live: &Live) -> Self {
+        if live.deaf { Self::Deaf } else { Self::Next }
+    }
+}
+
 /// A running keeper.
 pub struct KeeperProcess {
     control: Arc<OwnedFd>,
@@ -339,7 +346,7 @@ fn replace(daemon: &Daemon, stack: &Arc<Stack>, often: bool) -> Option<Arc<Owned
         return None;
     }
     for _ in 0..STARTS {
-        match KeeperProcess::start(stack, live, Start::Next, &mut Progress::none()) {
+        match KeeperProcess::start(stack, live, Start::next(live), &mut Progress::none()) {
             Ok(keeper) => {
                 let control = keeper.control();
                 live.keeper = Some(keeper);

@@ -159,6 +159,8 @@ pub struct Live {
     pub keepalive: Option<OwnedFd>,
     /// Its keeper; `None` after too many deaths.
     pub keeper: Option<KeeperProcess>,
+    /// Sockets may have ended unheard: the keeper waits for a census.
+    pub deaf: bool,
     /// Its V-NICs.
     pub nics: Vec<Nic>,
     /// Generation of that list.
@@ -316,6 +318,7 @@ impl Stack {
             claim,
             keepalive,
             keeper: None,
+            deaf: false,
             nics: Vec::new(),
             nic_gen: 1,
             problems: BTreeMap::new(),

@@ -70,7 +70,8 @@ pub struct Duty {
     next_read: u64,
     /// Reports of deaths are not listened to at present.
     deaf: bool,
-    /// Cookies of sockets of which nobody knows whether they are open: a census tells.
+    /// Sockets may have ended unheard, of those with the cookies that follow: a census tells.
+    uninformed: bool,
     doubtful: BTreeSet<u64>,
     /// Since when no process is attached.
     alone_since: Option<u64>,
@@ -148,6 +149,7 @@ impl Duty {
             next_look: 0,
             next_read: 0,
             deaf: false,
+            uninformed,
             doubtful: BTreeSet::new(),
             alone_since: None,
             idle_since: None,

@@ -139,7 +139,7 @@ impl Duty {
             };
             doubtful.remove(&cookie);
         }
-        self.deaths.lost = false;
+        (self.uninformed, self.deaths.lost) = (false, false);
         self.pending.cookies.extend(doubtful);
     }
 

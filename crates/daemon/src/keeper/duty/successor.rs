@@ -170,6 +170,7 @@ impl Duty {
             owners: u32::try_from(self.channels.len()).unwrap_or(u32::MAX),
             nic_gen: self.served.stack().nic_gen(),
             nics: List::new(nics),
+            deaf: self.uninformed,
         };
         say(to, &offer, &fds)?;
         for (owner, channel) in &self.channels {

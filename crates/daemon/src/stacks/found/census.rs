@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -18,10 +19,21 @@ use rustix::net::sockopt;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use crate::records::ProcessId;
+use crate::stacks::keeper::KeeperProcess;
 use crate::stacks::stack::{Life, Stack};
 
 /// Between the two looks.
 const WHILE: Duration = Duration::from_secs(1);
+/// Before a census that came to no result is held again.
+const PAUSES: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(4),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+    Duration::from_secs(240),
+    Duration::from_secs(960),
+];
 
 /// Why nothing can be said.
 enum Doubt {
@@ -31,46 +43,79 @@ enum Doubt {
     Hidden(u32, io::Error),
 }
 
-/// Tells the stack's keeper which sockets are open, if that can be found out. Takes a second.
-pub fn tell(stack: &Stack) {
+/// What became of a census.
+enum Outcome {
+    /// The keeper knows.
+    Told,
+    /// Nothing to tell any more.
+    Needless,
+    /// To be made again.
+    Again,
+}
+
+/// Tells the stack's keeper which sockets are open, as soon as that can be found out, in a thread of its own.
+pub fn begin(stack: &Arc<Stack>) {
+    let stack = stack.clone();
+    let work = move || {
+        for pause in PAUSES {
+            match hold(&stack) {
+                Outcome::Told | Outcome::Needless => return,
+                Outcome::Again => thread::sleep(pause),
+            }
+        }
+        tracing::warn!(
+            stack = stack.id,
+            "sockets that ended while there was no keeper stay open until the stack ends"
+        );
+    };
+    if let Err(e) = thread::Builder::new().name("census".into()).spawn(work) {
+        tracing::error!("no thread to count sockets: {e}");
+    }
+}
+
+/// The keeper to be told: what it asks about is what the stack had when it began.
+fn asker(stack: &Stack) -> Option<u32> {
+    match &*stack.life() {
+        Life::Live(live) if live.deaf => live.keeper.as_ref().map(KeeperProcess::pid),
+        _ => None,
+    }
+}
+
+fn hold(stack: &Stack) -> Outcome {
+    let Some(asker) = asker(stack) else {
+        return Outcome::Needless;
+    };
     let mut open = BTreeSet::new();
     for pause in [Duration::ZERO, WHILE] {
         thread::sleep(pause);
         match look(&mut open) {
             Ok(()) => {}
-            Err(Doubt::Underway) => {
-                tracing::warn!(
-                    stack = stack.id,
-                    "descriptors are on their way between processes: sockets that ended while there was no keeper stay open"
-                );
-                return;
-            }
+            Err(Doubt::Underway) => return Outcome::Again,
             Err(Doubt::Hidden(pid, e)) => {
-                tracing::warn!(
-                    stack = stack.id,
-                    pid,
-                    "a process cannot be looked at ({e}): sockets that ended while there was no keeper stay open"
-                );
-                return;
+                tracing::warn!(stack = stack.id, pid, "a process cannot be looked at: {e}");
+                return Outcome::Again;
             }
         }
     }
-    let told = memory(&open).and_then(|list| {
-        let life = stack.life();
-        let Life::Live(live) = &*life else {
-            return Ok(());
-        };
-        let Some(keeper) = &live.keeper else {
-            return Ok(());
-        };
-        let sockets = open.len() as u64;
-        Ok(keeper.say(&Control::Census { sockets }, &[list.as_fd()])?)
-    });
-    if let Err(e) = told {
-        tracing::error!(
-            stack = stack.id,
-            "telling the keeper which sockets are open: {e}"
-        );
+    let mut life = stack.life();
+    let Life::Live(live) = &mut *life else {
+        return Outcome::Needless;
+    };
+    let Some(keeper) = live.keeper.as_ref().filter(|k| k.pid() == asker) else {
+        return Outcome::Again;
+    };
+    let sockets = open.len() as u64;
+    let told = memory(&open)
+        .and_then(|list| Ok(keeper.say(&Control::Census { sockets }, &[list.as_fd()])?));
+    match told {
+        Ok(()) => {
+            live.deaf = false;
+            Outcome::Told
+        }
+        Err(e) => {
+            tracing::error!(stack = stack.id, "telling which sockets are open: {e}");
+            Outcome::Again
+        }
     }
 }
 

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -89,6 +88,7 @@ pub fn inherit(
         claim,
         keepalive: Some(left.keepalive),
         keeper: None,
+        deaf: true,
         nics: left.nics,
         nic_gen: record.nic_gen,
         problems: BTreeMap::new(),
@@ -102,7 +102,7 @@ pub fn inherit(
         live.forget_owner(owner);
     }
     let watched = enter(&mut live, heirs.living).map_err(|e| failed(e.into()))?;
-    let keeper = KeeperProcess::start(&stack, &live, Start::Deaf, &mut Progress::none())?;
+    let keeper = KeeperProcess::start(&stack, &live, Start::next(&live), &mut Progress::none())?;
     let control = keeper.control();
     live.keeper = Some(keeper);
     stack.note(daemon, &live);
@@ -116,10 +116,7 @@ pub fn inherit(
     *stack.life() = Life::Live(live);
     stack.taken_up(daemon, &net, control);
     watch_owners(daemon.clone(), stack.clone(), watched);
-    let count = move || census::tell(&stack);
-    if let Err(e) = thread::Builder::new().name("census".into()).spawn(count) {
-        tracing::error!("no thread to count sockets: {e}");
-    }
+    census::begin(&stack);
     Ok(net)
 }
 

@@ -245,6 +245,7 @@ fn settle(
         claim: offer.claim,
         keepalive: Some(offer.keepalive),
         keeper: Some(keeper),
+        deaf: offer.deaf,
         nics,
         nic_gen: offer.nic_gen,
         problems: BTreeMap::new(),
@@ -275,6 +276,9 @@ fn settle(
     );
     *stack.life() = Life::Live(live);
     stack.taken_up(daemon, net, control);
+    if offer.deaf {
+        census::begin(stack);
+    }
     watch_owners(daemon.clone(), stack.clone(), watched);
 }
 

@@ -22,6 +22,7 @@ use crate::stacks::stack::claim_name;
 pub struct Offer {
     pub epoch: u64,
     pub nic_gen: u32,
+    pub deaf: bool,
     pub memory: OwnedFd,
     pub deaths: OwnedFd,
     pub keepalive: OwnedFd,
@@ -81,6 +82,7 @@ pub fn receive(control: &OwnedFd, record: &Record, deadline: Deadline) -> Result
             owners,
             nic_gen,
             nics,
+            deaf,
         },
         mut fds,
     ) = next()?
@@ -112,6 +114,7 @@ pub fn receive(control: &OwnedFd, record: &Record, deadline: Deadline) -> Result
     Ok(Offer {
         epoch,
         nic_gen,
+        deaf,
         memory,
         deaths,
         keepalive,
