@@ -9,7 +9,7 @@
 
 enum { CHANNEL = 800, COORDINATOR = 850, MAIL = 840, AGENTS = 4 };
 
-static char own_path[4096], static_path[4096];
+static char own_path[4096], base_path[4000];
 static int channel_number;
 
 static void channel_say(const char *format, ...)
@@ -204,12 +204,18 @@ static char **plain_environment(void)
 
 /* Becomes a new program, which serves the channel. Kinds: `keep` the environment, `empty` one, `plain`: behind the
  * library's back, `static`, `library`: back into it. */
+/* The same program, built or installed so that the loader preloads nothing into it. */
+static int is_twin(const char *kind)
+{
+    return !strcmp(kind, "static") || !strcmp(kind, "setuid") || !strcmp(kind, "m32");
+}
+
 static void become(int number, const char *kind)
 {
-    char digits[12];
+    char digits[12], path[4096];
     snprintf(digits, sizeof digits, "%d", number);
-    int is_static = !strcmp(kind, "static");
-    char *const argv[] = {is_static ? static_path : own_path, "agent", digits, static_path, NULL};
+    snprintf(path, sizeof path, is_twin(kind) ? "%s-%s" : "%s", base_path, kind);
+    char *const argv[] = {is_twin(kind) ? path : own_path, "agent", digits, base_path, NULL};
     if (!strcmp(kind, "empty"))
         execve(own_path, argv, empty_environment);
     else if (!strcmp(kind, "plain"))
@@ -223,7 +229,7 @@ static int spawn(int number, const char *kind)
 {
     char digits[12];
     snprintf(digits, sizeof digits, "%d", number);
-    char *const argv[] = {own_path, "agent", digits, static_path, NULL};
+    char *const argv[] = {own_path, "agent", digits, base_path, NULL};
     pid_t pid;
     return posix_spawn(&pid, own_path, NULL, NULL, argv, !strcmp(kind, "empty") ? empty_environment : environ);
 }

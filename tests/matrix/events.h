@@ -148,6 +148,8 @@ static void exec_then(const char *kind, enum path expected)
 static void exec_keep(void) { exec_then("keep", ACCELERATED); }
 static void exec_empty(void) { exec_then("empty", ACCELERATED); }
 static void exec_static(void) { exec_then("static", KERNEL); }
+static void exec_setuid(void) { exec_then("setuid", KERNEL); }
+static void exec_m32(void) { exec_then("m32", KERNEL); }
 
 /* Children do not inherit Flyover: FLYOVER_INHERIT=0 (set before agent 0 began, see `before`). */
 static void exec_opt_out(void) { exec_then("keep", KERNEL); }

@@ -42,6 +42,8 @@ static const struct event {
     {"exec", exec_keep, NOTHING, ALL_STATES},
     {"exec_empty_env", exec_empty, NOTHING, FEW_STATES},
     {"exec_static", exec_static, NOTHING, ALL_STATES},
+    {"exec_setuid", exec_setuid, NOTHING, FEW_STATES},
+    {"exec_m32", exec_m32, NOTHING, FEW_STATES},
     {"exec_opt_out", exec_opt_out, OPT_OUT, FEW_STATES},
     {"exec_cloexec", exec_cloexec, NOTHING, ALL_STATES},
     {"dup_exec", dup_exec, NOTHING, ALL_STATES},
@@ -81,7 +83,8 @@ static const char *impossible(enum kind kind, const struct event *e, enum state 
         return "the set of a socket that becomes descriptor 0 is that of the kernel; its member is the cell client";
     if (kind == EPOLL && e->run == taken)
         return "pidfd_getfd of the member is the cell client; nobody takes a set out of another process";
-    int left_for_good = e->run == exec_static || e->run == exec_opt_out || e->run == rights_plain;
+    int left_for_good = e->run == exec_static || e->run == exec_setuid || e->run == exec_m32 ||
+                        e->run == exec_opt_out || e->run == rights_plain;
     if (kind == LISTENER && state != IDLE && left_for_good)
         return "connections that wait in the stack cannot move into a kernel listener's queue";
     if (udp && state == MID && (left_for_good || e->run == stdin_exec))
@@ -172,9 +175,9 @@ int main(int argc, char **argv)
 {
     family = *diff_env("DIFF_FAMILY", "4") == '6' ? AF_INET6 : AF_INET;
     snprintf(own_path, sizeof own_path, "%s", argv[0]);
-    snprintf(static_path, sizeof static_path, "%s-static", argv[0]);
+    snprintf(base_path, sizeof base_path, "%s", argv[0]);
     if (argc == 4 && !strcmp(argv[1], "agent")) {
-        snprintf(static_path, sizeof static_path, "%s", argv[3]);
+        snprintf(base_path, sizeof base_path, "%s", argv[3]);
         serve(atoi(argv[2]));
     }
     return argc == 2 ? by_name(strcmp(argv[1], "list") ? argv[1] : NULL) : 2;

@@ -57,6 +57,7 @@ const NEEDED_BY_LOCAL: &[(&str, &str)] =
 
 /// What only the tests need.
 const NEEDED_BY_TESTS: &[(&str, &str)] = &[
+    ("/usr/lib32/libc.so", "gcc-multilib"),
     ("wget", "wget"),
     ("rsync", "rsync"),
     ("socat", "socat"),

@@ -4,7 +4,9 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::io::{BufRead as _, BufReader, ErrorKind, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -108,13 +110,21 @@ pub fn cases(cases: &mut Vec<Case>) {
     }
 }
 
-/// Compiles the program and its static twin.
+/// Owner of a program that changes the user.
+const NOBODY: u32 = 65_534;
+
+/// Compiles the program and its twins, into which the loader preloads nothing.
 fn build(directory: &Path) -> Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("matrix/matrix.c");
     let program = directory.join("matrix");
     compile(&source, &program, &[])?;
     let twin = directory.join("matrix-static");
     compile(&source, &twin, &["-static".to_owned()])?;
+    compile(&source, &directory.join("matrix-m32"), &["-m32".to_owned()])?;
+    let twin = directory.join("matrix-setuid");
+    std::fs::copy(&program, &twin)?;
+    std::os::unix::fs::chown(&twin, Some(NOBODY), None)?;
+    std::fs::set_permissions(&twin, Permissions::from_mode(0o4755))?;
     Ok(program)
 }
 
