@@ -3,6 +3,8 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use crate::copy::copy;
+
 /// A window over bytes that others may write at any time.
 #[derive(Clone, Copy, Debug)]
 pub struct ShmBytes<'m> {
@@ -82,7 +84,7 @@ impl ShmBytes<'_> {
         let n = src.len().min(self.len);
         // SAFETY: n bytes are readable in src and lie inside the window. Another process may write them at the same
         // time: then the bytes are arbitrary, which every user of payload accepts.
-        unsafe { core::ptr::copy_nonoverlapping(src.as_ptr(), self.base.as_ptr(), n) };
+        unsafe { copy(src.as_ptr(), self.base.as_ptr(), n) };
         n
     }
 
@@ -91,7 +93,7 @@ impl ShmBytes<'_> {
     pub fn copy_out(&self, dst: &mut [u8]) -> usize {
         let n = dst.len().min(self.len);
         // SAFETY: as in `copy_in`; dst is exclusive, so the ranges cannot overlap.
-        unsafe { core::ptr::copy_nonoverlapping(self.base.as_ptr(), dst.as_mut_ptr(), n) };
+        unsafe { copy(self.base.as_ptr(), dst.as_mut_ptr(), n) };
         n
     }
 

@@ -31,6 +31,7 @@ pub mod arena;
 pub mod atomic;
 pub mod bytes;
 pub mod cell;
+mod copy;
 #[cfg(all(feature = "host", not(loom)))]
 pub mod host;
 pub mod idx;
