@@ -4,6 +4,8 @@ Each line from SOCKET is a number and a Python expression; the answer is the num
 name of the error. Every expression runs in a thread of its own, so that a call that blocks holds up nobody."""
 
 import errno
+import fcntl
+import select
 import socket
 import struct
 import sys
@@ -81,6 +83,26 @@ def error(name):
 
 def state(name):
     return s[name].getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+
+
+def ask(name, request):
+    return struct.unpack("i", fcntl.ioctl(s[name], request, bytes(4)))[0]
+
+
+def look(name):
+    """State, bytes to read, bytes not acknowledged, bytes not sent, at the mark, what `poll` says."""
+    if name not in s:
+        return None
+    poll = select.poll()
+    poll.register(s[name], 0x20FF)
+    events = poll.poll(0)
+    asked = []
+    for request in (0x541B, 0x5411, 0x894B, 0x8905):
+        try:
+            asked.append(ask(name, request))
+        except OSError as e:
+            asked.append(errno.errorcode[e.errno])
+    return [state(name), *asked, hex(events[0][1] if events else 0)]
 
 
 def run(number, text):

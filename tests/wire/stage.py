@@ -22,9 +22,9 @@ def old():
 class Stage:
     def __init__(self, wire, control, number):
         self.wire, self.control = wire, control
-        # Four ports of the host for each scenario, a hundred of ours.
+        # Four ports of the host for each scenario, a hundred of ours (the same ones for other ports of the host).
         self.port = 20000 + number * 4
-        self.next_peer = 40000 + number * 100
+        self.next_peer = 40000 + number * 100 % 25000
         self.lines, self.answers, self.tickets = [], {}, number * 1000
         self.rest = b""
         self.names = []

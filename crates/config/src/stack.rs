@@ -107,6 +107,10 @@ options! {
         /// Offer and use selective acknowledgments (RFC 2018).
         sack: bool = true, Kind::Switch, "FLYOVER_SACK", "sack",
             "selective acknowledgments";
+        /// Explicit congestion notification (RFC 3168): 0 never, 1 asked for and agreed to, 2 agreed to
+        /// when the peer asks. As Linux's `tcp_ecn`.
+        ecn: u32 = 2, int(0, 2, Unit::Count), "FLYOVER_ECN", "ecn",
+            "explicit congestion notification: 0 never, 1 ask, 2 if asked";
 
         /// Lower limit of the retransmission timeout. As Linux's `TCP_RTO_MIN`.
         rto_min_ms: u32 = 200, millis(1, 10_000), "FLYOVER_RTO_MIN_MS", "rto-min-ms",

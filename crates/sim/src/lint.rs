@@ -272,6 +272,9 @@ fn options(me: &mut Half, peer: &Half, t: &TcpHdr) -> Result<(), String> {
         return Err(format!("an impossible D-SACK block {a}:{b}"));
     }
     let blocks = &blocks[twice..];
+    // As Linux: the ACK of a FIN that waited for data still says what was out of order.
+    let behind_fin = t.ack == peer.max && blocks.iter().all(|b| b.1.before_eq(t.ack));
+    let blocks = if behind_fin { &[] } else { blocks };
     for (i, (a, b)) in blocks.iter().enumerate() {
         if !a.before(*b) || a.before_eq(t.ack) || b.after(peer.max) {
             return Err(format!("an impossible SACK block {a}:{b}"));

@@ -32,6 +32,8 @@ pub struct Segment {
     pub urgent: u16,
     /// Options.
     pub options: TcpOpts,
+    /// ECN field of the IP header.
+    pub ecn: u8,
     /// Payload.
     pub payload: Vec<u8>,
 }
@@ -46,6 +48,7 @@ impl Segment {
             window: 65_535,
             urgent: 0,
             options: TcpOpts::NONE,
+            ecn: 0,
             payload: Vec::new(),
         }
     }
@@ -70,7 +73,7 @@ impl Peer {
             window: s.window,
             urgent: s.urgent,
             ttl: 64,
-            tos: 0,
+            tos: s.ecn,
             ip_id: 1,
             options: &s.options,
             payload_len: s.payload.len() as u32,

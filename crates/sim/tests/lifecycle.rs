@@ -595,7 +595,8 @@ fn slots_change_hands_within_a_batch() {
     let victim = connect(&mut net, 5000).unwrap();
     let orphan = accept(&mut net, listener);
     close(&mut net, 1, orphan);
-    net.run_for(10 * MS);
+    // The peer's acknowledgment of the FIN is a delayed one.
+    net.run_for(60 * MS);
     assert_eq!(
         net.hosts[1].stack.sock(orphan.id).tcp_state(),
         TcpState::FinWait2

@@ -13,6 +13,7 @@ const WSCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
+const MD5: u8 = 19;
 
 /// RFC 7323 section 2.3: a shift count above 14 must be used as 14.
 const MAX_WSCALE: u8 = 14;
@@ -36,6 +37,8 @@ pub struct TcpOpts {
     pub sack: [(Seq, Seq); 4],
     /// Number of SACK blocks, 0 to 4.
     pub sack_n: u8,
+    /// An MD5 signature (RFC 2385) is there. It is never written.
+    pub signed: bool,
 }
 
 impl TcpOpts {
@@ -47,6 +50,7 @@ impl TcpOpts {
         ts: None,
         sack: [(Seq(0), Seq(0)); 4],
         sack_n: 0,
+        signed: false,
     };
 
     /// Options with only timestamps, as nearly every segment of a connection has.
@@ -142,6 +146,7 @@ impl TcpOpts {
                     let _full: bool = self.push_sack(left, right);
                 }
             }
+            (MD5, value) if value.len() == 16 => self.signed = true,
             // Unknown kinds, and known ones of a wrong length, are as if they were not there.
             _ => {}
         }

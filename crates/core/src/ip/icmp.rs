@@ -60,6 +60,7 @@ impl Locked<'_, '_, '_> {
                 t.phase.set(crate::tcp::cc::Phase::Recovery as u32);
                 t.recover.set(t.snd_nxt.get());
                 t.ssthresh.set(t.cwnd.get());
+                t.prr_prior.set(0);
                 t.head_rtx_at.set(0);
             }
             self.post(id);

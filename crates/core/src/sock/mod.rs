@@ -252,8 +252,6 @@ shm_struct! {
         /// Bytes sent, retransmissions not counted.
         pub bytes_out: Shared64,
 
-        /// Fills the slot up to a whole number of lines; always 0.
-        pub fill: [Shared32; 4],
         /// TCP's control block.
         pub tcb: Tcb,
     }

@@ -131,6 +131,8 @@ impl Locked<'_, '_, '_> {
             SockOpt::NoDelay => {
                 s.put_flag(flag::NODELAY, on);
                 if on {
+                    // As Linux, which sends everything then, a cork or not.
+                    s.tcb.tflags.set(s.tcb.tflags.get() & !tflag::MORE);
                     self.post(id);
                 }
             }
@@ -143,6 +145,9 @@ impl Locked<'_, '_, '_> {
             }
             SockOpt::QuickAck => {
                 s.put_flag(flag::QUICKACK, on);
+                if on {
+                    s.tcb.tflags.set(s.tcb.tflags.get() & !tflag::ANSWERS);
+                }
                 if on && s.tcb.unacked.get() > 0 {
                     s.tcb.tflags.set(s.tcb.tflags.get() | tflag::ACK_NOW);
                     self.post(id);

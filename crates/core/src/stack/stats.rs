@@ -73,6 +73,8 @@ counters! {
     tcp_drop_window,
     /// TCP segments dropped: timestamp older than the last (PAWS).
     tcp_drop_paws,
+    /// TCP segments dropped: an MD5 signature (RFC 2385), for which there is no key.
+    tcp_drop_signed,
     /// TCP segments dropped: no ACK flag in a synchronised state.
     tcp_drop_no_ack,
     /// TCP segments dropped: ACK of what was never sent.

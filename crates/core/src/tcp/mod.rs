@@ -1,5 +1,6 @@
 //! TCP. RFCs 9293, 6298 (RTO), 5681/6675 (recovery), 9438 (CUBIC), 7323 (window scale, timestamps, PAWS), 2018 (SACK),
-//! 5961 (blind attacks), 6528 (ISN), 1122 (delayed ACK, Nagle, keep-alive), 8985 section 7 (tail-loss probe).
+//! 5961 (blind attacks), 6528 (ISN), 1122 (delayed ACK, Nagle, keep-alive), 8985 section 7 (tail-loss probe), 3168 (ECN),
+//! 6937 (rate of reduction).
 //!
 //! | folder | what |
 //! |---|---|
@@ -10,6 +11,7 @@
 //! | `user/` | connect, listen, accept, send, recv, shutdown, close |
 
 pub mod cc;
+mod ecn;
 pub mod reasm;
 pub mod rtt;
 pub mod rx;

@@ -128,6 +128,18 @@ shm_struct! {
         pub sacked: [SharedCell<u32>; 32],
         /// Bytes ACKed that the window has not yet grown for.
         pub cwnd_acc: SharedCell<u32>,
+        /// Reduction of the window (RFC 6937), in segments: the window before it; 0 when none goes on.
+        pub prr_prior: HalfCell,
+        /// What left the network since it began.
+        pub prr_delivered: HalfCell,
+        /// What was sent since it began.
+        pub prr_out: HalfCell,
+        /// Fills the gap; always 0.
+        pub gap: HalfCell,
+        /// When data last came, ms; 0 before the first.
+        pub data_at: SharedCell<u32>,
+        /// SND.NXT when the segment at SND.UNA was last retransmitted.
+        pub head_rtx_nxt: SharedCell<u32>,
         /// CUBIC: W_max, bytes.
         pub w_max: SharedCell<u32>,
         /// CUBIC: W_est of the Reno-friendly region, bytes.
@@ -212,6 +224,22 @@ pub mod tflag {
     pub const FIN_ACKED: u32 = 1 << 17;
     /// The next ACK says what came twice (RFC 2883).
     pub const DSACK: u32 = 1 << 18;
+    /// The last byte queued came with `MSG_MORE`: it is not pushed.
+    pub const NO_PUSH: u32 = 1 << 23;
+    /// The ACK does not wait for the end of the batch: every such segment has one of its own (RFC 5681 section 4.2).
+    pub const ACK_EACH: u32 = 1 << 24;
+    /// What must not wait.
+    pub const ACK_AT_ONCE: u32 = ACK_NOW | ACK_EACH;
+    /// The program answers what comes: acknowledgments ride on the answers (Linux's "ping-pong" mode).
+    pub const ANSWERS: u32 = 1 << 25;
+    /// ECN agreed.
+    pub const ECN: u32 = 1 << 19;
+    /// The peer's packets were ECT at least once.
+    pub const ECN_SEEN: u32 = 1 << 20;
+    /// What we send says ECE, until the peer's CWR.
+    pub const ECN_ECHO: u32 = 1 << 21;
+    /// The next new data says CWR.
+    pub const ECN_CWR: u32 = 1 << 22;
 }
 
 /// Meanings of [`Tcb::rtx_kind`].

@@ -91,7 +91,7 @@ fn probe_timeout(st: Stack<'_>, s: &Sock, flight: u32) -> Option<u64> {
     if f & tflag::SACK == 0
         || f & tflag::TLP != 0
         || srtt == 0
-        || t.cc_phase() != Phase::Open
+        || !matches!(t.cc_phase(), Phase::Open | Phase::Cwr)
         || t.backoff.get() != 0
         || t.sacked_n.get() != 0
         || !s.tcp_state().transmits()
@@ -158,7 +158,9 @@ pub(crate) fn expire(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let due = |d: u64| d != 0 && d <= now;
     if due(t.t_delack.get()) {
         t.t_delack.set(0);
-        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        // No answer came to carry it.
+        t.tflags
+            .set(t.tflags.get() & !tflag::ANSWERS | tflag::ACK_NOW);
         l.post(id);
     }
     if due(t.t_rtx.get()) {
@@ -227,6 +229,10 @@ fn syn_timeout(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32) {
     let s = l.st.sock(id);
     let t = &s.tcb;
     let active = s.tcp_state() == TcpState::SynSent;
+    if user::accept::is_bereft(l.st, id) {
+        l.destroy(id);
+        return;
+    }
     if kind == rtx::RETRY {
         let since = t.first_rtx.get();
         if since != 0 && l.env.now.since(Instant(since)) > NEIGH_PATIENCE {

@@ -359,15 +359,15 @@ impl<'m> Runner<'m> {
                 (due - s.at) / 1000
             ));
         }
-        let (hdr, payload) = tcp(&s.bytes).ok_or_else(|| format!("not TCP: {text}"))?;
-        p.compare(&hdr, payload, &mut self.numbers)
+        let (hdr, ecn, payload) = tcp(&s.bytes).ok_or_else(|| format!("not TCP: {text}"))?;
+        p.compare((&hdr, ecn), payload, &mut self.numbers)
             .map_err(|e| format!("{e}: {text}"))
     }
 }
 
-fn tcp(bytes: &[u8]) -> Option<(TcpHdr, &[u8])> {
+fn tcp(bytes: &[u8]) -> Option<(TcpHdr, u8, &[u8])> {
     let h = flyover_wire::frame::parse(bytes, bytes.len()).ok()?;
     let L4::Tcp(t) = h.l4 else { return None };
     let from = usize::from(h.payload_off);
-    Some((t, bytes.get(from..from + h.payload_len as usize)?))
+    Some((t, h.ecn(), bytes.get(from..from + h.payload_len as usize)?))
 }

@@ -32,6 +32,7 @@ pub struct Pattern {
     sack_permitted: bool,
     ts: Option<(Num, Num)>,
     sack: Vec<(u32, u32)>,
+    ecn: Option<u8>,
 }
 
 /// What is known of both sides' numbers.
@@ -117,6 +118,7 @@ pub(super) fn parse(words: &[&str]) -> Result<Pattern, String> {
         sack_permitted: false,
         ts: None,
         sack: Vec::new(),
+        ecn: None,
     };
     let mut words = rest.iter().copied().peekable();
     while let Some(w) = words.next() {
@@ -128,6 +130,8 @@ pub(super) fn parse(words: &[&str]) -> Result<Pattern, String> {
             "mss" => p.mss = Some(num(next()?)?),
             "ws" => p.ws = Some(num(next()?)?),
             "sackok" => p.sack_permitted = true,
+            "ect" => p.ecn = Some(2),
+            "ce" => p.ecn = Some(3),
             "ts" => p.ts = Some((num(next()?)?, num(next()?)?)),
             "sack" => {
                 while let Some((a, b)) = words.peek().and_then(|w| w.split_once(':')) {
@@ -181,6 +185,7 @@ impl Pattern {
             }
         }
         s.options = o;
+        s.ecn = self.ecn.unwrap_or(0);
         s.payload = vec![0; self.len as usize];
         let at = s.seq.0.wrapping_sub(n.peer).wrapping_sub(1);
         n.peer_stream.fill(u64::from(at), &mut s.payload);
@@ -193,10 +198,13 @@ impl Pattern {
     /// What differs.
     pub(super) fn compare(
         &self,
-        h: &TcpHdr,
+        (h, ecn): (&TcpHdr, u8),
         payload: &[u8],
         n: &mut Numbers,
     ) -> Result<(), String> {
+        if ecn != self.ecn.unwrap_or(0) {
+            return Err(format!("the ECN field is {ecn}"));
+        }
         if h.flags.has(TcpFlags::SYN) {
             n.stack = Some(h.seq.0);
         }

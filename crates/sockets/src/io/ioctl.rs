@@ -77,13 +77,7 @@ impl Sockets {
             _ if state == TcpState::Listen && request != SIOCATMARK => Answer::Error(Errno::EINVAL),
             libc::FIONREAD => put(arg, ep.att.stack.inq(ep.sock.id)),
             libc::TIOCOUTQ => put(arg, ep.att.stack.outq(ep.sock.id)),
-            SIOCOUTQNSD => {
-                let info = ep
-                    .att
-                    .stack
-                    .tcp_info(ep.sock.id, flyover_core::time::Instant(self.os.now()));
-                put(arg, info.notsent_bytes)
-            }
+            SIOCOUTQNSD => put(arg, ep.att.stack.outq_unsent(ep.sock.id)),
             SIOCATMARK => put(arg, u32::from(ep.att.stack.at_mark(ep.sock.id))),
             _ => Answer::Kernel,
         }

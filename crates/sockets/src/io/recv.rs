@@ -5,6 +5,7 @@ use core::sync::atomic::Ordering;
 
 use flyover_core::Error;
 use flyover_core::RecvFlags;
+use flyover_core::SHUT_RD;
 use flyover_core::ev;
 use flyover_core::stack::deferred::work;
 use flyover_core::stack::locked::Locked;
@@ -312,10 +313,17 @@ impl Sockets {
 
     /// The urgent byte (`MSG_OOB`). Linux never waits for it.
     fn tcp_recv_urgent(&self, ep: &Ep, into: &mut [&mut [u8]], flags: i32) -> Result<usize, Errno> {
-        let byte = ep
+        let asked = ep
             .att
             .stack
-            .tcp_recv_oob(ep.sock.id, flags & libc::MSG_PEEK != 0, ep.att.me)?;
+            .tcp_recv_oob(ep.sock.id, flags & libc::MSG_PEEK != 0, ep.att.me);
+        let byte = match asked {
+            // Announced, and it cannot come any more.
+            Err(Error::WouldBlock) if ep.shared().shut.load(Ordering::Relaxed) & SHUT_RD != 0 => {
+                return Ok(0);
+            }
+            asked => asked?,
+        };
         match into.iter_mut().find_map(|p| p.first_mut()) {
             Some(to) => {
                 *to = byte;

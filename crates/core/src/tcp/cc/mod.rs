@@ -3,7 +3,7 @@
 pub mod cubic;
 
 use super::sack::Board;
-use super::tcb::Tcb;
+use super::tcb::{Tcb, tflag};
 use crate::time::Instant;
 use flyover_wire::Seq;
 
@@ -17,6 +17,8 @@ pub enum Phase {
     Recovery = 1,
     /// After a retransmission timeout.
     Loss = 2,
+    /// The network told of congestion (ECN): the window goes down without a loss.
+    Cwr = 3,
 }
 
 impl Phase {
@@ -25,6 +27,7 @@ impl Phase {
         match w {
             1 => Self::Recovery,
             2 => Self::Loss,
+            3 => Self::Cwr,
             _ => Self::Open,
         }
     }
@@ -47,6 +50,7 @@ pub(crate) fn init(t: &Tcb, mss: u32, initial: u32) {
     t.w_max.set(0);
     t.round_min.set(0);
     t.round_n.set(0);
+    t.prr_prior.set(0);
 }
 
 /// `acked` new bytes were acknowledged outside recovery.
@@ -85,17 +89,88 @@ pub(crate) fn on_rtt(t: &Tcb, ns: u64, una: Seq) {
 
 /// A loss was found by duplicate ACKs or SACK: halves (CUBIC: times 0.7) and enters fast recovery.
 pub(crate) fn enter_recovery(t: &Tcb, mss: u32) {
-    cubic::on_loss(t, mss);
+    if t.cc_phase() != Phase::Cwr {
+        begin_reduction(t, mss);
+        cubic::on_loss(t, mss);
+    }
     t.phase.set(Phase::Recovery as u32);
     t.recover.set(t.snd_nxt.get());
     t.cwnd.set(t.ssthresh.get());
+    tell_of_reduction(t);
+}
+
+/// The peer echoed the network's mark of congestion: the window goes down by and by, without a retransmission.
+pub(crate) fn enter_cwr(t: &Tcb, mss: u32) {
+    begin_reduction(t, mss);
+    cubic::on_loss(t, mss);
+    t.phase.set(Phase::Cwr as u32);
+    t.recover.set(t.snd_nxt.get());
+    tell_of_reduction(t);
+}
+
+/// The next new data says CWR, if ECN was agreed.
+fn tell_of_reduction(t: &Tcb) {
+    let f = t.tflags.get();
+    if f & tflag::ECN != 0 {
+        t.tflags.set(f | tflag::ECN_CWR);
+    }
+}
+
+fn begin_reduction(t: &Tcb, mss: u32) {
+    t.prr_prior.set((t.cwnd.get() / mss.max(1)).max(1));
+    t.prr_delivered.set(0);
+    t.prr_out.set(0);
+}
+
+/// `n` bytes were sent.
+pub(crate) fn on_sent(t: &Tcb, n: u32) {
+    let segments = n.div_ceil(t.mss.get().max(1));
+    t.prr_out.set(t.prr_out.get().saturating_add(segments));
+}
+
+/// RFC 6937 in Linux's form: `delivered` bytes left the network; as many go out as bring what is in it down to ssthresh
+/// within a round trip. In whole segments.
+pub(crate) fn reduce(t: &Tcb, board: &Board, delivered: u32, advanced: bool, mss: u32) {
+    if delivered == 0 || t.prr_prior.get() == 0 {
+        return;
+    }
+    let mss = mss.max(1);
+    t.prr_delivered.set(
+        t.prr_delivered
+            .get()
+            .saturating_add(delivered.div_ceil(mss)),
+    );
+    let (gone, out) = (t.prr_delivered.get(), t.prr_out.get());
+    let flight = pipe(t, board);
+    let target = t.ssthresh.get() / mss;
+    let room = target.saturating_sub(flight.div_ceil(mss));
+    let n = if flight.div_ceil(mss) > target {
+        let prior = u64::from(t.prr_prior.get().max(1));
+        let due = (u64::from(target) * u64::from(gone)).div_ceil(prior);
+        (due as u32).saturating_sub(out)
+    } else {
+        gone.saturating_sub(out)
+            .max(delivered.div_ceil(mss))
+            .saturating_add(u32::from(advanced))
+            .min(room)
+    };
+    // The first retransmission goes out in any case.
+    let n = n.max(u32::from(out == 0));
+    t.cwnd.set(flight.saturating_add(n.saturating_mul(mss)));
 }
 
 /// The retransmission timer expired.
 pub(crate) fn enter_loss(t: &Tcb, mss: u32) {
-    if t.cc_phase() == Phase::Open || t.backoff.get() == 0 {
+    let again = Seq(t.recover.get()).after(Seq(t.snd_una.get()));
+    let anew = match t.cc_phase() {
+        Phase::Open => true,
+        Phase::Loss => !again || t.backoff.get() == 0,
+        Phase::Recovery | Phase::Cwr => !again,
+    };
+    if anew {
         cubic::on_loss(t, mss);
     }
+    tell_of_reduction(t);
     t.phase.set(Phase::Loss as u32);
     t.recover.set(t.snd_nxt.get());
     t.cwnd.set(mss);
@@ -104,7 +179,7 @@ pub(crate) fn enter_loss(t: &Tcb, mss: u32) {
 
 /// Recovery ended: everything up to `recover` is acknowledged.
 pub(crate) fn exit(t: &Tcb, mss: u32) {
-    if t.cc_phase() == Phase::Recovery {
+    if matches!(t.cc_phase(), Phase::Recovery | Phase::Cwr) {
         t.cwnd.set(t.ssthresh.get().max(2 * mss));
     }
     t.phase.set(Phase::Open as u32);
@@ -117,7 +192,7 @@ pub(crate) fn pipe(t: &Tcb, board: &Board) -> u32 {
     let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
     let flight = nxt.since(una);
     let sacked = board.bytes();
-    let lost = if t.cc_phase() == Phase::Open {
+    let lost = if matches!(t.cc_phase(), Phase::Open | Phase::Cwr) {
         0
     } else {
         lost_unsent(t, board, una)

@@ -1,12 +1,13 @@
 //! First: is the segment acceptable? (RFC 9293 section 3.10.7.4, "first, check sequence number"; PAWS of RFC 7323
 //! section 5 comes before it.)
 
-use super::{Seg, Step, count};
+use super::data::QUICK;
+use super::{Seg, Step, ack, count};
 use crate::sock::{Sock, SockId};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
-use crate::tcp::tcb::tflag;
-use crate::tcp::{sack, tx};
+use crate::tcp::tcb::{Tcb, tflag};
+use crate::tcp::{rtt, sack, tx};
 use crate::time::{Instant, MS, SEC};
 use flyover_wire::{Seq, TcpFlags};
 
@@ -15,32 +16,79 @@ const PAWS_IDLE: u64 = 24 * 24 * 3600 * SEC;
 
 pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Step {
     let s = l.st.sock(id);
-    let t = &s.tcb;
     let rst = seg.flags.has(TcpFlags::RST);
-    if !rst && is_old(l, s, seg) {
+    if !seg
+        .flags
+        .any(TcpFlags::ACK.with(TcpFlags::RST).with(TcpFlags::SYN))
+    {
+        count!(l, tcp_drop_no_ack);
+        return Step::Done;
+    }
+    if !rst && is_old(l, s, seg) && !is_overtaken(l, s, seg) {
         count!(l, tcp_drop_paws);
-        return refuse(l, id, s, seg);
+        let pure = seg.seq_len() == 0 && seg.seq.before(Seq(s.tcb.rcv_nxt.get()));
+        // As Linux: old acknowledgments are common, and nobody waits for an answer.
+        return if pure {
+            Step::Done
+        } else {
+            refuse(l, id, s, seg)
+        };
     }
     if crossing_syn_ack(s, seg) {
         return Step::Next;
     }
-    let nxt = Seq(t.rcv_nxt.get());
-    let wnd = Seq(t.rcv_adv.get()).since(nxt).min(1 << 30);
-    if !in_window(seg, nxt, wnd) {
-        count!(l, tcp_drop_window);
-        if rst {
-            return Step::Done;
+    if !in_window(s, seg) {
+        if rst && is_reset_before_fin(s, seg) {
+            return Step::Next;
         }
-        return refuse(l, id, s, seg);
+        count!(l, tcp_drop_window);
+        return if rst {
+            Step::Done
+        } else {
+            refuse(l, id, s, seg)
+        };
     }
+    Step::Next
+}
+
+/// As Linux: after the peer's FIN its reset may have the number before it.
+pub(super) fn is_reset_before_fin(s: &Sock, seg: &Seg<'_>) -> bool {
+    seg.seq.add(1) == Seq(s.tcb.rcv_nxt.get())
+        && matches!(
+            s.tcp_state(),
+            TcpState::CloseWait | TcpState::LastAck | TcpState::Closing
+        )
+}
+
+/// TS.Recent (RFC 7323 section 4.3), once the segment's ACK is known to be good.
+pub(super) fn take_stamp(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
+    let t = &s.tcb;
     if t.tflags.get() & tflag::TS != 0
         && let Some((val, _)) = seg.hdr.options.ts
         && seg.seq.before_eq(Seq(t.last_ack_sent.get()))
+        && (!Seq(val).before(Seq(t.ts_recent.get())) || is_idle(l, s))
     {
         t.ts_recent.set(val);
         t.ts_recent_at.set(l.env.now.0);
     }
-    Step::Next
+}
+
+/// An acknowledgment that says nothing and was overtaken by a later segment is none of an older connection (Linux's
+/// `tcp_disordered_ack`).
+fn is_overtaken(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
+    let t = &s.tcb;
+    let behind = |val| Seq(t.ts_recent.get()).since(Seq(val));
+    let ms = rtt::rto(t, &l.st.opts) / MS;
+    seg.flags.has(TcpFlags::ACK)
+        && seg.seq_len() == 0
+        && seg.seq == Seq(t.rcv_nxt.get())
+        && seg.ack == Seq(t.snd_una.get())
+        && !ack::may_update_window(s, seg)
+        && seg
+            .hdr
+            .options
+            .ts
+            .is_some_and(|(val, _)| u64::from(behind(val)) <= ms * 6 / 5)
 }
 
 /// Simultaneous open (RFC 9293 section 3.5, figure 7): the peer's SYN-ACK repeats the SYN that we have, and its ACK is
@@ -55,20 +103,25 @@ fn crossing_syn_ack(s: &Sock, seg: &Seg<'_>) -> bool {
         && seg.ack == Seq(t.snd_nxt.get())
 }
 
-/// The four cases of the RFC's table.
-fn in_window(seg: &Seg<'_>, nxt: Seq, wnd: u32) -> bool {
-    let len = seg.seq_len();
-    match (len, wnd) {
-        (0, 0) => seg.seq == nxt,
-        (0, _) => seg.seq.in_window(nxt, wnd) || seg.seq == nxt.add(wnd),
-        // As Linux: with a closed window, what begins at RCV.NXT still carries an acceptable ACK.
-        (_, 0) => seg.seq == nxt,
-        (_, _) => {
-            seg.seq.in_window(nxt, wnd) || seg.seq.add(len.wrapping_sub(1)).in_window(nxt, wnd)
-        }
+/// As Linux's `tcp_sequence`: what ends where we are says nothing new and is still heard, what ends beyond the window only
+/// while nothing waits to be read.
+fn in_window(s: &Sock, seg: &Seg<'_>) -> bool {
+    let t = &s.tcb;
+    let end = seg.seq.add(seg.seq_len());
+    let edge = Seq(t.rcv_adv.get());
+    if s.tcp_state() == TcpState::SynRcvd {
+        // As Linux's `tcp_in_window`, for what is no connection yet.
+        let nxt = Seq(t.rcv_nxt.get());
+        let first = seg.seq == nxt || end.after(nxt) && seg.seq.before(edge);
+        return first || seg.seq == edge && seg.seq == end;
     }
+    if end.before(Seq(t.last_ack_sent.get())) {
+        return false;
+    }
+    !end.after(edge) || !seg.seq.after(edge) && s.rq_available() == 0
 }
 
+/// Older than TS.Recent by more than the one tick that Linux grants (`TCP_PAWS_WINDOW`).
 pub(super) fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
     let t = &s.tcb;
     if t.tflags.get() & tflag::TS == 0 || t.ts_recent_at.get() == 0 {
@@ -77,10 +130,12 @@ pub(super) fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
     let Some((val, _)) = seg.hdr.options.ts else {
         return false;
     };
-    if !Seq(val).before(Seq(t.ts_recent.get())) {
-        return false;
-    }
-    l.env.now.since(Instant(t.ts_recent_at.get())) < PAWS_IDLE
+    Seq(val).add(1).before(Seq(t.ts_recent.get())) && !is_idle(l, s)
+}
+
+/// TS.Recent says nothing after so long a time.
+fn is_idle(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
+    l.env.now.since(Instant(s.tcb.ts_recent_at.get())) >= PAWS_IDLE
 }
 
 /// Not acceptable: an ACK tells the peer where we are.
@@ -89,7 +144,8 @@ fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> St
         return Step::Done;
     }
     let nxt = Seq(s.tcb.rcv_nxt.get());
-    if seg.seq.before(nxt) && !seg.flags.has(TcpFlags::SYN) {
+    if seg.seq.before(nxt) && seg.seq_len() > 0 && !seg.flags.has(TcpFlags::SYN) {
+        quick(&s.tcb);
         let end = seg.seq.add(seg.seq_len()).earliest(nxt);
         sack::note_twice(&s.tcb, seg.seq, end);
     }
@@ -103,17 +159,22 @@ fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> St
     Step::Done
 }
 
+/// What was lost may have been our acknowledgments: the next ones do not wait.
+pub(super) fn quick(t: &Tcb) {
+    t.quick.set(t.quick.get().max(QUICK));
+    t.tflags.set(t.tflags.get() & !tflag::ANSWERS);
+}
+
 /// Two ends that disagree must not answer one another for ever: segments that carry neither data nor FIN are answered
-/// once in 500 ms (as Linux's `tcp_invalid_ratelimit`), window and keep-alive probes somewhat more often.
+/// once in 500 ms (as Linux's `tcp_invalid_ratelimit`).
 pub(super) fn answered_lately(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
-    if seg.len > 0 || seg.flags.has(TcpFlags::FIN) {
+    let syn = seg.flags.has(TcpFlags::SYN);
+    if !syn && (seg.len > 0 || seg.flags.has(TcpFlags::FIN)) {
         return false;
     }
     let t = &s.tcb;
-    let probe = seg.seq.add(1) == Seq(t.rcv_nxt.get());
-    let quiet = if probe { 100 * MS } else { 500 * MS };
     let last = t.challenge_at.get();
-    if last != 0 && l.env.now.since(Instant(last)) < quiet {
+    if last != 0 && l.env.now.since(Instant(last)) < 500 * MS {
         return true;
     }
     t.challenge_at.set(l.env.now.0.max(1));

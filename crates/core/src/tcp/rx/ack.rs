@@ -1,16 +1,16 @@
 //! Fifth: ACK. What it acknowledges leaves the send queue; SACK, duplicate ACKs and recovery; the state changes that
 //! the ACK of our FIN brings.
 
-use super::{Seg, Step, challenge, count};
-use crate::sock::{SHUT_WR, Sock, SockId, flag, sendq};
+use super::{Seg, Step, acceptable, challenge, count, may_challenge};
+use crate::sock::{Kind, SHUT_WR, Sock, SockId, flag, sendq};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use crate::stack::wake::ev;
 use crate::tcp::cc::{self, Phase};
 use crate::tcp::sack::Board;
 use crate::tcp::state::TcpState;
-use crate::tcp::tcb::{rtx, tflag};
-use crate::tcp::{rtt, timers, tx, user};
+use crate::tcp::tcb::{Tcb, rtx, tflag};
+use crate::tcp::{ecn, rtt, timers, tx, user};
 use crate::time::Instant;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::{Seq, TcpFlags};
@@ -31,22 +31,34 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
         challenge(l, id);
         return Step::Done;
     }
-    if seg.ack.before(una.back(t.max_wnd.get().max(1))) {
+    if is_ancient(s, seg) {
         // RFC 5961 section 5.2: an ACK from too long ago.
         count!(l, tcp_drop_bad_ack);
-        challenge(l, id);
-        return Step::Done;
+        return too_old(l, id, s, seg);
     }
+    ecn::arrived(t, p, seg.flags, seg.seq_len());
+    if seg.ack.before(una) {
+        return old(l, s, seg);
+    }
+    acceptable::take_stamp(l, s, seg);
     // The peer answers: zero-window and keep-alive probes may go on (RFC 9293 section 3.8.6.1, RFC 1122 section 4.2.3.6).
     t.probes.set(0);
     let mut board = Board::load(t);
+    let (held, edge) = (board.bytes(), t.lost_edge.get());
     let news = take_sacks(s, seg, &mut board);
+    if t.cc_phase() == Phase::Cwr && seg.ack.after(Seq(t.recover.get())) {
+        cc::exit(t, t.mss.get());
+    }
+    ecn::echoed(t, seg.flags, t.mss.get());
     let old_wnd = t.snd_wnd.get();
-    update_window(s, seg);
+    update_window(l, s, seg);
     if seg.ack.after(una) {
         advance(l, id, s, seg, &mut board);
         board.store(t);
         finish_states(l, id, s);
+        if s.kind() != Kind::Tcp || s.tcp_state() == TcpState::Closed {
+            return Step::Done;
+        }
     } else {
         board.prune(una);
         board.store(t);
@@ -59,6 +71,16 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
             duplicate(l, s, &board, news);
         }
     }
+    let delivered = Seq(t.snd_una.get())
+        .since(una)
+        .wrapping_add(board.bytes())
+        .wrapping_sub(held);
+    slow_down(
+        t,
+        &board,
+        delivered,
+        seg.ack.after(una) && edge == t.lost_edge.get(),
+    );
     if t.snd_wnd.get() != 0 && t.rtx_kind.get() == rtx::PERSIST {
         // The window opened: transmit, and let the retransmission timer start anew.
         t.t_rtx.set(0);
@@ -66,11 +88,87 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
         t.backoff.set(0);
         t.probes.set(0);
     }
+    // As Linux: what `MSG_MORE` held back goes when the peer says anything.
+    t.tflags.set(t.tflags.get() & !tflag::MORE);
     if s.shut.load(Relaxed) != 3 || s.tcp_state() != TcpState::Closed {
         // Data may follow, the window may have opened: `output` decides.
         l.post(id);
     }
     Step::Next
+}
+
+/// It acknowledges what was acknowledged before the last window, or was never sent.
+fn is_ancient(s: &Sock, seg: &Seg<'_>) -> bool {
+    let t = &s.tcb;
+    let una = Seq(t.snd_una.get());
+    if !seg.ack.before(una) {
+        return false;
+    }
+    let few = s.bytes_out.load(Relaxed) < 1 << 30;
+    let ever = if few {
+        una.since(Seq(t.iss.get()).add(1))
+    } else {
+        u32::MAX
+    };
+    seg.ack.before(una.back(t.max_wnd.get().min(ever)))
+}
+
+/// An ACK from before SND.UNA: its SACK blocks are news at the most, neither its window nor its time count.
+fn old(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> Step {
+    let t = &s.tcb;
+    let mut board = Board::load(t);
+    if take_sacks(s, seg, &mut board) {
+        board.store(t);
+        maybe_lost(l, s, &board);
+    }
+    if is_predicted(s, seg) {
+        acceptable::take_stamp(l, s, seg);
+    }
+    t.tflags.set(t.tflags.get() & !tflag::MORE);
+    Step::Next
+}
+
+/// The segment is discarded with a challenge ACK. Not so, as in Linux, when it is the next data and nothing else: whoever
+/// knows all that its header prediction compares is no blind attacker.
+fn too_old(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
+    let t = &s.tcb;
+    let predicted = is_predicted(s, seg);
+    if predicted {
+        acceptable::take_stamp(l, s, seg);
+    }
+    if !predicted || seg.len == 0 {
+        challenge(l, id);
+        return Step::Done;
+    }
+    if may_challenge(l, id) {
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+    }
+    Step::Next
+}
+
+/// Linux's header prediction: the next data, and nothing else is new.
+fn is_predicted(s: &Sock, seg: &Seg<'_>) -> bool {
+    let t = &s.tcb;
+    let o = &seg.hdr.options;
+    s.tcp_state() == TcpState::Established
+        && seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK
+        && seg.seq == Seq(t.rcv_nxt.get())
+        // Memory for the first data has to be asked for.
+        && (seg.len == 0 || s.bytes_in.load(Relaxed) > 0)
+        && window_of(t, seg) == t.snd_wnd.get()
+        && t.ooo.get().is_none()
+        && t.tflags.get() & (tflag::FIN_SEEN | tflag::URG_IN) == 0
+        && (t.tflags.get() & tflag::TS == 0 || o.ts.is_some() && o.sack_n == 0)
+}
+
+/// While the window is reduced, every acknowledgment says how much may go out.
+fn slow_down(t: &Tcb, board: &Board, delivered: u32, advanced: bool) {
+    let sack = t.tflags.get() & tflag::SACK != 0;
+    match t.cc_phase() {
+        Phase::Cwr => cc::reduce(t, board, delivered, advanced, t.mss.get()),
+        Phase::Recovery if sack => cc::reduce(t, board, delivered, advanced, t.mss.get()),
+        _ => {}
+    }
 }
 
 /// SYN_RCVD: the ACK of our SYN establishes the connection.
@@ -108,9 +206,9 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     t.rtx_kind.set(rtx::NONE);
     t.first_rtx.set(0);
     t.snd_una.set(Seq(t.iss.get()).add(1).0);
-    t.snd_wnd
-        .set(u32::from(seg.hdr.window) << t.snd_scale.get().min(14));
-    t.max_wnd.set(t.snd_wnd.get());
+    t.snd_wnd.set(window_of(t, seg));
+    user::connect::larger_window(l, s, t.snd_wnd.get());
+    cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
     t.snd_wl1.set(seg.seq.0);
     t.snd_wl2.set(seg.ack.0);
     s.set_tcp_state(TcpState::Established);
@@ -123,17 +221,36 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     Step::Next
 }
 
+/// The window that a segment offers; that of a SYN is not scaled (RFC 7323 section 2.2).
+fn window_of(t: &Tcb, seg: &Seg<'_>) -> u32 {
+    let scale = if seg.flags.has(TcpFlags::SYN) {
+        0
+    } else {
+        t.snd_scale.get().min(14)
+    };
+    u32::from(seg.hdr.window) << scale
+}
+
+/// Linux's `tcp_may_update_window`.
+pub(super) fn may_update_window(s: &Sock, seg: &Seg<'_>) -> bool {
+    let t = &s.tcb;
+    let wl1 = Seq(t.snd_wl1.get());
+    let larger = window_of(t, seg) > t.snd_wnd.get() || seg.hdr.window == 0;
+    seg.ack.after(Seq(t.snd_una.get())) || seg.seq.after(wl1) || seg.seq == wl1 && larger
+}
+
 /// SND.WND, guarded by WL1 and WL2 against old segments. As Linux, a segment that acknowledges something new counts
 /// whatever its sequence number: it may be repeated data with the peer's present window, and a window that was kept
 /// would reach as far beyond its edge as SND.UNA moves.
-fn update_window(s: &Sock, seg: &Seg<'_>) {
+fn update_window(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
     let t = &s.tcb;
-    let (wl1, wl2) = (Seq(t.snd_wl1.get()), Seq(t.snd_wl2.get()));
-    let news = seg.ack.after(Seq(t.snd_una.get()));
-    if news || wl1.before(seg.seq) || (wl1 == seg.seq && wl2.before_eq(seg.ack)) {
-        let wnd = u32::from(seg.hdr.window) << t.snd_scale.get().min(14);
+    let wl1 = Seq(t.snd_wl1.get());
+    if may_update_window(s, seg) {
+        let wnd = window_of(t, seg);
         t.snd_wnd.set(wnd);
-        t.max_wnd.set(t.max_wnd.get().max(wnd));
+        if wnd > t.max_wnd.get() {
+            user::connect::larger_window(l, s, wnd);
+        }
         t.snd_wl1.set(wl1.latest(seg.seq).0);
         t.snd_wl2.set(seg.ack.0);
     }
@@ -179,9 +296,10 @@ fn advance(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>, boar
     let mss = t.mss.get();
     match t.cc_phase() {
         Phase::Open => cc::on_ack(t, bytes, mss, l.env.now),
+        Phase::Cwr => {}
         phase => in_recovery(l, s, seg, board, bytes, phase),
     }
-    if board.highest().is_some() && t.cc_phase() == Phase::Open {
+    if board.highest().is_some() && matches!(t.cc_phase(), Phase::Open | Phase::Cwr) {
         maybe_lost(l, s, board);
     }
     timers::restart_rtx(l, id);
@@ -236,7 +354,7 @@ fn in_recovery(
     raise_edge(t, board, mss);
     // A partial ACK up to a hole that was sent again already: that retransmission is lost too when it is older
     // than a round trip.
-    head_lost_again(l, s);
+    head_lost_again(l, s, board);
 }
 
 /// What lies more than three segments below the highest SACKed byte is lost.
@@ -249,11 +367,12 @@ fn raise_edge(t: &crate::tcp::tcb::Tcb, board: &Board, mss: u32) {
     }
 }
 
-/// A retransmission of the first unacknowledged byte is itself lost when later data was SACKed a round trip after it.
-fn head_lost_again(l: &mut Locked<'_, '_, '_>, s: &Sock) {
+/// A retransmission of the first unacknowledged byte is itself lost when data that was sent after it is SACKed (RFC 8985).
+fn head_lost_again(l: &mut Locked<'_, '_, '_>, s: &Sock, board: &Board) {
     let t = &s.tcb;
     let at = t.head_rtx_at.get();
-    if at == 0 {
+    let after = Seq(t.head_rtx_nxt.get());
+    if at == 0 || !board.highest().is_some_and(|high| high.after(after)) {
         return;
     }
     let patience = t.srtt.get().saturating_mul(2).max(crate::time::MS);
@@ -269,7 +388,7 @@ fn duplicate(l: &mut Locked<'_, '_, '_>, s: &Sock, board: &Board, news: bool) {
     t.dupacks.set(t.dupacks.get().saturating_add(1));
     let mss = t.mss.get();
     match t.cc_phase() {
-        Phase::Open => {
+        Phase::Open | Phase::Cwr => {
             if board.is_empty() || !news {
                 if t.dupacks.get() >= 3 && Seq(t.snd_una.get()).after_eq(Seq(t.recover.get())) {
                     enter(l, s, Seq(t.snd_una.get()).add(mss));
@@ -284,10 +403,10 @@ fn duplicate(l: &mut Locked<'_, '_, '_>, s: &Sock, board: &Board, news: bool) {
                 t.cwnd.set(t.cwnd.get().saturating_add(mss));
             } else {
                 raise_edge(t, board, mss);
-                head_lost_again(l, s);
+                head_lost_again(l, s, board);
             }
         }
-        Phase::Loss => head_lost_again(l, s),
+        Phase::Loss => head_lost_again(l, s, board),
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Seg, count};
 use crate::sock::SockId;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
-use crate::tcp::{tx, user};
+use crate::tcp::{ecn, tx, user};
 use crate::time::{Instant, SEC};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::{Endpoint, TcpFlags, TcpOpts};
@@ -23,10 +23,11 @@ const AGE: u32 = 2;
 const VALID: u64 = 120 * SEC;
 /// The part of a sequence number that is hashed anew with every tick.
 const LOW: u32 = 0x00ff_ffff;
-/// Bits of a timestamp that tell options: the window's shift, or this for none, and SACK.
+/// Bits of a timestamp that tell options: the window's shift, or this for none, SACK and ECN.
 const TS_BITS: u32 = 0x3f;
 const NO_SCALE: u32 = 0xf;
 const TS_SACK: u32 = 0x10;
+const TS_ECN: u32 = 0x20;
 
 fn table(remote: Endpoint) -> [u16; 4] {
     if remote.ip.is_v4() { MSS_V4 } else { MSS_V6 }
@@ -55,17 +56,22 @@ pub(super) fn offer(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, li
         .add(mark(l, ends, clock(l), index.unwrap_or(0) as u32));
     let s = l.st.sock(listener);
     let mut answer = TcpOpts::default();
+    let ecn = peer.ts.is_some() && l.st.opts.ecn != 0 && ecn::is_asked(p, seg.flags);
     if let Some((val, _)) = peer.ts {
         let scale = peer.wscale.map_or(NO_SCALE, |n| u32::from(n.min(14)));
         let sack = if peer.sack_permitted { TS_SACK } else { 0 };
-        answer.ts = Some((own_time(l, ends, scale | sack), val));
+        let mut bits = scale | sack;
+        if ecn {
+            bits |= TS_ECN;
+        }
+        answer.ts = Some((own_time(l, ends, bits), val));
         answer.sack_permitted = peer.sack_permitted;
         answer.wscale = peer.wscale.map(|_| user::connect::own_scale(l, s) as u8);
     }
     // While a listener listens nothing else is noted here.
     s.tcb.challenge_at.set(l.env.now.0.max(1));
     count!(l, tcp_cookies_out);
-    tx::send_cookie(l, p, seg, listener, iss, answer);
+    tx::send_cookie(l, p, seg, listener, iss, (answer, ecn));
 }
 
 /// A time not after now, with `bits` in its last places.
@@ -121,6 +127,7 @@ pub(super) fn redeem(
         irs,
         window: seg.hdr.window,
         options: told(l, ends, seg, mss),
+        ecn: told_ecn(l, ends, seg),
     };
     let Some(child) = child_of(l, p, listener, &opened) else {
         return Redeemed::Waits;
@@ -146,6 +153,13 @@ fn read(l: &Locked<'_, '_, '_>, ends: (Endpoint, Endpoint), cookie: u32) -> Opti
     let tick = now.wrapping_sub(age);
     let index = rest.wrapping_sub(user::connect::keyed(l, ends, tick.wrapping_add(1))) & LOW;
     table(ends.1).get(index as usize).copied()
+}
+
+/// The SYN asked for ECN.
+fn told_ecn(l: &Locked<'_, '_, '_>, ends: (Endpoint, Endpoint), seg: &Seg<'_>) -> bool {
+    let told = |echo: u32| echo.wrapping_sub(user::connect::ts_offset(l, ends.0, ends.1));
+    let echo = seg.hdr.options.ts.map(|(_, echo)| told(echo));
+    l.st.opts.ecn != 0 && echo.is_some_and(|bits| bits & TS_ECN != 0)
 }
 
 /// The options of the SYN, as far as the acknowledgment tells them.

@@ -1,6 +1,6 @@
 //! Seventh: the payload. In order it goes to the receive queue; ahead of a hole to the reassembly queue.
 
-use super::{Seg, Step, count};
+use super::{Seg, Step, acceptable, count, fin};
 use crate::sock::{SHUT_RD, Sock, SockId, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, Batch, BufId};
@@ -10,12 +10,14 @@ use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use crate::tcp::user::oob;
-use crate::tcp::{reasm, sack, timers, tx};
+use crate::tcp::{ecn, reasm, rtt, sack, timers, tx};
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
 use flyover_wire::{Seq, TcpFlags};
 
+/// Segments that are acknowledged at once when a sender begins (`TCP_MAX_QUICKACKS`).
+pub(super) const QUICK: u32 = 16;
 /// Windows for one payload: a waiting reader's, 64 KiB in 4 KiB buffers, a started tail buffer, and one spare.
 const WINDOWS: usize = DIRECT_WINDOWS + 18;
 
@@ -26,32 +28,43 @@ pub(super) fn step(
     id: SockId,
 ) -> Step {
     let s = l.st.sock(id);
-    if seg.len == 0 {
+    let nxt = Seq(s.tcb.rcv_nxt.get());
+    let end = seg.seq.add(seg.seq_len());
+    if end == seg.seq {
         return Step::Next;
     }
     let state = s.tcp_state();
-    if !state.can_receive() {
-        count!(l, tcp_drop_state);
+    if !state.can_receive() && !seg.seq.before(nxt) {
         // Beyond the peer's FIN there is no data (RFC 9293: "should not occur").
-        seg.flags = seg.flags.without(TcpFlags::FIN);
+        count!(l, tcp_drop_state);
         return Step::Done;
     }
     let closed = s.shut.load(Relaxed) & SHUT_RD != 0;
-    if closed && matches!(state, TcpState::FinWait1 | TcpState::FinWait2) {
+    if closed && state != TcpState::Established && seg.seq.add(seg.len).after(nxt) {
         // The program is gone: as Linux, new data resets the connection (RFC 2525 section 2.17).
-        if seg.seq.add(seg.len).after(Seq(s.tcb.rcv_nxt.get())) {
-            count!(l, tcp_drop_closed);
-            // In this order: with the RST the peer knows, and whoever it tells may read here at once.
-            l.abort_silently(id);
-            tx::send_rst_for(l, p, seg);
-            return Step::Done;
-        }
+        count!(l, tcp_drop_closed);
+        // In this order: with the RST the peer knows, and whoever it tells may read here at once.
+        l.abort_silently(id);
+        tx::send_rst_for(l, p, seg);
+        return Step::Done;
+    }
+    if !end.after(nxt) {
+        // All of it came before, a FIN as well.
+        count!(l, tcp_dup);
+        acceptable::quick(&s.tcb);
+        s.tcb.tflags.set(s.tcb.tflags.get() | tflag::ACK_AT_ONCE);
+        sack::note_twice(&s.tcb, seg.seq, end);
+        return Step::Done;
+    }
+    if seg.len == 0 {
+        return Step::Next;
     }
     if !trim(l, s, seg) {
         return Step::Next;
     }
     let t = &s.tcb;
-    if seg.seq == Seq(t.rcv_nxt.get()) && t.ooo.get().is_none() {
+    let holes = !t.ooo.get().is_none() || t.tflags.get() & tflag::FIN_SEEN != 0;
+    if seg.seq == Seq(t.rcv_nxt.get()) && !holes {
         in_order(l, p, seg, id)
     } else {
         out_of_order(l, p, seg, id)
@@ -64,11 +77,10 @@ fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
     let nxt = Seq(t.rcv_nxt.get());
     if seg.seq.before(nxt) {
         count!(l, tcp_dup);
-        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
         sack::note_twice(t, seg.seq, nxt.earliest(seg.seq.add(seg.len)));
         let cut = nxt.since(seg.seq);
         if cut >= seg.len {
-            // All old; a FIN in it may still be news.
+            // All old but the FIN.
             seg.seq = seg.seq.add(seg.len);
             seg.len = 0;
             return false;
@@ -79,8 +91,9 @@ fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
     }
     let edge = Seq(t.rcv_adv.get());
     let end = seg.seq.add(seg.len);
-    if end.after(edge) {
-        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+    let taken_whole = seg.seq == nxt && !seg.seq.after(edge) && s.rq_available() == 0;
+    if end.after(edge) && !taken_whole {
+        t.tflags.set(t.tflags.get() | tflag::ACK_AT_ONCE);
         seg.flags = seg.flags.without(TcpFlags::FIN);
         if seg.seq.after_eq(edge) {
             count!(l, tcp_drop_window);
@@ -157,7 +170,10 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         recvq::note_taken(s, straight);
     }
     let t = &s.tcb;
+    ecn::data_arrived(t, p);
     t.rcv_nxt.set(seg.seq.add(want).0);
+    t.rcv_adv
+        .set(Seq(t.rcv_adv.get()).latest(Seq(t.rcv_nxt.get())).0);
     s.bytes_in.store(
         s.bytes_in.load(Relaxed).wrapping_add(u64::from(want)),
         Relaxed,
@@ -179,7 +195,8 @@ fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: So
     let st = l.st;
     let s = st.sock(id);
     let t = &s.tcb;
-    t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+    t.tflags.set(t.tflags.get() | tflag::ACK_AT_ONCE);
+    ecn::data_arrived(t, p);
     if (st.buf_pressure() || reasm::is_crowded(s)) && seg.seq != Seq(t.rcv_nxt.get()) {
         count!(l, tcp_ooo_drop);
         return Step::Done;
@@ -209,8 +226,20 @@ fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: So
         count!(l, rx_drop_fetch);
         return Step::Done;
     }
-    if let Some((lo, hi)) = reasm::overlap(st, s, seg.seq, seg.seq.add(done)) {
-        sack::note_twice(t, lo, hi);
+    let end = if done == seg.len {
+        seg.seq.add(seg.seq_len())
+    } else {
+        seg.seq.add(done)
+    };
+    let seen = t.tflags.get() & tflag::FIN_SEEN != 0;
+    let fin = Seq(t.rcv_fin.get());
+    let fin_again = seen && !fin.before(seg.seq) && fin.before(end);
+    if let Some((lo, hi)) = reasm::overlap(st, s, seg.seq, end) {
+        // The FIN behind it came twice as well.
+        let fin = fin_again && fin == hi;
+        sack::note_twice(t, lo, hi.add(u32::from(fin)));
+    } else if fin_again {
+        sack::note_twice(t, fin, fin.add(1));
     }
     let before = Seq(t.rcv_nxt.get());
     if seg.seq.after(before) {
@@ -224,7 +253,9 @@ fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: So
     }
     let moved = reasm::deliver(st, s);
     if moved > 0 {
-        sack::prune_received(t, Seq(t.rcv_nxt.get()));
+        if !fin::is_next_while_closing(s) {
+            sack::prune_received(t, Seq(t.rcv_nxt.get()));
+        }
         arrived(l, p, id, seg, moved);
     }
     Step::Next
@@ -319,7 +350,7 @@ fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>,
 
 /// When to acknowledge (RFC 9293 section 3.8.6.3, RFC 5681 section 4.2): at once for every second segment, while
 /// holes exist, and in quick-ACK mode; else within the delayed-ACK time.
-fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u32) {
+pub(super) fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u32) {
     let s = l.st.sock(id);
     let t = &s.tcb;
     let mss = t.mss.get().max(536);
@@ -328,10 +359,22 @@ fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u32) {
         t.rcv_mss.set(unit);
     }
     t.unacked.set(t.unacked.get().saturating_add(n));
-    let quick = t.quick.get();
-    let full = t.unacked.get() >= t.rcv_mss.get().saturating_mul(2).max(1);
-    if full || quick > 0 || !t.ooo.get().is_none() || s.has(crate::sock::flag::QUICKACK) {
-        t.quick.set(quick.saturating_sub(1));
+    if unit > 0 {
+        if t.data_at.get() == 0 {
+            // The first data: its sender is in slow start.
+            t.quick.set(QUICK);
+        }
+        let since = l.env.now.ms32().wrapping_sub(t.data_at.get());
+        if t.data_at.get() != 0 && u64::from(since) > rtt::rto(t, &l.st.opts) / MS {
+            t.quick.set(t.quick.get().max(QUICK));
+        }
+        t.data_at.set(l.env.now.ms32().max(1));
+    }
+    let quick = t.quick.get() > 0 && t.tflags.get() & tflag::ANSWERS == 0;
+    let full = t.unacked.get() > t.rcv_mss.get();
+    if quick || !t.ooo.get().is_none() || s.has(crate::sock::flag::QUICKACK) {
+        t.tflags.set(t.tflags.get() | tflag::ACK_AT_ONCE);
+    } else if full {
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
     } else if t.t_delack.get() == 0 {
         t.t_delack.set(

@@ -1,12 +1,12 @@
 //! Eighth: FIN.
 
-use super::{Seg, count};
-use crate::sock::{SHUT_RD, SockId, flag};
+use super::{Seg, count, data};
+use crate::sock::{SHUT_RD, Sock, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
-use crate::tcp::sack;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
+use crate::tcp::{reasm, sack, tx};
 use core::sync::atomic::Ordering::Release;
 use flyover_wire::{Seq, TcpFlags};
 
@@ -30,9 +30,24 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
             return;
         }
     }
-    if t.tflags.get() & tflag::FIN_SEEN != 0 && t.rcv_fin.get() == t.rcv_nxt.get() {
-        take(l, id);
+    if t.tflags.get() & tflag::FIN_SEEN == 0 {
+        return;
     }
+    if t.rcv_fin.get() == t.rcv_nxt.get() {
+        take(l, id);
+    } else if Seq(t.rcv_fin.get()).before(Seq(t.rcv_nxt.get())) {
+        // Data came where it was said to be: it was none.
+        t.tflags.set(t.tflags.get() & !tflag::FIN_SEEN);
+    }
+}
+
+/// The FIN that was ahead of a hole is in order now, after our own. As Linux, its acknowledgment still says what was out
+/// of order (`tcp_fin` sends it from within `tcp_ofo_queue`).
+pub(super) fn is_next_while_closing(s: &Sock) -> bool {
+    let t = &s.tcb;
+    t.tflags.get() & tflag::FIN_SEEN != 0
+        && t.rcv_fin.get() == t.rcv_nxt.get()
+        && matches!(s.tcp_state(), TcpState::FinWait1 | TcpState::FinWait2)
 }
 
 /// The FIN is in order.
@@ -49,13 +64,27 @@ fn take(l: &mut Locked<'_, '_, '_>, id: SockId) {
             return;
         }
     };
+    let closing = matches!(s.tcp_state(), TcpState::FinWait1 | TcpState::FinWait2);
     t.rcv_nxt.set(t.rcv_nxt.get().wrapping_add(1));
+    if closing {
+        t.rcv_adv
+            .set(Seq(t.rcv_adv.get()).latest(Seq(t.rcv_nxt.get())).0);
+        tx::send_ack(l, id);
+    }
     sack::prune_received(t, Seq(t.rcv_nxt.get()));
     // The window never seems to shrink because of the FIN.
     t.rcv_adv
         .set(Seq(t.rcv_adv.get()).latest(Seq(t.rcv_nxt.get())).0);
-    t.tflags
-        .set((t.tflags.get() & !tflag::FIN_SEEN) | tflag::ACK_NOW);
+    t.tflags.set(t.tflags.get() & !tflag::FIN_SEEN);
+    if next == TcpState::CloseWait {
+        // As Linux: the program probably answers with its own end, and nothing else can come.
+        t.tflags
+            .set(t.tflags.get() & !tflag::DSACK | tflag::ANSWERS);
+        reasm::free_all(l.st, s);
+        data::ack_policy(l, id, 1, 0);
+    } else if !closing {
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+    }
     s.set_flag(flag::PEER_FIN);
     let _: u32 = s.shut.fetch_or(SHUT_RD, Release);
     s.set_tcp_state(next);

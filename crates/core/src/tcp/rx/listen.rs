@@ -7,7 +7,7 @@ use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
-use crate::tcp::{cc, tx, user};
+use crate::tcp::{cc, ecn, tx, user};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::{Seq, TcpFlags, TcpOpts};
 
@@ -55,6 +55,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         irs: seg.seq,
         window: seg.hdr.window,
         options: seg.hdr.options,
+        ecn: l.st.opts.ecn != 0 && ecn::is_asked(p, seg.flags),
     };
     let Some(child) = child_of(l, p, id, &opened) else {
         return;
@@ -76,6 +77,8 @@ pub(super) struct Opened {
     pub window: u16,
     /// The options of the peer's SYN.
     pub options: TcpOpts,
+    /// ECN is agreed.
+    pub ecn: bool,
 }
 
 /// A child of a listener, in SYN_RCVD.
@@ -131,6 +134,9 @@ fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, opened: &Opened) {
     }
     if o.sack_permitted {
         f |= tflag::SACK;
+    }
+    if opened.ecn {
+        f |= tflag::ECN;
     }
     t.tflags.set(f);
     t.peer_mss.set(user::connect::mss_of(&o));

@@ -13,11 +13,12 @@ mod syn_sent;
 mod time_wait;
 mod urg;
 
+use super::cc::Phase;
 use super::state::TcpState;
 use super::tcb::tflag;
 use super::tx;
-use super::user::handover::is_frozen;
-use crate::sock::SockId;
+use super::user::{self, handover::is_frozen};
+use crate::sock::{Kind, Sock, SockId};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use core::sync::atomic::Ordering::Relaxed;
@@ -91,14 +92,31 @@ pub(crate) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, hdr: &TcpHdr) {
         .tcp_in
         .store(stats.tcp_in.load(Relaxed).wrapping_add(1), Relaxed);
     let seg = Seg::new(p, hdr);
+    if hdr.options.signed {
+        // As Linux: nobody here has a key for it.
+        count!(l, tcp_drop_signed);
+        return;
+    }
     let (local, remote) = (p.hdr.destination(), p.hdr.source());
-    if let Some(id) = l.st.find_conn(local, remote) {
+    if let Some(id) =
+        l.st.find_conn(local, remote)
+            .filter(|id| !is_bereft(l, *id))
+    {
         to_connection(l, p, seg, id);
     } else if let Some(id) = l.st.find_listener(local) {
         listen::handle(l, p, seg, id);
     } else {
         closed::handle(l, p, seg);
     }
+}
+
+/// A half-open connection whose listener is gone: it goes as well, and the segment finds nobody (as Linux).
+fn is_bereft(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
+    let bereft = user::accept::is_bereft(l.st, id);
+    if bereft {
+        l.destroy(id);
+    }
+    bereft
 }
 
 fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
@@ -127,9 +145,20 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
         TcpState::Closed | TcpState::Listen => closed::handle(l, p, seg),
         TcpState::SynSent => syn_sent::handle(l, p, seg, id),
         TcpState::TimeWait => time_wait::handle(l, p, seg, id),
+        TcpState::FinWait2 if time_wait::is_alone(s) => time_wait::fin_wait_2(l, p, seg, id),
         _ => synchronised(l, p, seg, id),
     }
     l.st.state.intent.store(before, Relaxed);
+}
+
+/// What is sent now does not wait for the end of the batch: the peer counts our duplicate ACKs, and each of its own says
+/// how much may go out.
+fn is_unusual(s: &Sock) -> bool {
+    let t = &s.tcb;
+    s.kind() == Kind::Tcp
+        && (t.tflags.get() & tflag::ACK_EACH != 0
+            || t.dupacks.get() != 0
+            || t.cc_phase() != Phase::Open)
 }
 
 /// The steps, in order. SYN_RCVD walks them too.
@@ -148,6 +177,9 @@ fn synchronised(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, mut seg: Seg<'_>, id:
         fin::step(l, &seg, id);
     }
     l.post(id);
+    if is_unusual(l.st.sock(id)) {
+        tx::output(l, id);
+    }
 }
 
 impl Locked<'_, '_, '_> {
@@ -162,12 +194,18 @@ impl Locked<'_, '_, '_> {
 
 /// A challenge ACK (RFC 5961), at most one per connection in 500 ms as Linux's `tcp_invalid_ratelimit`.
 fn challenge(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    if may_challenge(l, id) {
+        tx::send_ack(l, id);
+    }
+}
+
+fn may_challenge(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     let t = &l.st.sock(id).tcb;
     let last = t.challenge_at.get();
     if last != 0 && l.env.now.since(crate::time::Instant(last)) < 500 * crate::time::MS {
-        return;
+        return false;
     }
     t.challenge_at.set(l.env.now.0);
     count!(l, tcp_challenge);
-    tx::send_ack(l, id);
+    true
 }

@@ -1,6 +1,6 @@
 //! Second: RST, with the rules of RFC 5961 section 3.2.
 
-use super::{Seg, Step, challenge, count};
+use super::{Seg, Step, acceptable, challenge, count};
 use crate::error::Error;
 use crate::sock::SockId;
 use crate::stack::locked::Locked;
@@ -17,7 +17,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Ste
     let t = &s.tcb;
     // As Linux: a peer may send its reset behind what we hold out of order.
     let behind = t.tflags.get() & tflag::SACK != 0 && sack::highest_received(t) == Some(seg.seq);
-    if seg.seq != Seq(t.rcv_nxt.get()) && !behind {
+    let before_fin = acceptable::is_reset_before_fin(s, seg);
+    if seg.seq != Seq(t.rcv_nxt.get()) && !behind && !before_fin {
         challenge(l, id);
         return Step::Done;
     }

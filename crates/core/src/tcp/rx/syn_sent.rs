@@ -8,7 +8,7 @@ use crate::stack::poll::RxPkt;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::{rtx, tflag};
-use crate::tcp::{cc, rtt, tx, user};
+use crate::tcp::{cc, ecn, rtt, tx, user};
 use flyover_wire::{Seq, TcpFlags};
 
 pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
@@ -55,7 +55,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         t.first_rtx.set(0);
         s.set_tcp_state(TcpState::Established);
         t.snd_wnd.set(u32::from(seg.hdr.window));
-        t.max_wnd.set(t.snd_wnd.get());
+        user::connect::larger_window(l, s, t.snd_wnd.get());
         t.snd_wl1.set(seg.seq.0);
         t.snd_wl2.set(seg.ack.0);
         cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
@@ -91,6 +91,9 @@ fn take_syn(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
     // What we did not offer cannot be agreed.
     let o = &user::connect::permitted(&l.st.opts, &seg.hdr.options);
     let mut f = t.tflags.get() & !(tflag::WSCALE | tflag::TS | tflag::SACK);
+    if !ecn::is_granted(seg.flags) {
+        f &= !tflag::ECN;
+    }
     match o.wscale {
         Some(scale) => {
             f |= tflag::WSCALE;

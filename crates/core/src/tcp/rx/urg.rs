@@ -9,11 +9,12 @@ use crate::tcp::tcb::tflag;
 use flyover_wire::{Seq, TcpFlags};
 
 pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
-    if !seg.flags.has(TcpFlags::URG) || seg.hdr.urgent == 0 {
+    if !seg.flags.has(TcpFlags::URG) {
         return;
     }
     let t = &l.st.sock(id).tcb;
-    let at = seg.seq.add(u32::from(seg.hdr.urgent) - 1);
+    // As Linux, a pointer of 0 means the first byte, as 1 does.
+    let at = seg.seq.add(u32::from(seg.hdr.urgent.max(1)) - 1);
     if at.before(Seq(t.rcv_nxt.get())) {
         return;
     }

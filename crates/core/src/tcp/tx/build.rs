@@ -6,7 +6,7 @@ use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::tcp::rx::count;
 use crate::tcp::tcb::{Tcb, tflag};
-use crate::tcp::{sack, timers, user};
+use crate::tcp::{ecn, sack, timers, user};
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
@@ -27,6 +27,8 @@ pub(crate) struct Piece {
     pub fin: bool,
     /// Nothing more is queued behind it.
     pub push: bool,
+    /// It ends what Linux would send as one super-frame, which it always pushes.
+    pub burst_end: bool,
     /// It was sent before.
     pub again: bool,
 }
@@ -136,10 +138,13 @@ fn window_field(st: Stack<'_>, s: &Sock) -> u16 {
 fn acknowledged(l: &mut Locked<'_, '_, '_>, t: &Tcb) {
     let _ = &l;
     t.last_ack_sent.set(t.rcv_nxt.get());
+    if t.unacked.get() > 0 {
+        t.quick.set(t.quick.get().saturating_sub(1));
+    }
     t.unacked.set(0);
     t.t_delack.set(0);
     t.tflags
-        .set(t.tflags.get() & !(tflag::ACK_NOW | tflag::DSACK));
+        .set(t.tflags.get() & !(tflag::ACK_AT_ONCE | tflag::DSACK));
 }
 
 /// Sends a stretch of the stream.
@@ -162,12 +167,21 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         flags = flags.with(TcpFlags::FIN);
     }
     // As Linux: a FIN alone pushes nothing, nor does what the program wants to add to.
-    if piece.push && got > 0 && t.tflags.get() & tflag::MORE == 0 {
+    let pushed = piece.push && t.tflags.get() & tflag::NO_PUSH == 0;
+    if got > 0 && (pushed || piece.burst_end || got > segment_room(t)) {
         flags = flags.with(TcpFlags::PSH);
     }
     let mut urgent = 0;
     if t.tflags.get() & tflag::URG_OUT != 0 {
         (flags, urgent) = user::oob::mark(t, piece.seq, flags);
+    }
+    let mut tos = s.tos_to(s.remote().ip);
+    if got > 0 {
+        let ect;
+        (flags, ect) = ecn::mark(t, piece.again, flags);
+        tos |= ect;
+    } else {
+        flags = ecn::echo(t, flags);
     }
     let options = options(l, t, true);
     let spec = TcpSpec {
@@ -182,7 +196,7 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         window: window_field(st, s),
         urgent,
         ttl: s.ttl_to(s.remote().ip),
-        tos: s.tos_to(s.remote().ip),
+        tos,
         ip_id: next_ip_id(st),
         options: &options,
         payload_len: got,
@@ -193,8 +207,9 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
     match push(l, s, &way, &spec, pay, gso) {
         TxResult::Sent => {
             // The answer carries the ACK: an interactive connection, no quick ACKs needed.
-            if t.unacked.get() > 0 {
-                t.quick.set(0);
+            let since = l.env.now.ms32().wrapping_sub(t.data_at.get());
+            if t.data_at.get() != 0 && !piece.again && since < l.st.opts.delack_ms {
+                t.tflags.set(t.tflags.get() | tflag::ANSWERS);
             }
             acknowledged(l, t);
             Out::Sent(got)
@@ -321,6 +336,7 @@ fn bare(
         Err(NoWay::Unreachable) => return false,
     };
     let syn = flags.has(TcpFlags::SYN);
+    let flags = if syn { flags } else { ecn::echo(&s.tcb, flags) };
     let window = if syn {
         // RFC 7323 section 2.2: never scaled in a SYN.
         let wnd = user::connect::initial_window(s).min(0xffff);
@@ -409,7 +425,13 @@ pub(crate) fn send_syn(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.sock(id);
     let t = &s.tcb;
     let options = syn_options(l, s, false);
-    let _: bool = bare(l, id, Seq(t.iss.get()), TcpFlags::SYN, &options);
+    let mut flags = TcpFlags::SYN;
+    if l.st.opts.ecn == 1 && t.backoff.get() == 0 {
+        // Not again: the first one may have been lost because of it (as Linux's `tcp_ecn_fallback`).
+        t.tflags.set(t.tflags.get() | tflag::ECN);
+        flags = ecn::ask(flags);
+    }
+    let _: bool = bare(l, id, Seq(t.iss.get()), flags, &options);
     t.snd_nxt.set(Seq(t.iss.get()).add(1).0);
     note_syn_sent(l, t);
 }
@@ -419,13 +441,11 @@ pub(crate) fn send_syn_ack(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.sock(id);
     let t = &s.tcb;
     let options = syn_options(l, s, true);
-    let _: bool = bare(
-        l,
-        id,
-        Seq(t.iss.get()),
-        TcpFlags::SYN.with(TcpFlags::ACK),
-        &options,
-    );
+    let mut flags = TcpFlags::SYN.with(TcpFlags::ACK);
+    if t.tflags.get() & tflag::ECN != 0 {
+        flags = flags.with(TcpFlags::ECE);
+    }
+    let _: bool = bare(l, id, Seq(t.iss.get()), flags, &options);
     t.snd_nxt.set(Seq(t.iss.get()).add(1).0);
     t.last_ack_sent.set(t.rcv_nxt.get());
     note_syn_sent(l, t);
@@ -446,7 +466,7 @@ pub(crate) fn send_rst(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
     let t = &l.st.sock(id).tcb;
     count!(l, tcp_rst_out);
-    let options = options(l, t, false);
+    let options = options(l, t, true);
     let flags = TcpFlags::RST.with(TcpFlags::ACK);
     let _: bool = bare(l, id, Seq(t.snd_nxt.get()), flags, &options);
 }

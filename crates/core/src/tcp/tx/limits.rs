@@ -8,6 +8,7 @@ use crate::stack::locked::Env;
 use crate::tcp::cc;
 use crate::tcp::sack::Board;
 use crate::tcp::tcb::tflag;
+use crate::tcp::user::oob;
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::Seq;
@@ -31,6 +32,7 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
             len: 0,
             fin: true,
             push: true,
+            burst_end: false,
             again: false,
         });
     }
@@ -51,11 +53,10 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
             len -= small;
         }
     } else {
-        // More follows: only full segments, unless a window smaller than that is all there ever is.
+        // More follows: only full segments.
         let whole = len - len % mss;
         if whole == 0 {
-            let by_window = wnd < mss && wnd.min(unsent) >= t.max_wnd.get() / 2;
-            if !(by_window || (flight == 0 && cwnd < mss)) {
+            if flight != 0 || cwnd >= mss {
                 return None;
             }
         } else {
@@ -72,6 +73,7 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
         len,
         fin: last && fin_due,
         push: last,
+        burst_end: false,
         again: false,
     })
 }
@@ -79,11 +81,15 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
 /// Nagle (RFC 1122 section 4.2.3.4), `TCP_CORK` and `MSG_MORE`. As Linux, in Minshall's form: a small segment waits for
 /// the one small segment in flight, not for full ones, so that the tail of a large write goes out at once.
 fn holds_back(s: &Sock, f: u32) -> bool {
+    let t = &s.tcb;
+    let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
+    if oob::is_sending(t) {
+        // Urgent data waits for nothing.
+        return false;
+    }
     if s.has(flag::CORK) || f & tflag::MORE != 0 {
         return true;
     }
-    let t = &s.tcb;
-    let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
     let small = Seq(t.snd_sml.get());
     !s.has(flag::NODELAY) && una != nxt && small.after(una) && small.before_eq(nxt)
 }
@@ -93,13 +99,41 @@ pub(super) fn largest(_st: Stack<'_>, s: &Sock, env: &mut Env<'_>, mss: u32) -> 
     let nic = s.nic.get().wrapping_sub(1) as usize;
     let tso = env.nics.nic(nic).map_or(0, |n| n.caps().tso_max);
     let room = tso.saturating_sub(header_room(s));
-    if room <= mss {
+    // Each segment has an urgent pointer of its own.
+    if room <= mss || oob::is_sending(&s.tcb) {
         return mss;
     }
     let room = room
         .min(millisecond(s, room))
         .max(mss.saturating_mul(2).min(room));
     room - room % mss
+}
+
+/// Segments that Linux would send as one super-frame (`tcp_tso_autosize`), whatever the device can.
+pub(super) fn burst(s: &Sock) -> u32 {
+    let t = &s.tcb;
+    let mss = t.mss.get().max(1);
+    let half = (t.max_wnd.get() / 2).min(0xffff).max(mss);
+    (millisecond(s, 0xffff) / mss).max(2).min(half / mss)
+}
+
+/// Counts a piece of one segment; `left`: segments left of the burst that it belongs to.
+pub(super) fn count_burst(s: &Sock, left: u32, piece: &mut Piece) -> u32 {
+    let t = &s.tcb;
+    let mss = segment_room(t);
+    // Each segment has an urgent pointer of its own.
+    if piece.len > mss || oob::is_sending(t) {
+        return 0;
+    }
+    if left > 1 {
+        piece.burst_end = left == 2;
+        return left - 1;
+    }
+    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
+    let unsent = s.sq_len.load(Relaxed).saturating_sub(flight);
+    let wnd = t.snd_wnd.get().saturating_sub(flight) / mss;
+    let cwnd = t.cwnd.get().saturating_sub(flight) / mss;
+    burst(s).min(unsent.div_ceil(mss)).min(wnd).min(cwnd)
 }
 
 /// What the connection sends in about a millisecond, at twice its present rate, as Linux's `tcp_tso_autosize`: a larger

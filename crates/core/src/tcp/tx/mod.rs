@@ -15,8 +15,8 @@ pub(crate) use stateless::{send_cookie, send_rst_for};
 
 use super::state::TcpState;
 use super::tcb::{rtx, tflag};
-use super::timers;
 use super::user::handover::is_frozen;
+use super::{cc, timers};
 use crate::sock::{Kind, SockId};
 use crate::stack::locked::Locked;
 use crate::time::MS;
@@ -41,9 +41,11 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
             budget -= 1;
         }
         let first = t.snd_nxt.get();
+        let mut burst = 0;
         while budget > 0 {
             match next_piece(l.st, s, l.env) {
-                Some(piece) => {
+                Some(mut piece) => {
+                    burst = limits::count_burst(s, burst, &mut piece);
                     if !transmit_new(l, id, &piece) {
                         break;
                     }
@@ -93,6 +95,7 @@ pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
         len,
         fin: false,
         push: true,
+        burst_end: false,
         again: false,
     };
     transmit_new(l, id, &piece)
@@ -127,6 +130,7 @@ fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
                 t.rtt_seq.set(end.0);
             }
             t.last_tx.set(l.env.now.0);
+            cc::on_sent(t, n);
             s.bytes_out.store(
                 s.bytes_out.load(Relaxed).wrapping_add(u64::from(n)),
                 Relaxed,

@@ -15,7 +15,7 @@ use flyover_wire::Seq;
 pub(super) fn next(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     let s = l.st.sock(id);
     let t = &s.tcb;
-    if t.cc_phase() == Phase::Open {
+    if matches!(t.cc_phase(), Phase::Open | Phase::Cwr) {
         return false;
     }
     let board = Board::load(t);
@@ -29,13 +29,10 @@ pub(super) fn next(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     let mss = build::segment_room(t);
     let room = t.cwnd.get().saturating_sub(cc::pipe(t, &board));
     // The first retransmission always goes out (RFC 6675 section 5 step 4.2): it is what recovery is for.
-    if room < mss && at != una {
-        return false;
-    }
-    if room < mss && t.head_rtx_at.get() != 0 {
-        return false;
-    }
     let hole = hole_end.unwrap_or(edge).earliest(edge).since(at);
+    if room < mss.min(hole) && (at != una || t.head_rtx_at.get() != 0) {
+        return false;
+    }
     let most = largest(l.st, s, l.env, mss);
     let allowed = if t.cc_phase() == Phase::Recovery && at == una {
         mss
@@ -47,6 +44,7 @@ pub(super) fn next(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
         Out::Sent(n) => {
             if at == una {
                 t.head_rtx_at.set(l.env.now.0.max(1));
+                t.head_rtx_nxt.set(t.snd_nxt.get());
             }
             let fin = u32::from(covers_fin(t, at.add(n)));
             t.rtx_nxt
@@ -71,6 +69,7 @@ fn send_again(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, at: Seq, len: u3
     t.retrans.set(t.retrans.get().wrapping_add(data));
     // Karn: a round trip is never timed over a retransmission.
     t.rtt_at.set(0);
+    cc::on_sent(t, data);
     build::send_piece(
         l,
         id,
@@ -79,6 +78,7 @@ fn send_again(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, at: Seq, len: u3
             off,
             len: data,
             fin,
+            burst_end: false,
             push: off.saturating_add(data) >= queued,
             again: true,
         },

@@ -17,7 +17,7 @@ pub(crate) fn send_cookie(
     seg: &Seg<'_>,
     listener: SockId,
     iss: Seq,
-    mut options: TcpOpts,
+    (mut options, ecn): (TcpOpts, bool),
 ) {
     let (local, remote) = (p.hdr.destination(), p.hdr.source());
     let Ok((way, _)) = way_to(l, remote.ip, Some(local.ip)) else {
@@ -27,10 +27,14 @@ pub(crate) fn send_cookie(
     let s = l.st.sock(listener);
     let mss = user::connect::mss_within(s, remote.ip.is_v4(), way.mtu);
     options.mss = Some(mss);
+    let mut flags = TcpFlags::SYN.with(TcpFlags::ACK);
+    if ecn {
+        flags = flags.with(TcpFlags::ECE);
+    }
     let spec = TcpSpec {
         seq: iss,
         ack: seg.seq.add(1),
-        flags: TcpFlags::SYN.with(TcpFlags::ACK),
+        flags,
         window: user::connect::initial_window(s).min(0xffff) as u16,
         ttl: s.ttl_to(remote.ip),
         tos: s.tos_to(remote.ip),

@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::sock::{SockId, SockRef, flag};
+use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
@@ -55,6 +56,19 @@ impl Locked<'_, '_, '_> {
             .store(p.acc_len.load(Relaxed).wrapping_add(1), Release);
         s.set_flag(flag::IN_ACCEPTQ | flag::ORPHAN);
     }
+}
+
+/// A half-open child whose listener listens no longer.
+pub(crate) fn is_bereft(st: Stack<'_>, child: SockId) -> bool {
+    let s = st.sock(child);
+    if s.tcp_state() != TcpState::SynRcvd || !s.has(flag::CHILD) || s.has(flag::IN_ACCEPTQ) {
+        return false;
+    }
+    let Some(parent) = s.parent.get().opt() else {
+        return false;
+    };
+    let p = st.sock(parent);
+    p.gen_.load(Relaxed) != s.parent_gen.get() || p.tcp_state() != TcpState::Listen
 }
 
 /// The handshake of a child is complete: into the accept queue. False: it is full, the child stays half-open.

@@ -186,10 +186,15 @@ impl Locked<'_, '_, '_> {
 
     /// The connection ended by a RST that was sent already.
     pub(crate) fn abort_silently(&mut self, id: SockId) {
-        if self.st.sock(id).has(flag::ORPHAN) {
+        let s = self.st.sock(id);
+        if s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ) {
             self.destroy(id);
         } else {
-            self.reset_conn(id, Error::Reset);
+            let why = match self.st.sock(id).tcp_state() {
+                TcpState::CloseWait => Error::BrokenPipe,
+                _ => Error::Reset,
+            };
+            self.reset_conn(id, why);
         }
     }
 
@@ -223,6 +228,8 @@ impl Locked<'_, '_, '_> {
             d.set(0);
         }
         t.rtx_kind.set(rtx::NONE);
+        // What `SIOCOUTQ` goes on to tell.
+        t.recover.set(t.snd_una.get().wrapping_add(st.outq(id)));
         t.tflags
             .set(t.tflags.get() & !(tflag::ACK_NOW | tflag::FIN_QUEUED));
         crate::sock::sendq::free_all(st, s);
@@ -253,6 +260,8 @@ impl Locked<'_, '_, '_> {
             self.destroy(id);
             return;
         }
+        // Nobody reads what came ahead of a hole.
+        crate::tcp::reasm::free_all(self.st, s);
         let linger2 = s.linger2.get().cast_signed();
         if linger2 < 0 {
             tx::send_rst(self, id);

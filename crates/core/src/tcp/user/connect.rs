@@ -5,7 +5,7 @@ use crate::ip::tx::{NoWay, way};
 use crate::sock::{Kind, Sock, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
-use crate::tcp::tcb::{rtx, tflag};
+use crate::tcp::tcb::{Tcb, rtx, tflag};
 use crate::tcp::{cc, rtt, rx::count, timers, tx};
 use crate::time::{Instant, MS};
 use core::hash::Hasher;
@@ -129,7 +129,8 @@ pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: &Sock) {
     t.ts_off.set(ts_offset(l, s.local(), s.remote()));
     t.rcv_scale.set(own_scale(l, s));
     t.rcv_mss.set(536);
-    t.quick.set(16);
+    t.quick.set(0);
+    t.data_at.set(0);
     t.drs_space.set(initial_window(s));
     t.drs_time.set(l.env.now.0);
     t.last_rx.set(l.env.now.0);
@@ -207,8 +208,37 @@ pub(crate) fn set_mss(l: &mut Locked<'_, '_, '_>, s: &Sock) {
         0
     };
     let mss = t.peer_mss.get().min(u32::from(our_mss(s)));
-    t.mss.set(mss.max(MSS_LEAST) - options);
+    t.mss.set(within_half(t, mss.max(MSS_LEAST) - options));
 }
+
+/// No segment is larger than half the largest window that the peer ever offered (RFC 9293 section 3.8.6.2.1 would wait
+/// for more); as Linux's `tcp_bound_to_half_wnd`.
+fn within_half(t: &Tcb, mss: u32) -> u32 {
+    let most = match t.max_wnd.get() {
+        0 => return mss,
+        n if n > 536 => n / 2,
+        n => n,
+    };
+    let headers = if t.tflags.get() & tflag::TS != 0 {
+        32
+    } else {
+        20
+    };
+    mss.min(most.max(68 - headers))
+}
+
+/// The peer offers a larger window than ever before.
+pub(crate) fn larger_window(l: &mut Locked<'_, '_, '_>, s: &Sock, wnd: u32) {
+    let t = &s.tcb;
+    let before = t.max_wnd.get();
+    t.max_wnd.set(wnd);
+    if before / 2 < LARGEST_MSS {
+        set_mss(l, s);
+    }
+}
+
+/// No MSS is larger than a packet.
+const LARGEST_MSS: u32 = 65_536;
 
 /// The path's MTU changed: so does the segment size.
 pub(crate) fn check_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, mtu: u32) {
@@ -219,7 +249,7 @@ pub(crate) fn check_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, mtu: u32) {
     } else {
         0
     };
-    let fits = mtu.saturating_sub(ip + options).max(48);
+    let fits = within_half(t, mtu.saturating_sub(ip + options).max(48));
     if t.mss.get() > fits {
         t.mss.set(fits);
     } else if t.mss.get() < fits {

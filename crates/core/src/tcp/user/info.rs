@@ -1,6 +1,6 @@
 //! `TCP_INFO`, queue sizes and the like: true values of the endpoint.
 
-use crate::sock::{SockId, flag};
+use crate::sock::{Sock, SockId, flag};
 use crate::stack::Stack;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
@@ -54,6 +54,22 @@ pub struct TcpInfo {
     pub delivered: u32,
 }
 
+/// What was queued after `from` when the connection was reset: as Linux, it goes on to be told.
+fn lost(s: &Sock, from: u32) -> u32 {
+    let end = Seq(s.tcb.recover.get());
+    if s.rport.get() == 0 || !end.after(Seq(from)) {
+        return 0;
+    }
+    end.since(Seq(from))
+}
+
+/// 1 while our FIN is queued or in flight: Linux counts its number with the bytes.
+fn fin_owed(s: &Sock) -> u32 {
+    let f = s.tcb.tflags.get();
+    let owed = f & tflag::FIN_QUEUED != 0 && f & tflag::FIN_ACKED == 0;
+    u32::from(owed && s.tcp_state() != TcpState::Closed)
+}
+
 impl Stack<'_> {
     /// A snapshot for `TCP_INFO` at time `now`. Values may belong to different moments.
     pub fn tcp_info(self, id: SockId, now: Instant) -> TcpInfo {
@@ -76,12 +92,17 @@ impl Stack<'_> {
             ca_state: match t.phase.get() {
                 1 => 3,
                 2 => 4,
+                3 => 2,
                 _ => 0,
             },
             retransmits: t.backoff.get().min(255) as u8,
             probes: t.probes.get().min(255) as u8,
             backoff: t.backoff.get().min(255) as u8,
-            options: bit(tflag::TS, 1) | bit(tflag::SACK, 2) | bit(tflag::WSCALE, 4),
+            options: bit(tflag::TS, 1)
+                | bit(tflag::SACK, 2)
+                | bit(tflag::WSCALE, 4)
+                | bit(tflag::ECN, 8)
+                | bit(tflag::ECN_SEEN, 16),
             snd_wscale: t.snd_scale.get() as u8,
             rcv_wscale: t.rcv_scale.get() as u8,
             rto: us(t.rto.get()),
@@ -93,7 +114,7 @@ impl Stack<'_> {
             lost: 0,
             retrans: 0,
             last_data_sent_ms: ago(t.last_tx.get()),
-            last_data_recv_ms: ago(t.last_rx.get()),
+            last_data_recv_ms: now.ms32().wrapping_sub(t.data_at.get()),
             pmtu: s.rt_mtu.get(),
             rcv_ssthresh: s.rcvbuf.get(),
             rtt: us(t.srtt.get()),
@@ -152,14 +173,21 @@ impl Stack<'_> {
         if s.has(flag::PAIRED) {
             return crate::local::unacked(self, s);
         }
-        s.sq_len.load(Relaxed)
+        if s.tcp_state() == TcpState::Closed {
+            return lost(s, s.tcb.snd_una.get());
+        }
+        s.sq_len.load(Relaxed).saturating_add(fin_owed(s))
     }
 
     /// `SIOCOUTQNSD`: bytes not yet sent.
     pub fn outq_unsent(self, id: SockId) -> u32 {
         let s = self.sock(id);
+        if s.tcp_state() == TcpState::Closed {
+            return lost(s, s.tcb.snd_nxt.get());
+        }
         let flight = Seq(s.tcb.snd_nxt.get()).since(Seq(s.tcb.snd_una.get()));
-        s.sq_len.load(Relaxed).saturating_sub(flight)
+        let queued = s.sq_len.load(Relaxed).saturating_add(fin_owed(s));
+        queued.saturating_sub(flight)
     }
 
     /// True when everything sent, FIN included, is acknowledged: what `SO_LINGER` waits for.

@@ -17,6 +17,11 @@ pub(super) fn queue_urgent(t: &Tcb, s: &Sock) {
     t.tflags.set(t.tflags.get() | tflag::URG_OUT);
 }
 
+/// There is urgent data that the peer did not acknowledge (Linux's `tcp_urg_mode`).
+pub(crate) fn is_sending(t: &Tcb) -> bool {
+    t.tflags.get() & tflag::URG_OUT != 0 && Seq(t.snd_up.get()).after(Seq(t.snd_una.get()))
+}
+
 /// URG flag and pointer of an outgoing segment; the pointer is one past the urgent byte (RFC 793, tcp_stdurg 0).
 pub(crate) fn mark(t: &Tcb, seq: Seq, flags: TcpFlags) -> (TcpFlags, u16) {
     let up = Seq(t.snd_up.get());
@@ -172,7 +177,13 @@ impl Stack<'_> {
     /// `SIOCATMARK`: the next byte to be read is the urgent one.
     pub fn at_mark(self, id: SockId) -> bool {
         let s = self.sock(id);
-        s.tcb.tflags.get() & tflag::OOB_HERE != 0 && s.tcb.urg_mark.get() == s.rq_out.load(Relaxed)
+        let t = &s.tcb;
+        if t.tflags.get() & tflag::OOB_HERE != 0 {
+            return t.urg_mark.get() == s.rq_out.load(Relaxed);
+        }
+        // As Linux, announced and not here counts as well.
+        let next = Seq(t.rcv_nxt.get()).back(s.rq_available());
+        t.tflags.get() & tflag::URG_IN != 0 && Seq(t.rcv_up.get()) == next
     }
 
     /// The out-of-band byte (`MSG_OOB`). With `peek` it stays.

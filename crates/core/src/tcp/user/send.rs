@@ -108,9 +108,9 @@ impl Locked<'_, '_, '_> {
         if !all {
             s.set_flag(flag::NOSPACE);
         }
-        let f = t.tflags.get() & !tflag::MORE;
+        let f = t.tflags.get() & !(tflag::MORE | tflag::NO_PUSH);
         t.tflags.set(if flags.more && all {
-            f | tflag::MORE
+            f | tflag::MORE | tflag::NO_PUSH
         } else {
             f
         });

@@ -31,6 +31,7 @@ fn forget(s: &Sock) {
         &t.ts_recent,
         &t.cwnd_acc,
         &t.rtt_seq,
+        &t.data_at,
     ] {
         word.set(0);
     }
