@@ -18,6 +18,7 @@
 //! | [`idx`], [`arena`], [`region`] | from a number to an object |
 //! | [`bytes`] | payload |
 //! | [`slots`] | free-list allocator with owner tags |
+//! | [`gate`] | calls that are counted in and out, and who shuts them out |
 //! | [`lock`] | the stack lock with its deferred-work bits |
 //! | [`seqlock`] | one writer, many readers |
 //! | [`host`] | memfd, mmap, futex |
@@ -32,6 +33,7 @@ pub mod atomic;
 pub mod bytes;
 pub mod cell;
 mod copy;
+pub mod gate;
 #[cfg(all(feature = "host", not(loom)))]
 pub mod host;
 pub mod idx;

@@ -38,9 +38,8 @@ use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
-use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
-use core::sync::atomic::fence;
-use flyover_shm::OptIdx;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use flyover_shm::{OptIdx, gate};
 use flyover_wire::Endpoint;
 
 /// A mark, and how many calls of the kernel's had come back when it was looked at.
@@ -93,22 +92,18 @@ impl Stack<'_> {
     /// [`kernel_leave`](Self::kernel_leave) has to follow.
     pub fn kernel_enter(self, id: SockId) -> Enter {
         let s = self.sock(id);
-        let _: u32 = s.kbusy.fetch_add(1, SeqCst);
-        fence(SeqCst);
-        let answer = match s.has(flag::HANDED_OVER) {
-            true if s.k_hold.load(SeqCst) == 0 => return Enter::Kernel,
-            true => Enter::Wait,
-            false => Enter::Here,
-        };
-        let _: u32 = s.kbusy.fetch_sub(1, Release);
-        answer
+        match gate::enter(&s.kbusy, &s.k_hold, || s.has(flag::HANDED_OVER)) {
+            gate::Entry::Inside => Enter::Kernel,
+            gate::Entry::Shut => Enter::Wait,
+            gate::Entry::Over => Enter::Here,
+        }
     }
 
     /// The call came back; returns how many have by now.
     pub fn kernel_leave(self, id: SockId) -> u32 {
         let s = self.sock(id);
         let n = s.kseq.fetch_add(1, AcqRel).wrapping_add(1);
-        let _: u32 = s.kbusy.fetch_sub(1, Release);
+        gate::leave(&s.kbusy);
         n
     }
 
@@ -205,12 +200,11 @@ impl Locked<'_, '_, '_> {
         let other = st.find_conn(s.remote(), s.local()).filter(|o| *o != id)?;
         let ends = (self.seen(id)?, self.seen(other)?);
         let tag = u32::from(self.env.me) + 1;
-        for end in [id, other] {
-            st.sock(end).k_hold.store(tag, SeqCst);
-        }
-        fence(SeqCst);
-        let busy = [id, other].map(|end| st.sock(end).kbusy.load(SeqCst));
-        if busy != [0, 0] {
+        let gates = [id, other].map(|end| {
+            let s = st.sock(end);
+            (&s.kbusy, &s.k_hold)
+        });
+        if !gate::shut(gates, tag) {
             self.local_release(ends.0.sock);
             self.local_release(ends.1.sock);
             return None;
@@ -223,7 +217,7 @@ impl Locked<'_, '_, '_> {
     pub fn local_release(&mut self, mark: SockRef) {
         let tag = u32::from(self.env.me) + 1;
         if let Some(s) = self.st.get(mark) {
-            let _: Result<u32, u32> = s.k_hold.compare_exchange(tag, 0, Release, Relaxed);
+            gate::open(&s.k_hold, tag);
         }
     }
 
@@ -296,7 +290,9 @@ impl Locked<'_, '_, '_> {
         };
         let held = |seen: &Seen| {
             st.get(seen.sock).is_some_and(|s| {
+                // Somebody may have opened the gate, and another thread of this process shut it again.
                 s.k_hold.load(Acquire) == tag
+                    && s.kseq.load(Acquire) == seen.calls
                     && s.has(flag::LOCAL | flag::HANDED_OVER)
                     && s.flags.load(Relaxed) & (flag::HANDING_OVER | flag::ORPHAN) == 0
             })
