@@ -250,3 +250,26 @@ CASE(signalfd_with_sockets)
     say_ret("epoll_wait", epoll_wait(ep, &e, 1, 5000));
     say("data %d", e.data.u32);
 }
+
+/* A child begins with its parent's mask, whatever signals came in the middle of fork. */
+CASE(forks_amid_signals)
+{
+    begin();
+    sigset_t none = only(0);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    handle(SIGALRM, count, SA_RESTART);
+    int children = 0, parent = 0;
+    alarm_every(60);
+    for (int i = 0; i < 1000; i++) {
+        pid_t pid = fork();
+        if (pid == 0)
+            _exit(is_blocked(SIGALRM) || is_blocked(SIGUSR2));
+        parent += is_blocked(SIGALRM) != 0;
+        int status;
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+        children += status != 0;
+    }
+    no_alarm();
+    say("other masks: %d children, %d times the parent; signals came %d", children, parent, hits > 0);
+}

@@ -7,7 +7,7 @@ use core::ffi::{c_int, c_void};
 
 use flyover_sockets::enter;
 
-use crate::{init, next};
+use crate::{fast, next};
 
 /// `PTHREAD_CANCEL_DEFERRED` and `PTHREAD_CANCEL_ASYNCHRONOUS` of glibc and musl.
 const DEFERRED: c_int = 0;
@@ -57,12 +57,11 @@ pub unsafe fn setcanceltype(kind: c_int, old: *mut c_int) -> c_int {
 pub unsafe fn cancel(thread: *mut c_void) -> c_int {
     // SAFETY: passed on unchanged.
     let r = unsafe { next::pthread_cancel(thread) };
-    if r == 0
-        && let Some(lib) = init::lib()
-    {
-        let _inside = enter::enter();
-        enter::note_cancel();
-        lib.wake_sleepers();
+    if r == 0 {
+        let _: Option<()> = fast::inside(|lib| {
+            enter::note_cancel();
+            lib.wake_sleepers();
+        });
     }
     r
 }

@@ -9,10 +9,11 @@ use flyover_config::{LogLevel, Options as _, ProcessOpts, StackOpts, StackSelect
 use flyover_sockets::os::Os as _;
 use flyover_sockets::process::Settings;
 use flyover_sockets::wait::spin::Budget;
-use flyover_sockets::{GENERATIONS, Generation, Sockets, enter};
+use flyover_sockets::{GENERATIONS, Generation, Sockets};
 
 use crate::link::FlyoverDaemon;
 use crate::os_linux::Linux;
+use crate::signal::mask;
 use crate::{environ, errand, fast};
 
 static OS: Linux = Linux;
@@ -197,14 +198,14 @@ unsafe extern "C" fn before_fork() {
     if alone && lib.is_untouched() {
         return;
     }
-    let _inside = enter::enter();
+    mask::begin_fork();
     lib.before_fork();
 }
 
 unsafe extern "C" fn in_parent() {
     if let Some(lib) = lib().filter(|lib| !lib.is_untouched()) {
-        let _inside = enter::enter();
         lib.after_fork_in_parent();
+        mask::end_fork();
     }
 }
 
@@ -213,5 +214,6 @@ unsafe extern "C" fn in_child() {
         // SAFETY: getpid(2) has no arguments and touches nothing.
         let pid = unsafe { crate::sys::raw(libc::SYS_getpid, [0; 6]) };
         lib.after_fork_in_child(pid as i32);
+        mask::end_fork();
     }
 }

@@ -71,3 +71,22 @@ impl Waiting {
 pub fn take_before() -> Option<u64> {
     BEFORE.with(Cell::take)
 }
+
+thread_local! {
+    /// The mask from before a fork, while this thread forks.
+    static FORKING: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
+/// No handler runs from here on until [`end_fork`], in either process: it could use what the fork holds. Nothing may be put
+/// off either, since the child would get the mask that goes with it, and not the signal.
+pub fn begin_fork() {
+    let before = set(!FAULTS);
+    FORKING.with(|f| f.set(Some(before)));
+}
+
+/// The fork is over, in this process: signals that came meanwhile come now.
+pub fn end_fork() {
+    if let Some(before) = FORKING.with(Cell::take) {
+        let _: u64 = set(before);
+    }
+}

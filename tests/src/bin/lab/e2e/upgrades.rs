@@ -153,6 +153,13 @@ fn haproxy_master(lab: &Lab) -> Result<()> {
     Ok(())
 }
 
+/// The signals for which the process has handlers, as the kernel prints them.
+fn caught(pid: u32) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("SigCgt:"))?;
+    Some(line.to_owned())
+}
+
 /// Does the process have a handler for the signal, and is it not blocked? A master that starts anew ignores them for a
 /// moment.
 fn takes(pid: u32, signal: Signal) -> bool {
@@ -233,7 +240,13 @@ fn uwsgi(lab: &Lab) -> Result<()> {
 fn reload_by_hup(lab: &Lab, port: u16, server: &mut Proc, rounds: u32) -> Result<()> {
     lab.wait_for_port(Proto::Tcp, port, server)?;
     let workers = || procfs::descendants(server.pid());
-    wait_until(LIMIT, || Ok((workers().len() >= 2).then_some(()))).context("the first workers")?;
+    // A worker that was just forked has its master's handlers: a signal that comes then is lost, on the kernel, too.
+    let own_handlers = |pid: &u32| caught(*pid) != caught(server.pid());
+    wait_until(LIMIT, || {
+        let now = workers();
+        Ok((now.len() >= 2 && now.iter().all(own_handlers)).then_some(()))
+    })
+    .context("the first workers")?;
     under_load(lab, port, || {
         for _ in 0..rounds {
             let old = workers();
