@@ -397,6 +397,9 @@ fn the_reset_is_known_here_before_the_peer_knows() {
     a.with(now, |l| l.shutdown(c, SHUT_RD | SHUT_WR))
         .expect("shut down");
     exchange(&mut a, &mut b, &mut now);
+    // The acknowledgment of the FIN is a delayed one.
+    now += 50_000_000;
+    exchange(&mut a, &mut b, &mut now);
     assert_eq!(a.st.sock(c).tcp_state(), TcpState::FinWait2);
     let _ = b
         .with(now, |l| l.tcp_send(s, &[b"unwanted"], SendFlags::default()))
