@@ -82,10 +82,7 @@ pub fn unit_tests() -> Result<()> {
     command
         .args(["test", "--workspace", "--exclude", "flyover-sim"])
         .arg("--no-fail-fast")
-        .env(
-            "FLYOVER_TEST_LIBRARY",
-            target()?.join("release/libflyover.so"),
-        )
+        .env("ABI_TEST_LIBRARY", target()?.join("release/libflyover.so"))
         .env("CARGO_INCREMENTAL", "0");
     run("unit tests", &mut command)
 }

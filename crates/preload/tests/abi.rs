@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 /// A library that is built already and current.
-const LIBRARY_ENV: &str = "FLYOVER_TEST_LIBRARY";
+const LIBRARY_ENV: &str = "ABI_TEST_LIBRARY";
 
 /// The library as it is now. Cargo does not build a `cdylib` for its integration tests, so unless somebody did, the first
 /// test does.
