@@ -16,6 +16,7 @@ use flyover_core::{
 use flyover_cplane::writer::Writer;
 use flyover_cplane::{Dims, Reader};
 use flyover_shm::HeapMap;
+use flyover_shm::OptIdx;
 use flyover_vnic::Vnic;
 use flyover_wire::Endpoint;
 
@@ -306,6 +307,25 @@ fn a_producer_that_died_is_forgotten() {
         assert!(done);
         assert_eq!(h.send(0, b"after"), 5);
         assert_eq!(h.read(1, 100), b"before after");
+    });
+}
+
+/// A process that died while it read takes no buffer along: one that had left the queue, and was not free yet.
+#[test]
+fn a_reader_that_died_is_forgotten() {
+    with_host(|h| {
+        assert!(h.pair());
+        assert_eq!(h.send(0, &[6; 9000]), 9000);
+        let s = h.st.sock(h.ends[1].id);
+        let dead = 9;
+        s.rlock.store(dead + 1, Relaxed);
+        s.rq_keep.set(0);
+        for end in [&s.rq_first, &s.rq_head, &s.rq_tail, &s.rq_past] {
+            end.set(OptIdx::NONE);
+        }
+        assert!(h.locked(|l| l.owner_gone(dead as u16, Unfinished::Stay)));
+        let audit = h.st.audit();
+        assert_eq!(audit.bufs_tagged, audit.bufs_queued, "{audit:?}");
     });
 }
 

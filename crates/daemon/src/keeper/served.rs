@@ -342,7 +342,10 @@ impl Served {
             return false;
         }
         let whole = self.with_lock(|locked| locked.recover(dead));
-        self.unmended = (whole == Some(false)).then_some(dead);
+        // One that waits already is not forgotten: whoever is mended, all buffers are looked at.
+        if whole == Some(false) {
+            self.unmended = Some(dead);
+        }
         whole.is_some()
     }
 

@@ -172,8 +172,11 @@ impl Locked<'_, '_, '_> {
                 .k_hold
                 .compare_exchange(tag, 0, Release, Relaxed);
         }
+        // A reader has buffers in hand that have left the queue and are not free yet.
+        let mut reading = false;
         for r in st.each_sock() {
             let s = st.sock(r.id);
+            reading |= s.rlock.load(Relaxed) == tag;
             if s.has(flag::HANDING_OVER | flag::PAIRED) && s.rlock.load(Relaxed) == tag {
                 self.local_rejoin(r.id);
                 continue;
@@ -184,6 +187,6 @@ impl Locked<'_, '_, '_> {
             }
             let _: Result<u32, u32> = s.rlock.compare_exchange(tag, 0, Release, Relaxed);
         }
-        !sending || self.mend_buffers(owner)
+        !(sending || reading) || self.mend_buffers(owner)
     }
 }
