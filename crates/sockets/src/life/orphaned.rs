@@ -36,13 +36,10 @@ impl Sockets {
         ep: &Ep,
         image: &Handover,
     ) -> Result<u32, DaemonError> {
-        match self.left(fd) {
-            Left::Nothing => return Err(DaemonError::Absent),
-            Left::Half => {
-                self.disconnect(fd);
-                return Err(DaemonError::Absent);
-            }
-            Left::Alive => {}
+        // Half a connection, too: its packets may go to the kernel already, which would answer them with a reset as soon as
+        // the socket is unconnected. Whether they do only a daemon knows.
+        if self.left(fd) == Left::Nothing {
+            return Err(DaemonError::Absent);
         }
         for _ in 0..LOOKS {
             match self.give(fd, ep, image) {
@@ -53,9 +50,13 @@ impl Sockets {
                 }
             }
         }
-        // Nobody can finish it: it ends for both sides, and the program finds that in the kernel.
+        let left = self.left(fd);
         self.disconnect(fd);
-        Ok(0)
+        match left {
+            Left::Nothing | Left::Half => Err(DaemonError::Absent),
+            // Nobody can finish it: it ends for both sides, and the program finds that in the kernel.
+            Left::Alive => Ok(0),
+        }
     }
 
     fn left(&self, fd: i32) -> Left {
