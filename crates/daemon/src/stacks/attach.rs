@@ -14,7 +14,7 @@ use crate::daemon::Daemon;
 use crate::net::Net;
 use crate::netns::NetNs;
 use crate::nic::NicPolicy;
-use crate::peer::Peer;
+use crate::peer::{Peer, command_of};
 use crate::records::{Ident, ProcessId};
 use crate::refusal::Refusal;
 use crate::session::Progress;
@@ -33,6 +33,20 @@ pub struct Owner {
     pub channel: Option<OwnedFd>,
     /// A session of this daemon watches it. False of those that a daemon before this one attached, until they connect.
     pub in_session: bool,
+}
+
+impl Owner {
+    /// One that a daemon before this one attached, and that has not connected yet.
+    pub fn awaited(id: ProcessId, keeper_end: OwnedFd, channel: Option<OwnedFd>) -> Self {
+        Self {
+            pid: id.pid,
+            id: Some(id),
+            command: command_of(id.pid),
+            keeper_end,
+            channel,
+            in_session: false,
+        }
+    }
 }
 
 /// A process's membership of a stack.

@@ -86,7 +86,9 @@ pub fn begin_fork() {
 
 /// The fork is over, in this process: signals that came meanwhile come now.
 pub fn end_fork() {
-    if let Some(before) = FORKING.with(Cell::take) {
+    // Looked at first: a fork that had nothing to hold writes nothing, which would be a page to copy.
+    if let Some(before) = FORKING.with(Cell::get) {
+        FORKING.with(|f| f.set(None));
         let _: u64 = set(before);
     }
 }

@@ -17,7 +17,6 @@ use crate::daemon::Daemon;
 use crate::keeper::listen_for_deaths;
 use crate::net::{Net, within};
 use crate::nic::Nic;
-use crate::peer::command_of;
 use crate::records::{Ident, ProcessId, Record, Records};
 use crate::refusal::Refusal;
 use crate::session::Progress;
@@ -206,17 +205,8 @@ fn enter(live: &mut Live, living: Vec<(u16, ProcessId, OwnedFd)>) -> Result<Vec<
         let (theirs, keeper_end) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, cloexec, None)?;
         live.last_owner = live.last_owner.max(owner);
-        live.owners.insert(
-            owner,
-            Owner {
-                pid: id.pid,
-                id: Some(id),
-                command: command_of(id.pid),
-                keeper_end,
-                channel: Some(theirs),
-                in_session: false,
-            },
-        );
+        live.owners
+            .insert(owner, Owner::awaited(id, keeper_end, Some(theirs)));
         watched.push((owner, id, Some(pidfd)));
     }
     Ok(watched)

@@ -83,7 +83,8 @@ pub fn find_all(daemon: &Arc<Daemon>) {
                     let net = net.inspect_err(|e| {
                         tracing::error!(
                             stack = id,
-                            "a stack of the daemon before is left to itself: {e}"
+                            "a stack of the daemon before is left to itself, its connections go on, new sockets of its \
+                             programs stay with the kernel: {e}"
                         );
                     });
                     // The receiver may have given up waiting.

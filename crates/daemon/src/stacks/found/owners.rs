@@ -10,7 +10,7 @@ use flyover_proto::Control;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::daemon::Daemon;
-use crate::peer::{command_of, has_ended};
+use crate::peer::has_ended;
 use crate::records::ProcessId;
 use crate::stacks::attach::Owner;
 use crate::stacks::stack::{Life, Live, Stack};
@@ -36,17 +36,8 @@ pub fn owners(
         };
         watched.push((owner, id, id.open()));
         live.last_owner = live.last_owner.max(owner);
-        live.owners.insert(
-            owner,
-            Owner {
-                pid: id.pid,
-                id: Some(id),
-                command: command_of(id.pid),
-                keeper_end,
-                channel: None,
-                in_session: false,
-            },
-        );
+        live.owners
+            .insert(owner, Owner::awaited(id, keeper_end, None));
     }
     // Attached, and not noted: nobody can prove to be these. Their channels end here.
     for owner in channels.into_keys() {

@@ -89,7 +89,7 @@ pub fn works(daemon: &Daemon) {
     let (_c, _, fds) = daemon.attach(StackName::Default);
     assert_eq!(fds.nics.len(), 2);
     assert!(
-        start.elapsed() < Duration::from_secs(4),
+        start.elapsed() < Duration::from_secs(2),
         "took {:?}",
         start.elapsed()
     );

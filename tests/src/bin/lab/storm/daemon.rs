@@ -22,8 +22,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const SINK: u16 = 7801;
 const ECHO: u16 = 7802;
 const SERVED: u16 = 7803;
-/// New sockets are accelerated again within this time; one look at it may wait for 5 s.
-const SOON: Duration = Duration::from_secs(20);
+/// New sockets are accelerated again within this time: at the second look at the latest, and one may wait for 5 s.
+const SOON: Duration = Duration::from_secs(6);
 /// Killed in continuous integration.
 const IN_CI: u64 = 8;
 /// What a program writes before it exits.
