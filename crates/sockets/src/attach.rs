@@ -3,6 +3,7 @@
 
 mod bells;
 mod name;
+mod outgoing;
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use flyover_core::effects::{Effect, Effects};
 use flyover_core::stack::Stack;
 use flyover_core::stack::locked::{Env, Locked, NicSet};
 use flyover_core::time::Instant;
-use flyover_core::{Handover, SockId, SockRef};
+use flyover_core::{Handover, Outbox, SockId, SockRef};
 use flyover_cplane::Reader;
 use flyover_vnic::Vnic;
 use flyover_wire::{Endpoint, Ip};
@@ -147,6 +148,8 @@ pub struct Parts {
     pub nic_ifindex: Vec<u32>,
     /// Descriptors that become readable when a frame arrives.
     pub nic_fds: Vec<i32>,
+    /// As [`Attachment::tx_fds`].
+    pub tx_fds: Vec<i32>,
     /// As [`Attachment::local_only`].
     pub local_only: bool,
     /// As [`Attachment::shared`].
@@ -235,6 +238,8 @@ pub struct Attachment {
     pub nic_ifindex: Vec<u32>,
     /// Descriptors of the V-NICs.
     pub nic_fds: Vec<i32>,
+    /// Descriptor of the V-NIC at each index of the stack's table; -1: this process has none there.
+    pub tx_fds: Vec<i32>,
     /// The stack is of an ordinary user's daemon: it has no V-NIC and never gets one; nothing but the local path can be
     /// had, and the daemon refuses filters, handovers and takeovers.
     pub local_only: bool,
@@ -261,6 +266,7 @@ pub struct Attachment {
     /// Socket from which wakes are sent.
     pub wake_tx: i32,
     bells: bells::Bells,
+    outgoing: outgoing::Outgoing,
 }
 
 impl core::fmt::Debug for Attachment {
@@ -281,12 +287,12 @@ impl Attachment {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let wake_tx = crate::os::move_high(os, os.socket(libc::AF_UNIX, kind, 0)?)?;
         let seed = os.entropy();
+        let mut rooms = outgoing::rooms(parts.nic_count);
         let context = |i: usize| {
             let rng = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
-            Mutex::new(Context {
-                fx: Effects::new(),
-                rng,
-            })
+            let mut fx = Effects::new();
+            fx.outbox = rooms.next().map_or(Outbox::closed(), Outbox::open);
+            Mutex::new(Context { fx, rng })
         };
         Ok(Self {
             daemons: AtomicU64::new(parts.stack.daemons()),
@@ -297,6 +303,7 @@ impl Attachment {
             os,
             nic_ifindex: parts.nic_ifindex,
             nic_fds: parts.nic_fds,
+            tx_fds: parts.tx_fds,
             local_only: parts.local_only,
             shared: parts.shared,
             keeper: parts.keeper,
@@ -312,6 +319,7 @@ impl Attachment {
             nic_count: parts.nic_count,
             wake_tx,
             bells: bells::Bells::default(),
+            outgoing: outgoing::Outgoing::default(),
         })
     }
 
@@ -404,6 +412,7 @@ impl Attachment {
         c.rng ^= c.rng >> 7;
         c.rng ^= c.rng << 17;
         let now = Instant(self.os.now());
+        c.fx.outbox.pause(self.outgoing.refused_lately(now));
         Env {
             now,
             nics,
@@ -451,15 +460,20 @@ impl Attachment {
         if self.stack.daemons() != self.daemons.load(Ordering::Relaxed) {
             self.meet_daemon();
         }
-        if fx.is_empty() {
+        if fx.is_empty() && fx.outbox.is_empty() {
             return;
+        }
+        if fx.first_wakes_lock() {
+            // Before the frames: somebody waits for what is free now.
+            self.wake_lock();
+        }
+        if !fx.outbox.is_empty() {
+            self.send_outbox(&mut fx.outbox);
         }
         while let Some(e) = fx.pop() {
             match e {
                 Effect::Wake(w) => self.wake(w),
-                Effect::FutexWakeLock => self
-                    .os
-                    .futex_wake(self.stack.lock().seq.as_atomic(), i32::MAX as u32),
+                Effect::FutexWakeLock => self.wake_lock(),
                 Effect::PokeKeeper => self.keeper.poke(),
                 Effect::ResolveNeigh { ifindex, ip } => self.daemon(|d| d.resolve(ifindex, ip)),
                 Effect::DelFilter(id) => self.daemon(|d| d.del_filter(id)),
@@ -473,6 +487,11 @@ impl Attachment {
         if core::mem::take(&mut fx.overflow) {
             self.stack.each_waiter().for_each(|w| self.wake(w));
         }
+    }
+
+    fn wake_lock(&self) {
+        self.os
+            .futex_wake(self.stack.lock().seq.as_atomic(), i32::MAX as u32);
     }
 
     /// The daemon died, and another one has taken the stack over: its control plane is the one that is up to date.

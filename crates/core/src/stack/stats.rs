@@ -141,6 +141,8 @@ counters! {
     tx_full,
     /// Transmissions refused by the V-NIC.
     tx_dropped,
+    /// Frames that waited for the lock to be dropped and were refused then.
+    tx_outbox_lost,
     /// Transmissions given up: no route.
     tx_no_route,
     /// Route look-ups because a cached one was stale.

@@ -283,6 +283,20 @@ impl Vnic for PacketNic<'_> {
         tx::send(self.fd.as_fd(), self.state, hdr, payload, off)
     }
 
+    fn encode(
+        &mut self,
+        hdr: &[u8],
+        payload: &[ShmBytes<'_>],
+        off: &TxOffload,
+        into: &mut [u8],
+    ) -> Option<usize> {
+        tx::encode(self.state, hdr, payload, off, into)
+    }
+
+    fn post(&mut self, encoded: &[u8]) -> TxResult {
+        tx::post_encoded(self.fd.as_fd(), self.state, encoded)
+    }
+
     fn flush(&mut self) {}
 
     fn rx_pending(&self) -> bool {
