@@ -1,5 +1,5 @@
 //! One stack, as this process uses it: the shared memory, the V-NICs, and the ways to the daemon and the keeper.
-//! Here the stack lock is taken and the stack's wishes ([`Effect`]) are carried out.
+//! Here the stack lock is taken; `wishes.rs` carries out what the stack wants done then.
 
 mod bells;
 mod name;
@@ -10,7 +10,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use flyover_core::effects::{Effect, Effects};
+use flyover_core::effects::Effects;
 use flyover_core::stack::Stack;
 use flyover_core::stack::locked::{Env, Locked, NicSet};
 use flyover_core::time::Instant;
