@@ -123,6 +123,8 @@ counters! {
     takeovers_begun,
     /// Those that were.
     takeovers_of_kernel,
+    /// Ends of connections within this host that got a place in the stack.
+    local_marks,
     /// Connections within this host that were paired: their bytes go through shared memory.
     local_pairs,
     /// Pairs that went back to the kernel.

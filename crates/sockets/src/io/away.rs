@@ -89,9 +89,11 @@ impl Sockets {
 
     /// Urgent data is in the kernel's queues, where its place in the stream cannot be told: such a connection stays there.
     fn note_urgent(&self, fd: i32, flags: i32) {
-        if flags & libc::MSG_OOB != 0
-            && let Some(ep) = self.mark(fd)
-        {
+        if flags & libc::MSG_OOB == 0 {
+            return;
+        }
+        self.young_stays(fd);
+        if let Some(ep) = self.mark(fd) {
             self.never_paired(&ep);
         }
     }
@@ -138,9 +140,7 @@ impl Sockets {
                 let control = if done == 0 { control } else { &[] };
                 self.os.sendmsg(fd, &pieces, None, control, how)
             });
-            if let Entered::Counted(ep) = entered {
-                self.leave_kernel(&ep);
-            }
+            self.after_kernel(fd, &entered);
             let failed = match sent {
                 Ok(n) => {
                     done += n;
@@ -218,9 +218,7 @@ impl Sockets {
                 self.os
                     .recvmsg(fd, pieces, control, flags | libc::MSG_DONTWAIT)
             });
-            if let Entered::Counted(ep) = entered {
-                self.leave_kernel(&ep);
-            }
+            self.after_kernel(fd, &entered);
             let peeks = flags & libc::MSG_PEEK != 0;
             let failed = match got {
                 Err(Errno::EINTR) => continue,

@@ -21,7 +21,13 @@ impl Sockets {
                 let _: bool = self.table.store(fd, Entry::Unknown);
                 return Answer::Kernel;
             }
-            Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {}
+            // Nobody else knows of it.
+            Entry::Young(y) if !y.in_epoll => {
+                let _: bool = self.table.store(fd, Entry::Unknown);
+                return Answer::Kernel;
+            }
+            Entry::Young(_) | Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {
+            }
         }
         if self.is_foreign_child() {
             // A vfork child: the table is the parent's.
@@ -60,7 +66,8 @@ impl Sockets {
                     self.epolls.forget_fd(self, fd);
                 }
             }
-            Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
+            Entry::Young(y) if y.in_epoll => self.epolls.forget_fd(self, fd),
+            Entry::Young(_) | Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
         }
     }
 
@@ -144,7 +151,7 @@ impl Sockets {
         match self.table.load(fd) {
             Entry::Ours => Err(Errno::EBUSY),
             Entry::Unknown | Entry::Kernel(_) | Entry::Closing => Ok(()),
-            Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {
+            Entry::Young(_) | Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {
                 if !self.is_foreign_child() {
                     self.release(fd);
                 }
