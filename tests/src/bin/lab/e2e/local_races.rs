@@ -41,6 +41,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(on_pair("local.races", Side::Server, races).lasting(limit));
     cases.push(on_pair("local.wakes", Side::Server, wakes).only_flyover());
     cases.push(on_pair("local.short", Side::Server, short).only_flyover());
+    cases.push(on_pair("local.opening", Side::Server, opening).lasting(Duration::from_secs(60)));
     let limit = Duration::from_secs(120 * more());
     cases.push(on_pair("local.meddlers", Side::Server, meddlers).lasting(limit));
 }
@@ -73,6 +74,20 @@ fn wakes(lab: &Lab) -> Result<()> {
         "of {wakes} wakes {bells} by a bell"
     );
     Ok(())
+}
+
+/// Connections that are still being opened when `connect` returns are paired like others.
+fn opening(lab: &Lab) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("local/opening.c");
+    let program = lab.directory().join("opening");
+    compile(&source, &program, &[])?;
+    let before = pairs(lab)?;
+    lab.cmd(Host::Server, &program)
+        .args("7903 8")
+        .run(Duration::from_secs(60))?
+        .success()?;
+    ensure_paired(lab, before, 8, 1)?;
+    nothing_left(lab)
 }
 
 fn await_listener(lab: &Lab, port: u16, server: &mut flyover_e2e::cmd::Proc) -> Result<()> {
