@@ -118,6 +118,11 @@ pub trait Vnic {
     /// Whether `rx_next` would return a frame: one load, no system call.
     fn rx_pending(&self) -> bool;
 
+    /// Whether so many frames wait that they had better be taken out before there is no room for more.
+    fn rx_deep(&self) -> bool {
+        false
+    }
+
     /// The V-NIC's descriptor polled as `POLLERR`: takes the error, so that the next poll can sleep again.
     fn on_poll_error(&mut self) {}
 
