@@ -52,6 +52,9 @@ const HOLD_NS: u64 = 20_000;
 /// asleep in the kernel later on.
 const YOUNG: u32 = 4;
 
+/// At so many calls in a row a pairing is tried: that costs the stack's lock and a look, unless the other end is there, too.
+const TRIED_AT_ONCE: u32 = 32;
+
 /// A call of the kernel's on a mark, counted in.
 #[derive(Debug)]
 #[must_use]
@@ -187,13 +190,14 @@ impl Sockets {
         Some((Ep { att, sock, v6 }, !off))
     }
 
-    /// Pairs the mark when so many calls have moved bytes on it that it pays. Later on it is tried more and more rarely: the
-    /// other end may be a plain program.
+    /// Pairs the mark when so many calls have moved bytes on it that it pays. Where both ends are busy, a call is inside more
+    /// often than not: it is tried at each call for a while, and then more and more rarely, since the other end may be a
+    /// plain program.
     fn pair_at(&self, fd: Option<i32>, ep: &Ep, calls: u32) {
         let Some(since) = calls.checked_sub(self.settings.local_after) else {
             return;
         };
-        if (since == 0 || since.is_power_of_two()) && ep.shared().has(flag::LOCAL) {
+        if (since < TRIED_AT_ONCE || since.is_power_of_two()) && ep.shared().has(flag::LOCAL) {
             let _: bool = self.pair(fd, ep);
         }
     }

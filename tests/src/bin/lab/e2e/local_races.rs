@@ -42,6 +42,7 @@ pub fn cases(cases: &mut Vec<Case>) {
     cases.push(on_pair("local.wakes", Side::Server, wakes).only_flyover());
     cases.push(on_pair("local.short", Side::Server, short).only_flyover());
     cases.push(on_pair("local.opening", Side::Server, opening).lasting(Duration::from_secs(60)));
+    cases.push(on_pair("local.warm", Side::Server, warm).only_flyover());
     let limit = Duration::from_secs(120 * more());
     cases.push(on_pair("local.meddlers", Side::Server, meddlers).lasting(limit));
 }
@@ -87,6 +88,23 @@ fn opening(lab: &Lab) -> Result<()> {
         .run(Duration::from_secs(60))?
         .success()?;
     ensure_paired(lab, before, 8, 1)?;
+    nothing_left(lab)
+}
+
+/// Of streams whose ends are busy all the time nearly all are paired within their first twenty calls.
+fn warm(lab: &Lab) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("local/warm.c");
+    let program = lab.directory().join("warm");
+    compile(&source, &program, &[])?;
+    let count = 200 * more();
+    let before = pairs(lab)?;
+    lab.cmd(Host::Server, &program)
+        .args(&format!("7904 {count} 20"))
+        .run(Duration::from_secs(60))?
+        .success()?;
+    let paired = pairs(lab)? - before;
+    print!(" {paired}/{count}");
+    ensure!(paired * 100 >= count * 98, "only {paired} of {count}");
     nothing_left(lab)
 }
 
