@@ -8,7 +8,6 @@ use std::sync::{Mutex, OnceLock};
 use flyover_core::SockRef;
 use flyover_core::sock::{Kind as SockKind, Sock, flag};
 
-use crate::addr::Addr;
 use crate::attach::{Attachment, Connector};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
@@ -213,13 +212,13 @@ impl Sockets {
         }
     }
 
-    /// The kernel accepted `fd` for a listener that is not ours; `peer`: from there, if the kernel said so.
-    pub fn on_kernel_accept(&self, fd: i32, peer: Option<Addr>) {
+    /// The kernel accepted `fd` for a listener that is not ours.
+    pub fn on_kernel_accept(&self, fd: i32) {
         let _: bool = self.table.store(fd, Entry::Kernel(0));
         self.mark_made(fd);
         if self.settings.local
             && self.accelerates()
-            && let Some(peer) = peer.or_else(|| self.os.getpeername(fd).ok())
+            && let Ok(peer) = self.os.getpeername(fd)
             && let Some(remote) = peer.endpoint()
         {
             let v6 = peer.family() == libc::AF_INET6;
@@ -252,7 +251,7 @@ impl Sockets {
     #[inline]
     pub fn look(&self, fd: i32) -> Fd {
         match self.table.load(fd) {
-            Entry::Kernel(_) | Entry::Young(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
+            Entry::Kernel(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
             Entry::Fresh(f) => self.fresh(fd, f),
             Entry::Epoll(i) => Fd::Epoll(i),
             Entry::Unknown => self.probe(fd),
@@ -393,9 +392,7 @@ impl Sockets {
                 None => Fd::Kernel,
             },
             Entry::Epoll(i) => Fd::Epoll(i),
-            Entry::Unknown | Entry::Kernel(_) | Entry::Young(_) | Entry::Closing | Entry::Ours => {
-                Fd::Kernel
-            }
+            Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
         }
     }
 

@@ -53,16 +53,8 @@ impl Locked<'_, '_, '_> {
         s.rt_valid.set(0);
         if s.kind() == Kind::Tcp && s.tcp_state().transmits() {
             // What was too large is lost; send it again in smaller segments, without blaming the network's load.
-            let t = &s.tcb;
-            t.rtx_nxt.set(t.snd_una.get());
-            t.lost_edge.set(t.snd_nxt.get());
-            if t.snd_nxt.get() != t.snd_una.get() {
-                t.phase.set(crate::tcp::cc::Phase::Recovery as u32);
-                t.recover.set(t.snd_nxt.get());
-                t.ssthresh.set(t.cwnd.get());
-                t.prr_prior.set(0);
-                t.head_rtx_at.set(0);
-            }
+            crate::tcp::user::connect::check_mtu(self, s, mtu);
+            crate::tcp::loss::too_large(self, id);
             self.post(id);
         }
     }

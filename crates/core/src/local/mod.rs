@@ -189,7 +189,6 @@ impl Locked<'_, '_, '_> {
         // Whether `connect` has told the program, its caller knows.
         s.clear_flag(flag::CONNECTED_SEEN);
         st.hash_conn(r.id);
-        count!(self, local_marks);
         Ok(r)
     }
 

@@ -4,6 +4,7 @@ use super::buf::{BUF_SIZE, Buf};
 use super::state::StackState;
 use super::wake::{Item, Set, Waiter};
 use crate::sock::Sock;
+use crate::tcp::flight::Table;
 use flyover_config::StackOpts;
 use flyover_shm::Object;
 use flyover_vnic::NicState;
@@ -41,6 +42,8 @@ pub struct Layout {
     pub buckets: usize,
     /// Sockets.
     pub socks: usize,
+    /// What each socket has in flight.
+    pub flights: usize,
     /// Buffer descriptions.
     pub bufs: usize,
     /// Memberships.
@@ -61,7 +64,10 @@ pub const LAYOUT_HASH: u64 = mix(
         mix(
             mix(
                 mix(
-                    mix(mix(StackState::HASH, Sock::HASH), Buf::HASH),
+                    mix(
+                        mix(mix(StackState::HASH, Sock::HASH), Table::HASH),
+                        Buf::HASH,
+                    ),
                     Item::HASH,
                 ),
                 Set::HASH,
@@ -112,6 +118,7 @@ impl Layout {
         let nics = take(n(NICS, size_of::<NicState>()), 4096);
         let buckets = take(n(limits.buckets, 4 * 3), 4096);
         let socks = take(n(limits.socks, size_of::<Sock>()), 4096);
+        let flights = take(n(limits.socks, size_of::<Table>()), 4096);
         let bufs = take(n(limits.bufs, size_of::<Buf>()), 4096);
         let items = take(n(limits.items, size_of::<Item>()), 4096);
         let sets = take(n(limits.sets, size_of::<Set>()), 4096);
@@ -124,6 +131,7 @@ impl Layout {
             nics,
             buckets,
             socks,
+            flights,
             bufs,
             items,
             sets,

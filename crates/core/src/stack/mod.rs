@@ -14,6 +14,7 @@ pub mod wake;
 pub mod wheel;
 
 use crate::sock::{Kind, Sock, SockId, SockRef, flag};
+use crate::tcp::flight::{Flight, Table};
 use crate::time::Instant;
 use alloc::boxed::Box;
 use buf::Buf;
@@ -55,6 +56,7 @@ pub struct View<'m> {
     pub(crate) nics: Arena<'m, NicState>,
     pub(crate) buckets: Arena<'m, Bucket>,
     pub(crate) socks: Arena<'m, Sock>,
+    pub(crate) flights: Arena<'m, Table>,
     pub(crate) bufs: Arena<'m, Buf>,
     pub(crate) items: Arena<'m, Item>,
     pub(crate) sets: Arena<'m, Set>,
@@ -97,6 +99,7 @@ impl<'m> Stack<'m> {
             nics: Arena::new(region, l.nics, layout::NICS).map_err(e)?,
             buckets: Arena::new(region, l.buckets, l.limits.buckets).map_err(e)?,
             socks: Arena::new(region, l.socks, l.limits.socks).map_err(e)?,
+            flights: Arena::new(region, l.flights, l.limits.socks).map_err(e)?,
             bufs: Arena::new(region, l.bufs, l.limits.bufs).map_err(e)?,
             items: Arena::new(region, l.items, l.limits.items).map_err(e)?,
             sets: Arena::new(region, l.sets, l.limits.sets).map_err(e)?,
@@ -151,6 +154,15 @@ impl<'m> Stack<'m> {
     #[inline]
     pub fn sock(self, id: SockId) -> &'m Sock {
         self.socks.at(id)
+    }
+
+    /// What a connection has in flight, and its control block.
+    #[inline]
+    pub(crate) fn flight(self, id: SockId) -> Flight<'m> {
+        Flight {
+            tcb: &self.sock(id).tcb,
+            table: self.flights.at(Idx::new(id.raw())),
+        }
     }
 
     /// The shared state of V-NIC `i`.

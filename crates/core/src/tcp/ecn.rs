@@ -2,7 +2,6 @@
 //! network (CE) is echoed (ECE) until the sender says that it slowed down (CWR). Neither SYNs, acknowledgments nor
 //! retransmissions are ECT (section 6.1).
 
-use super::cc::{self, Phase};
 use super::tcb::{Tcb, tflag};
 use crate::stack::poll::RxPkt;
 use flyover_wire::TcpFlags;
@@ -100,10 +99,7 @@ pub(crate) fn arrived(t: &Tcb, p: &RxPkt<'_>, flags: TcpFlags, seq_len: u32) {
     }
 }
 
-/// An acknowledgment: a mark of the network that it echoes lowers the window, once per round trip.
-pub(crate) fn echoed(t: &Tcb, flags: TcpFlags, mss: u32) {
-    let told = t.tflags.get() & tflag::ECN != 0 && flags.has(TcpFlags::ECE);
-    if told && !flags.has(TcpFlags::SYN) && t.cc_phase() == Phase::Open {
-        cc::enter_cwr(t, mss);
-    }
+/// An acknowledgment echoes a mark of the network: the window goes down, once per round trip.
+pub(crate) fn is_echoed(t: &Tcb, flags: TcpFlags) -> bool {
+    t.tflags.get() & tflag::ECN != 0 && flags.has(TcpFlags::ECE) && !flags.has(TcpFlags::SYN)
 }

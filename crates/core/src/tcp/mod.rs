@@ -1,6 +1,6 @@
 //! TCP. RFCs 9293, 6298 (RTO), 5681/6675 (recovery), 9438 (CUBIC), 7323 (window scale, timestamps, PAWS), 2018 (SACK),
-//! 5961 (blind attacks), 6528 (ISN), 1122 (delayed ACK, Nagle, keep-alive), 8985 section 7 (tail-loss probe), 3168 (ECN),
-//! 6937 (rate of reduction).
+//! 5961 (blind attacks), 6528 (ISN), 1122 (delayed ACK, Nagle, keep-alive), 8985 (RACK, tail-loss probe), 3168 (ECN),
+//! 6937 (rate of reduction), 3522 and 5682 (undoing it), 7661 (a window that is not used).
 //!
 //! | folder | what |
 //! |---|---|
@@ -8,10 +8,13 @@
 //! | `rx/` | one file per step of RFC 9293 section 3.10.7 |
 //! | `tx/` | what to send next, and how |
 //! | `cc/` | how much may be in flight |
+//! | `flight`, `loss/` | what is in flight; what of it is lost, and whether it was |
 //! | `user/` | connect, listen, accept, send, recv, shutdown, close |
 
 pub mod cc;
 mod ecn;
+pub(crate) mod flight;
+pub(crate) mod loss;
 pub mod reasm;
 pub mod rtt;
 pub mod rx;

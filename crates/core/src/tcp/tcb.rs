@@ -4,8 +4,6 @@
 use crate::stack::buf::Buf;
 use flyover_shm::{ByteCell, HalfCell, OptIdx, SharedCell, shm_struct};
 
-/// SACKed ranges that are remembered above SND.UNA.
-pub const SACKED: usize = 16;
 /// Ranges above RCV.NXT that are reported to the peer.
 pub const RSACK: usize = 4;
 
@@ -21,8 +19,8 @@ shm_struct! {
         pub phase: ByteCell,
         /// What `t_rtx` means: [`rtx`].
         pub rtx_kind: ByteCell,
-        /// Pairs in use in `sacked`.
-        pub sacked_n: ByteCell,
+        /// Runs in use in the socket's [`crate::tcp::flight::Table`].
+        pub runs_n: ByteCell,
         /// Pairs in use in `rsack`.
         pub rsack_n: ByteCell,
         /// Consecutive timeouts.
@@ -40,8 +38,8 @@ shm_struct! {
         pub snd_wnd: SharedCell<u32>,
         /// SND.WL1.
         pub snd_wl1: SharedCell<u32>,
-        /// SND.WL2.
-        pub snd_wl2: SharedCell<u32>,
+        /// Last time anything was sent, us.
+        pub wstamp: SharedCell<u32>,
         /// Largest window the peer ever offered, bytes.
         pub max_wnd: SharedCell<u32>,
         /// SND.UP, meaningful with `URG_OUT`.
@@ -105,61 +103,125 @@ shm_struct! {
         pub min_rtt: SharedCell<u64>,
         /// Retransmission timeout, ns, without back-off.
         pub rto: SharedCell<u64>,
-        /// When the timed segment was sent, ns; 0 when none is timed.
+        /// When the SYN was sent, ns; 0 when it is not timed.
         pub rtt_at: SharedCell<u64>,
-        /// The ACK that ends the timing covers this sequence number.
+        /// Mean deviation of the round-trip time, ns.
+        pub mdev: SharedCell<u64>,
+        /// Its largest value in this round trip, ns.
+        pub mdev_max: SharedCell<u64>,
+        /// When `min_rtt` was taken, ns.
+        pub min_rtt_at: SharedCell<u64>,
+        /// SND.NXT when this round trip of `mdev_max` began.
         pub rtt_seq: SharedCell<u32>,
-
-        /// Congestion window, bytes.
-        pub cwnd: SharedCell<u32>,
-        /// Slow-start threshold, bytes.
-        pub ssthresh: SharedCell<u32>,
-        /// SND.NXT when recovery began: it ends when this is acknowledged.
-        pub recover: SharedCell<u32>,
-        /// Next sequence number that recovery considers for retransmission.
-        pub rtx_nxt: SharedCell<u32>,
-        /// What is below and not SACKed counts as lost.
-        pub lost_edge: SharedCell<u32>,
-        /// When the segment at SND.UNA was last retransmitted, ns.
-        pub head_rtx_at: SharedCell<u64>,
-        /// Bytes sent again, in total.
-        pub retrans: SharedCell<u32>,
-        /// SACKed ranges above SND.UNA, ascending; pairs of words.
-        pub sacked: [SharedCell<u32>; 32],
-        /// Bytes ACKed that the window has not yet grown for.
-        pub cwnd_acc: SharedCell<u32>,
-        /// Reduction of the window (RFC 6937), in segments: the window before it; 0 when none goes on.
-        pub prr_prior: HalfCell,
-        /// What left the network since it began.
-        pub prr_delivered: HalfCell,
-        /// What was sent since it began.
-        pub prr_out: HalfCell,
+        /// Timeouts since SND.UNA last moved.
+        pub retransmits: ByteCell,
+        /// Index of the first run there.
+        pub runs_first: ByteCell,
         /// Fills the gap; always 0.
         pub gap: HalfCell,
-        /// When data last came, ms; 0 before the first.
-        pub data_at: SharedCell<u32>,
-        /// SND.NXT when the segment at SND.UNA was last retransmitted.
-        pub head_rtx_nxt: SharedCell<u32>,
-        /// CUBIC: W_max, bytes.
-        pub w_max: SharedCell<u32>,
-        /// CUBIC: W_est of the Reno-friendly region, bytes.
-        pub w_est: SharedCell<u32>,
-        /// CUBIC: K, ms.
-        pub k_ms: SharedCell<u32>,
-        /// CUBIC: cwnd at the start of the epoch, bytes.
-        pub w_origin: SharedCell<u32>,
-        /// CUBIC: start of the epoch, ns; 0 when there is none.
-        pub epoch: SharedCell<u64>,
-        /// HyStart-like: smallest sample of this round, ns.
-        pub round_min: SharedCell<u64>,
-        /// End of the current round.
-        pub round_end: SharedCell<u32>,
+
+        /// Congestion window, segments.
+        pub cwnd: SharedCell<u32>,
+        /// Slow-start threshold, segments.
+        pub ssthresh: SharedCell<u32>,
+        /// Segments acknowledged that the window has not yet grown for.
+        pub cwnd_acc: SharedCell<u32>,
+        /// Linux's `high_seq`: SND.NXT when the phase began; recovery ends when this is acknowledged.
+        pub recover: SharedCell<u32>,
+        /// Segments sent and not acknowledged cumulatively.
+        pub packets_out: SharedCell<u32>,
+        /// Those of them that are SACKed; without SACK, duplicate ACKs.
+        pub sacked_out: SharedCell<u32>,
+        /// Those that count as lost.
+        pub lost_out: SharedCell<u32>,
+        /// Those that were sent again and are not acknowledged.
+        pub retrans_out: SharedCell<u32>,
+        /// Segments delivered to the peer, in total.
+        pub delivered: SharedCell<u32>,
+        /// Segments taken for lost, in total.
+        pub lost: SharedCell<u32>,
+        /// Bytes sent again, in total.
+        pub retrans: SharedCell<u32>,
+        /// Segments sent again, in total.
+        pub total_retrans: SharedCell<u32>,
+        /// Segments that the peer said came twice, in total.
+        pub dsack_dups: SharedCell<u32>,
+        /// Segments above a hole that are taken for a loss; more where the network changes the order.
+        pub reordering: SharedCell<u32>,
+        /// How often a changed order was seen.
+        pub reord_seen: SharedCell<u32>,
+        /// When the oldest retransmission of this episode was made, ms as the timestamp clock counts; 0 for none.
+        pub retrans_stamp: SharedCell<u32>,
+        /// SND.UNA when the window was last reduced; meaningful with [`tflag::UNDO`].
+        pub undo_marker: SharedCell<u32>,
+        /// Retransmissions of this episode that were not shown to be unnecessary; `u32::MAX` when there was none yet.
+        pub undo_retrans: SharedCell<u32>,
+        /// The time that the last segment echoed, as `retrans_stamp`; 0 for none.
+        pub echo: SharedCell<u32>,
+        /// The threshold before the reduction; 0 when it cannot be undone.
+        pub prior_ssthresh: SharedCell<u32>,
+        /// SND.NXT when the tail-loss probe went out; meaningful with [`tflag::TLP`].
+        pub tlp_high: SharedCell<u32>,
+        /// RACK (RFC 8985): when the last delivered segment was sent, us.
+        pub rack_at: SharedCell<u32>,
+        /// RACK: its end.
+        pub rack_end: SharedCell<u32>,
+        /// RACK: its round-trip time, us.
+        pub rack_rtt: SharedCell<u32>,
+        /// RACK: SND.NXT when the reordering window was last widened.
+        pub rack_round: SharedCell<u32>,
+        /// RACK: width of the reordering window, quarters of the smallest round-trip time.
+        pub reo_steps: ByteCell,
+        /// RACK: recoveries until it is narrow again.
+        pub reo_persist: ByteCell,
         /// Samples in this round.
         pub round_n: ByteCell,
         /// Zero-window or keep-alive probes unanswered.
         pub probes: ByteCell,
-        /// Duplicate ACKs in a row.
-        pub dupacks: HalfCell,
+        /// Reduction of the window (RFC 6937), in segments: the window before it.
+        pub prior_cwnd: SharedCell<u32>,
+        /// What left the network since it began.
+        pub prr_delivered: SharedCell<u32>,
+        /// What was sent since it began.
+        pub prr_out: SharedCell<u32>,
+        /// Most segments in flight in this window (RFC 7661).
+        pub max_out: SharedCell<u32>,
+        /// SND.NXT when `max_out` was noted.
+        pub usage_end: SharedCell<u32>,
+        /// Most segments in flight since the window was last full.
+        pub cwnd_used: SharedCell<u32>,
+        /// When the window was last full, ms.
+        pub cwnd_stamp: SharedCell<u32>,
+        /// When data last came, ms; 0 before the first.
+        pub data_at: SharedCell<u32>,
+        /// CUBIC: W_max, segments.
+        pub w_max: SharedCell<u32>,
+        /// CUBIC: W_est of the Reno-friendly region, segments.
+        pub w_est: SharedCell<u32>,
+        /// CUBIC: K, 1024ths of a second.
+        pub k: SharedCell<u32>,
+        /// CUBIC: origin of the curve, segments.
+        pub w_origin: SharedCell<u32>,
+        /// CUBIC: start of the epoch, ms; 0 when there is none.
+        pub epoch: SharedCell<u32>,
+        /// CUBIC: segments acknowledged since.
+        pub epoch_acked: SharedCell<u32>,
+        /// CUBIC: the window grows by one for so many acknowledged segments.
+        pub cubic_cnt: SharedCell<u32>,
+        /// CUBIC: the window at the last computation, segments.
+        pub cubic_cwnd: SharedCell<u32>,
+        /// CUBIC: when that was, ms.
+        pub cubic_at: SharedCell<u32>,
+        /// CUBIC: smallest round-trip time, us.
+        pub delay_min: SharedCell<u32>,
+        /// HyStart: smallest sample of this round, us.
+        pub round_min: SharedCell<u32>,
+        /// HyStart: end of the current round.
+        pub round_end: SharedCell<u32>,
+        /// HyStart: start of the current round, us.
+        pub round_at: SharedCell<u32>,
+        /// HyStart: last ACK of the train, us.
+        pub train_at: SharedCell<u32>,
 
         /// Deadline of retransmission, probe or SYN retry, ns; 0 is off.
         pub t_rtx: SharedCell<u64>,
@@ -212,8 +274,8 @@ pub mod tflag {
     pub const ACTIVE: u32 = 1 << 11;
     /// A tail-loss probe was sent for the current flight.
     pub const TLP: u32 = 1 << 12;
-    /// Sending was limited by the program, not by the network, in this flight.
-    pub const APP_LIMITED: u32 = 1 << 13;
+    /// Sending was limited by the congestion window in this flight.
+    pub const CWND_LIMITED: u32 = 1 << 13;
     /// `MSG_MORE`: hold back a small segment until more comes.
     pub const MORE: u32 = 1 << 14;
     /// The V-NIC was full: try again at the next poll.
@@ -240,6 +302,18 @@ pub mod tflag {
     pub const ECN_ECHO: u32 = 1 << 21;
     /// The next new data says CWR.
     pub const ECN_CWR: u32 = 1 << 22;
+    /// The reduction of the window may turn out to have been a mistake.
+    pub const UNDO: u32 = 1 << 26;
+    /// The tail-loss probe was something sent before.
+    pub const TLP_AGAIN: u32 = 1 << 27;
+    /// After a timeout: was it spurious (RFC 5682)?
+    pub const FRTO: u32 = 1 << 28;
+    /// RACK: something new was delivered.
+    pub const RACK_NEWS: u32 = 1 << 29;
+    /// RACK: the peer said that something came twice.
+    pub const RACK_DSACK: u32 = 1 << 30;
+    /// HyStart has ended slow start.
+    pub const HYSTART: u32 = 1 << 31;
 }
 
 /// Meanings of [`Tcb::rtx_kind`].
@@ -254,4 +328,6 @@ pub mod rtx {
     pub const PERSIST: u32 = 3;
     /// The neighbour was unresolved or the V-NIC full: try again.
     pub const RETRY: u32 = 4;
+    /// The reordering window (RFC 8985 section 6.3).
+    pub const REO: u32 = 5;
 }

@@ -1,18 +1,18 @@
 //! The timers of a connection: retransmission and its relatives, delayed ACK, keep-alive, the life-time of closing
 //! states. Each is a deadline in the control block; the socket hangs on the wheel at the earliest.
 
-use super::cc::{self, Phase};
+use super::cc::Phase;
+use super::flight::Flight;
 use super::rx::count;
 use super::state::TcpState;
 use super::tcb::{Tcb, rtx, tflag};
 use super::user::connect::LINEAR_SYNS;
-use super::{rtt, tx, user};
+use super::{loss, rtt, tx, user};
 use crate::error::Error;
 use crate::sock::{Kind, Sock, SockId, flag};
-use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::stack::wheel;
-use crate::time::{Instant, MS, SEC};
+use crate::time::{Instant, MS, SEC, US};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::Seq;
 
@@ -42,68 +42,73 @@ pub(crate) fn rearm(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
 }
 
-/// Starts the retransmission timer anew, or stops it when nothing is in flight. When everything queued was sent, a
-/// tail-loss probe comes before the timeout.
-pub(crate) fn restart_rtx(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
-    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
-    if flight == 0 {
-        t.t_rtx.set(0);
-        t.rtx_kind.set(rtx::NONE);
-        return;
-    }
-    let rto = rtt::rto(t, &l.st.opts);
-    let (kind, wait) = match probe_timeout(l.st, s, flight) {
-        Some(pto) if pto < rto => (rtx::TLP, pto),
-        _ => (rtx::RTO, rto),
-    };
+/// Starts the timer of retransmissions and their relatives.
+pub(crate) fn arm(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32, wait: u64) {
+    let t = &l.st.sock(id).tcb;
     t.rtx_kind.set(kind);
     t.t_rtx.set(l.env.now.0.saturating_add(wait));
     rearm(l, id);
 }
 
-/// New data went out while the timer ran: a tail-loss probe may be due earlier than what the timer stands at (RFC 8985
-/// section 7.2 schedules it with every transmission). It is never put off, so that the timeout stays where it was.
-pub(crate) fn schedule_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
-    if !matches!(t.rtx_kind.get(), rtx::RTO | rtx::TLP) || t.t_rtx.get() == 0 {
-        return;
-    }
-    let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
-    let Some(wait) = probe_timeout(l.st, s, flight) else {
-        return;
-    };
-    let at = l.env.now.0.saturating_add(wait);
-    if at < t.t_rtx.get() {
-        t.rtx_kind.set(rtx::TLP);
-        t.t_rtx.set(at);
-        rearm(l, id);
+/// Something was acknowledged: the tail-loss probe comes before the timeout where it may (`tcp_set_xmit_timer`).
+pub(crate) fn set_xmit(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    if !schedule_probe(l, id, true) {
+        rearm_rto(l, id);
     }
 }
 
-/// RFC 8985 section 7.2: two round trips; with a single segment in flight, the peer's delayed ACK on top.
-fn probe_timeout(st: Stack<'_>, s: &Sock, flight: u32) -> Option<u64> {
-    let t = &s.tcb;
-    let f = t.tflags.get();
-    let srtt = t.srtt.get();
-    if f & tflag::SACK == 0
-        || f & tflag::TLP != 0
-        || srtt == 0
-        || !matches!(t.cc_phase(), Phase::Open | Phase::Cwr)
-        || t.backoff.get() != 0
-        || t.sacked_n.get() != 0
-        || !s.tcp_state().transmits()
-    {
-        return None;
+/// The retransmission timer starts anew, or stops when nothing is in flight. Where a probe or the reordering window had
+/// the timer, the time since the first segment was sent is taken off.
+pub(crate) fn rearm_rto(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    if t.packets_out.get() == 0 {
+        if t.rtx_kind.get() != rtx::RETRY {
+            t.t_rtx.set(0);
+            t.rtx_kind.set(rtx::NONE);
+        }
+        return;
     }
-    let alone = if flight <= t.mss.get() {
-        u64::from(st.opts.rto_min_ms) * MS
-    } else {
-        2 * MS
+    let rto = rtt::rto(t, &l.st.opts);
+    let wait = match t.rtx_kind.get() {
+        rtx::TLP | rtx::REO => until_timeout(l, l.st.flight(id), rto).unwrap_or(1),
+        _ => rto,
     };
-    Some(srtt.saturating_mul(2).saturating_add(alone))
+    arm(l, id, rtx::RTO, wait);
+}
+
+/// How long until the first segment in flight is `rto` old; None: it is.
+fn until_timeout(l: &Locked<'_, '_, '_>, t: Flight<'_>, rto: u64) -> Option<u64> {
+    let head = t.first()?;
+    let age = loss::micros(l.env.now).wrapping_sub(head.at);
+    rto.checked_sub(u64::from(age) * US).filter(|n| *n > 0)
+}
+
+/// RFC 8985 section 7.2: after two round trips; with a single segment in flight, the peer's delayed ACK on top. Never
+/// later than the timeout, which `advancing` would put off. False: no probe now.
+pub(crate) fn schedule_probe(l: &mut Locked<'_, '_, '_>, id: SockId, advancing: bool) -> bool {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let open = matches!(t.cc_phase(), Phase::Open | Phase::Cwr);
+    let out = t.packets_out.get();
+    if out == 0 || !open || t.tflags.get() & tflag::SACK == 0 || !s.tcp_state().transmits() {
+        return false;
+    }
+    let mut wait = match t.srtt.get() {
+        0 => SEC,
+        n if out == 1 => 2 * n + u64::from(l.st.opts.rto_min_ms) * MS,
+        n => 2 * n + 2 * MS,
+    };
+    let rto = rtt::rto(t, &l.st.opts);
+    let left = if advancing {
+        Some(rto)
+    } else {
+        until_timeout(l, l.st.flight(id), rto)
+    };
+    if let Some(left) = left {
+        wait = wait.min(left);
+    }
+    arm(l, id, rtx::TLP, wait);
+    true
 }
 
 /// Something could not be sent for a reason that passes: look again after `ns`, doubled each time.
@@ -190,9 +195,12 @@ fn retransmission(l: &mut Locked<'_, '_, '_>, id: SockId) {
         st if !st.transmits() => {}
         _ => match kind {
             rtx::TLP => {
-                t.tflags.set(t.tflags.get() | tflag::TLP);
-                tx::tail_probe(l, id);
-                restart_rtx(l, id);
+                t.rtx_kind.set(rtx::TLP);
+                loss::send_probe(l, id);
+            }
+            rtx::REO => {
+                t.rtx_kind.set(rtx::REO);
+                loss::detect_late(l, id);
             }
             rtx::PERSIST => persist(l, id),
             rtx::RETRY => retry_now(l, id),
@@ -285,58 +293,95 @@ fn resend_syn(l: &mut Locked<'_, '_, '_>, id: SockId, active: bool) {
     }
 }
 
-/// RFC 6298 section 5.4: everything that is not SACKed counts as lost.
+/// RFC 6298 section 5.4 to 5.6 (`tcp_retransmit_timer`).
 fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.sock(id);
     let t = &s.tcb;
-    if t.snd_nxt.get() == t.snd_una.get() {
+    if t.packets_out.get() == 0 {
         return;
     }
     count!(l, tcp_rto);
-    if given_up(l, s) {
+    let shut = t.snd_wnd.get() == 0 && !s.has(flag::ORPHAN);
+    if if shut { is_deaf(l, s) } else { given_up(l, s) } {
         count!(l, tcp_failed);
         l.reset_conn(id, Error::TimedOut);
         return;
     }
-    cc::enter_loss(t, t.mss.get());
-    t.backoff.set((t.backoff.get() + 1).min(255));
-    t.rtx_nxt.set(t.snd_una.get());
-    t.lost_edge.set(t.snd_nxt.get());
-    t.head_rtx_at.set(0);
-    t.rtt_at.set(0);
-    t.dupacks.set(0);
+    loss::enter_loss(l.st.flight(id), loss::micros(l.env.now));
+    if !shut {
+        t.retransmits.set(t.retransmits.get() + 1);
+    }
     // The route may be the reason, or a neighbour that went away without a word: the kernel, which never sees our
     // packets go unanswered, is asked to look after it (RFC 1122 section 2.3.2.1).
     s.rt_valid.set(0);
     crate::ip::tx::doubt_neighbour(l, s);
-    let before = t.t_rtx.get();
-    tx::output(l, id);
-    if t.t_rtx.get() == before || t.t_rtx.get() == 0 {
-        t.rtx_kind.set(rtx::RTO);
-        t.t_rtx
-            .set(l.env.now.0.saturating_add(rtt::rto(t, &l.st.opts)));
+    let sent = tx::send_first_again(l, id);
+    if s.kind() != Kind::Tcp || !s.tcp_state().transmits() {
+        return;
     }
-    rearm(l, id);
+    if sent {
+        t.backoff.set((t.backoff.get() + 1).min(255));
+    } else if t.rtx_kind.get() == rtx::RETRY && t.t_rtx.get() != 0 {
+        return;
+    }
+    let rto = rtt::rto(t, &l.st.opts);
+    let wait = match remaining_patience(l, s) {
+        Some(left) => rto.min(left.max(MS)),
+        None => rto,
+    };
+    arm(l, id, rtx::RTO, wait);
 }
 
-/// `tcp_retries2`, the orphan's limit and `TCP_USER_TIMEOUT`.
+/// Of `TCP_USER_TIMEOUT`, since the first retransmission.
+fn remaining_patience(l: &Locked<'_, '_, '_>, s: &Sock) -> Option<u64> {
+    let (user, stamp) = (s.user_timeout.get(), s.tcb.retrans_stamp.get());
+    let gone = l.env.now.ms32().wrapping_sub(stamp);
+    (user != 0 && stamp != 0).then(|| u64::from(user.saturating_sub(gone)) * MS)
+}
+
+/// The peer shut its window after we had sent: retransmissions are probes, and it is gone when it is silent.
+fn is_deaf(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
+    let t = &s.tcb;
+    let silent = l.env.now.since(Instant(t.last_rx.get()));
+    let stamp = t.retrans_stamp.get();
+    let since = match stamp {
+        0 => 0,
+        n => u64::from(l.env.now.ms32().wrapping_sub(n)) * MS,
+    };
+    let user = u64::from(s.user_timeout.get()) * MS;
+    let mut most = rtt::largest(&l.st.opts) * 2;
+    if user != 0 {
+        if since > user {
+            return true;
+        }
+        most = most.min(user);
+    }
+    silent > most && since > most
+}
+
+/// `tcp_retries2`, the orphan's limit and `TCP_USER_TIMEOUT` (`retransmits_timed_out`): as times, that so many
+/// retransmissions would take at the least.
 fn given_up(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
     let t = &s.tcb;
-    let now = l.env.now;
-    let first = t.first_rtx.get();
-    if first == 0 {
-        t.first_rtx.set(now.0.max(1));
+    if t.retransmits.get() == 0 || t.retrans_stamp.get() == 0 {
+        return false;
     }
+    let gone = u64::from(l.env.now.ms32().wrapping_sub(t.retrans_stamp.get())) * MS;
     let user = u64::from(s.user_timeout.get()) * MS;
-    if user != 0 && first != 0 && now.since(Instant(first)) >= user {
-        return true;
+    if user != 0 {
+        return gone >= user;
     }
+    let o = &l.st.opts;
     let limit = if s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ) {
-        l.st.opts.orphan_retries
+        o.orphan_retries
     } else {
-        l.st.opts.retries2
+        o.retries2
     };
-    t.backoff.get() >= limit
+    let (least, most) = (u64::from(o.rto_min_ms) * MS, rtt::largest(o));
+    let doubled = (most / least.max(1)).max(1).ilog2();
+    let n = limit.min(doubled);
+    let model = ((2u64 << n) - 1) * least + u64::from(limit - n) * most;
+    gone >= model
 }
 
 /// Zero-window probe. It goes on as long as the peer answers (RFC 9293 section 3.8.6.1).
@@ -346,7 +391,7 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
     if s.sq_len.load(Relaxed) == 0 {
         return;
     }
-    if tx::next_piece(l.st, s, l.env).is_some() {
+    if tx::next_piece(l.st, id, l.env).is_some() {
         l.post(id);
         return;
     }

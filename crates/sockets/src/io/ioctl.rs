@@ -164,7 +164,7 @@ pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN.1] {
         i.snd_ssthresh,
         i.snd_cwnd,
         i.advmss,
-        3,
+        i.reordering,
         0,
         i.rcv_space,
         i.total_retrans,
@@ -186,6 +186,8 @@ pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN.1] {
     put(192, &i.delivered.to_ne_bytes());
     put(200, &i.bytes_sent.to_ne_bytes());
     put(208, &i.bytes_retrans.to_ne_bytes());
+    put(216, &i.dsack_dups.to_ne_bytes());
+    put(220, &i.reord_seen.to_ne_bytes());
     put(228, &i.snd_wnd.to_ne_bytes());
     put(232, &i.rcv_wnd.to_ne_bytes());
     b

@@ -10,7 +10,6 @@ pub(crate) mod pins;
 pub mod poll;
 pub mod select;
 mod sets;
-pub(crate) use sets::Gate;
 pub mod sleep;
 pub mod spin;
 

@@ -6,11 +6,11 @@ use crate::sock::{Kind, SHUT_WR, Sock, SockId, flag, sendq};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use crate::stack::wake::ev;
-use crate::tcp::cc::{self, Phase};
-use crate::tcp::sack::Board;
+use crate::tcp::cc;
+use crate::tcp::loss::{self, Ack, tell};
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::{Tcb, rtx, tflag};
-use crate::tcp::{ecn, rtt, timers, tx, user};
+use crate::tcp::{ecn, rtt, tx, user};
 use crate::time::Instant;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::{Seq, TcpFlags};
@@ -38,49 +38,35 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
     }
     ecn::arrived(t, p, seg.flags, seg.seq_len());
     if seg.ack.before(una) {
-        return old(l, s, seg);
+        return old(l, id, s, seg);
     }
     acceptable::take_stamp(l, s, seg);
     // The peer answers: zero-window and keep-alive probes may go on (RFC 9293 section 3.8.6.1, RFC 1122 section 4.2.3.6).
     t.probes.set(0);
-    let mut board = Board::load(t);
-    let (held, edge) = (board.bytes(), t.lost_edge.get());
-    let news = take_sacks(s, seg, &mut board);
-    if t.cc_phase() == Phase::Cwr && seg.ack.after(Seq(t.recover.get())) {
-        cc::exit(t, t.mss.get());
+    let mut a = Ack::new(l.st.flight(id), l.env.now);
+    let echo = echo_of(t, seg);
+    if seg.seq_len() > 0 {
+        a.told |= tell::DATA;
     }
-    ecn::echoed(t, seg.flags, t.mss.get());
-    let old_wnd = t.snd_wnd.get();
-    update_window(l, s, seg);
+    if update_window(l, s, seg) {
+        a.told |= tell::WINDOW;
+    }
     if seg.ack.after(una) {
-        advance(l, id, s, seg, &mut board);
-        board.store(t);
+        a.told |= tell::ADVANCED;
+        advance(l, s, seg);
+    }
+    loss::take_sacks(l.st.flight(id), seg.hdr, &mut a);
+    if ecn::is_echoed(t, seg.flags) {
+        a.told |= tell::ECE;
+    }
+    loss::acknowledged(l, id, echo, &mut a);
+    if a.has(tell::ADVANCED) {
+        has_room(l, id, s);
         finish_states(l, id, s);
         if s.kind() != Kind::Tcp || s.tcp_state() == TcpState::Closed {
             return Step::Done;
         }
-    } else {
-        board.prune(una);
-        board.store(t);
-        let dup = seg.ack == una
-            && nxt != una
-            && seg.len == 0
-            && (news || t.snd_wnd.get() == old_wnd)
-            && !seg.flags.any(TcpFlags::SYN.with(TcpFlags::FIN));
-        if dup {
-            duplicate(l, s, &board, news);
-        }
     }
-    let delivered = Seq(t.snd_una.get())
-        .since(una)
-        .wrapping_add(board.bytes())
-        .wrapping_sub(held);
-    slow_down(
-        t,
-        &board,
-        delivered,
-        seg.ack.after(una) && edge == t.lost_edge.get(),
-    );
     if t.snd_wnd.get() != 0 && t.rtx_kind.get() == rtx::PERSIST {
         // The window opened: transmit, and let the retransmission timer start anew.
         t.t_rtx.set(0);
@@ -113,13 +99,23 @@ fn is_ancient(s: &Sock, seg: &Seg<'_>) -> bool {
     seg.ack.before(una.back(t.max_wnd.get().min(ever)))
 }
 
+/// The time that the segment echoes, without our offset.
+fn echo_of(t: &Tcb, seg: &Seg<'_>) -> Option<u32> {
+    let echo = seg.hdr.options.ts.map(|(_, echo)| echo);
+    let echo = echo.filter(|n| *n != 0 && t.tflags.get() & tflag::TS != 0);
+    t.echo
+        .set(echo.map_or(0, |n| n.wrapping_sub(t.ts_off.get())));
+    echo
+}
+
 /// An ACK from before SND.UNA: its SACK blocks are news at the most, neither its window nor its time count.
-fn old(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> Step {
+fn old(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
     let t = &s.tcb;
-    let mut board = Board::load(t);
-    if take_sacks(s, seg, &mut board) {
-        board.store(t);
-        maybe_lost(l, s, &board);
+    if seg.hdr.options.sack_n > 0 && t.tflags.get() & tflag::SACK != 0 {
+        let mut a = Ack::new(l.st.flight(id), l.env.now);
+        let _: Option<u32> = echo_of(t, seg);
+        loss::take_sacks(l.st.flight(id), seg.hdr, &mut a);
+        loss::overtaken(l, id, &mut a);
     }
     if is_predicted(s, seg) {
         acceptable::take_stamp(l, s, seg);
@@ -161,16 +157,6 @@ fn is_predicted(s: &Sock, seg: &Seg<'_>) -> bool {
         && (t.tflags.get() & tflag::TS == 0 || o.ts.is_some() && o.sack_n == 0)
 }
 
-/// While the window is reduced, every acknowledgment says how much may go out.
-fn slow_down(t: &Tcb, board: &Board, delivered: u32, advanced: bool) {
-    let sack = t.tflags.get() & tflag::SACK != 0;
-    match t.cc_phase() {
-        Phase::Cwr => cc::reduce(t, board, delivered, advanced, t.mss.get()),
-        Phase::Recovery if sack => cc::reduce(t, board, delivered, advanced, t.mss.get()),
-        _ => {}
-    }
-}
-
 /// SYN_RCVD: the ACK of our SYN establishes the connection.
 fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
     let s = l.st.sock(id);
@@ -198,7 +184,7 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     }
     if t.backoff.get() == 0 && t.rtt_at.get() != 0 {
         let ns = l.env.now.since(Instant(t.rtt_at.get()));
-        rtt::sample(t, ns, &l.st.opts);
+        rtt::sample(t, ns, &l.st.opts, l.env.now);
     }
     t.rtt_at.set(0);
     t.backoff.set(0);
@@ -208,9 +194,8 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     t.snd_una.set(Seq(t.iss.get()).add(1).0);
     t.snd_wnd.set(window_of(t, seg));
     user::connect::larger_window(l, s, t.snd_wnd.get());
-    cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
+    cc::init(t, l.st.opts.initial_cwnd, l.env.now);
     t.snd_wl1.set(seg.seq.0);
-    t.snd_wl2.set(seg.ack.0);
     s.set_tcp_state(TcpState::Established);
     l.start_keepalive(id);
     l.raise(id, ev::SPACE | ev::STATE);
@@ -239,209 +224,46 @@ pub(super) fn may_update_window(s: &Sock, seg: &Seg<'_>) -> bool {
     seg.ack.after(Seq(t.snd_una.get())) || seg.seq.after(wl1) || seg.seq == wl1 && larger
 }
 
-/// SND.WND, guarded by WL1 and WL2 against old segments. As Linux, a segment that acknowledges something new counts
+/// SND.WND, guarded by WL1 against old segments. As Linux, a segment that acknowledges something new counts
 /// whatever its sequence number: it may be repeated data with the peer's present window, and a window that was kept
-/// would reach as far beyond its edge as SND.UNA moves.
-fn update_window(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
+/// would reach as far beyond its edge as SND.UNA moves. True: it was taken.
+fn update_window(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
     let t = &s.tcb;
     let wl1 = Seq(t.snd_wl1.get());
-    if may_update_window(s, seg) {
+    let may = may_update_window(s, seg);
+    if may {
         let wnd = window_of(t, seg);
         t.snd_wnd.set(wnd);
         if wnd > t.max_wnd.get() {
             user::connect::larger_window(l, s, wnd);
         }
         t.snd_wl1.set(wl1.latest(seg.seq).0);
-        t.snd_wl2.set(seg.ack.0);
     }
-}
-
-/// Notes the SACK blocks; true when they told something new.
-fn take_sacks(s: &Sock, seg: &Seg<'_>, board: &mut Board) -> bool {
-    let t = &s.tcb;
-    if t.tflags.get() & tflag::SACK == 0 {
-        return false;
-    }
-    let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
-    let mut news = false;
-    let n = usize::from(seg.hdr.options.sack_n);
-    for (a, b) in seg.hdr.options.sack.iter().take(n) {
-        // A block below SND.UNA is a D-SACK (RFC 2883); one beyond SND.NXT is nonsense.
-        if a.before(*b) && a.after_eq(una) && b.before_eq(nxt) {
-            news |= board.add((*a, *b));
-        }
-    }
-    news
+    may
 }
 
 /// SND.UNA moves.
-fn advance(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>, board: &mut Board) {
+fn advance(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
     let t = &s.tcb;
     let una = Seq(t.snd_una.get());
     let acked = seg.ack.since(una);
     let fin = t.tflags.get() & tflag::FIN_SENT != 0 && seg.ack == Seq(t.snd_nxt.get());
-    let bytes = acked.wrapping_sub(u32::from(fin));
-    sendq::consume(l.st, s, bytes);
+    sendq::consume(l.st, s, acked.wrapping_sub(u32::from(fin)));
     t.snd_una.set(seg.ack.0);
-    t.dupacks.set(0);
-    t.probes.set(0);
+    t.retransmits.set(0);
     t.first_rtx.set(0);
     if fin {
         t.tflags.set(t.tflags.get() | tflag::FIN_ACKED);
     }
-    take_rtt(l, s, seg);
-    board.prune(seg.ack);
-    t.backoff.set(0);
-    t.tflags.set(t.tflags.get() & !tflag::TLP);
-    let mss = t.mss.get();
-    match t.cc_phase() {
-        Phase::Open => cc::on_ack(t, bytes, mss, l.env.now),
-        Phase::Cwr => {}
-        phase => in_recovery(l, s, seg, board, bytes, phase),
-    }
-    if board.highest().is_some() && matches!(t.cc_phase(), Phase::Open | Phase::Cwr) {
-        maybe_lost(l, s, board);
-    }
-    timers::restart_rtx(l, id);
-    // Room for the program to write.
+}
+
+/// Room for the program to write.
+fn has_room(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock) {
     let queued = s.sq_len.load(Relaxed);
     if s.has(flag::NOSPACE) && user::send::has_space(l.st, s, queued) {
         s.clear_flag(flag::NOSPACE);
         l.raise(id, ev::SPACE);
     }
-}
-
-fn take_rtt(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
-    let t = &s.tcb;
-    let at = t.rtt_at.get();
-    if at != 0 && seg.ack.after_eq(Seq(t.rtt_seq.get())) {
-        let ns = l.env.now.since(Instant(at));
-        t.rtt_at.set(0);
-        rtt::sample(t, ns, &l.st.opts);
-        cc::on_rtt(t, ns, seg.ack);
-    }
-}
-
-/// An ACK that moves SND.UNA while recovering.
-fn in_recovery(
-    l: &mut Locked<'_, '_, '_>,
-    s: &Sock,
-    seg: &Seg<'_>,
-    board: &Board,
-    bytes: u32,
-    phase: Phase,
-) {
-    let t = &s.tcb;
-    let mss = t.mss.get();
-    if seg.ack.after_eq(Seq(t.recover.get())) {
-        cc::exit(t, mss);
-        return;
-    }
-    if Seq(t.rtx_nxt.get()).before(seg.ack) {
-        t.rtx_nxt.set(seg.ack.0);
-    }
-    if phase == Phase::Loss {
-        // After a timeout the window grows again by slow start.
-        cc::on_ack(t, bytes, mss, l.env.now);
-        return;
-    }
-    if t.tflags.get() & tflag::SACK == 0 {
-        // NewReno (RFC 6582): a partial ACK means that the next segment is lost as well.
-        t.rtx_nxt.set(seg.ack.0);
-        t.lost_edge.set(seg.ack.add(mss).0);
-        return;
-    }
-    raise_edge(t, board, mss);
-    // A partial ACK up to a hole that was sent again already: that retransmission is lost too when it is older
-    // than a round trip.
-    head_lost_again(l, s, board);
-}
-
-/// What lies more than three segments below the highest SACKed byte is lost.
-fn raise_edge(t: &crate::tcp::tcb::Tcb, board: &Board, mss: u32) {
-    if let Some(high) = board.highest() {
-        let edge = high.back(mss.saturating_mul(3));
-        if edge.after(Seq(t.lost_edge.get())) {
-            t.lost_edge.set(edge.0);
-        }
-    }
-}
-
-/// A retransmission of the first unacknowledged byte is itself lost when data that was sent after it is SACKed (RFC 8985).
-fn head_lost_again(l: &mut Locked<'_, '_, '_>, s: &Sock, board: &Board) {
-    let t = &s.tcb;
-    let at = t.head_rtx_at.get();
-    let after = Seq(t.head_rtx_nxt.get());
-    if at == 0 || !board.highest().is_some_and(|high| high.after(after)) {
-        return;
-    }
-    let patience = t.srtt.get().saturating_mul(2).max(crate::time::MS);
-    if l.env.now.since(Instant(at)) > patience && Seq(t.rtx_nxt.get()).after(Seq(t.snd_una.get())) {
-        t.rtx_nxt.set(t.snd_una.get());
-        t.head_rtx_at.set(0);
-    }
-}
-
-/// A duplicate ACK (RFC 5681 section 3.2; with SACK, RFC 6675 section 5).
-fn duplicate(l: &mut Locked<'_, '_, '_>, s: &Sock, board: &Board, news: bool) {
-    let t = &s.tcb;
-    t.dupacks.set(t.dupacks.get().saturating_add(1));
-    let mss = t.mss.get();
-    match t.cc_phase() {
-        Phase::Open | Phase::Cwr => {
-            if board.is_empty() || !news {
-                if t.dupacks.get() >= 3 && Seq(t.snd_una.get()).after_eq(Seq(t.recover.get())) {
-                    enter(l, s, Seq(t.snd_una.get()).add(mss));
-                }
-            } else {
-                maybe_lost(l, s, board);
-            }
-        }
-        Phase::Recovery => {
-            if board.is_empty() {
-                // NewReno inflates the window: a segment has left the network.
-                t.cwnd.set(t.cwnd.get().saturating_add(mss));
-            } else {
-                raise_edge(t, board, mss);
-                head_lost_again(l, s, board);
-            }
-        }
-        Phase::Loss => head_lost_again(l, s, board),
-    }
-}
-
-/// Enters recovery when the SACKed ranges say that something is lost: more than three segments lie above a hole, or
-/// three duplicate ACKs came.
-fn maybe_lost(l: &mut Locked<'_, '_, '_>, s: &Sock, board: &Board) {
-    let t = &s.tcb;
-    let mss = t.mss.get();
-    let una = Seq(t.snd_una.get());
-    let Some(high) = board.highest() else { return };
-    let above = board.bytes();
-    if above > mss.saturating_mul(2) || t.dupacks.get() >= 3 {
-        let edge = high.back(mss.saturating_mul(3)).latest(una.add(mss));
-        enter(l, s, edge);
-    } else if board.ranges().len() == 1
-        && high == Seq(t.snd_nxt.get())
-        && s.sq_len.load(Relaxed) <= t.snd_nxt.get().wrapping_sub(t.snd_una.get())
-        && t.dupacks.get() >= 1
-        && Seq(t.snd_nxt.get()).since(una) <= mss.saturating_mul(4)
-    {
-        // Early retransmit (RFC 5827): the flight is too short for three duplicate ACKs.
-        let (_, end) = board.hole(una);
-        enter(l, s, end.unwrap_or(una.add(mss)));
-    }
-}
-
-fn enter(l: &mut Locked<'_, '_, '_>, s: &Sock, edge: Seq) {
-    let t = &s.tcb;
-    count!(l, tcp_recovery);
-    let mss = t.mss.get();
-    cc::enter_recovery(t, mss);
-    t.rtx_nxt.set(t.snd_una.get());
-    t.lost_edge.set(edge.earliest(Seq(t.snd_nxt.get())).0);
-    t.head_rtx_at.set(0);
-    t.rtt_at.set(0);
 }
 
 /// What the acknowledgment of our FIN changes.

@@ -141,7 +141,7 @@ fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, opened: &Opened) {
     t.tflags.set(f);
     t.peer_mss.set(user::connect::mss_of(&o));
     user::connect::set_mss(l, s);
-    cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
+    cc::init(t, l.st.opts.initial_cwnd, l.env.now);
 }
 
 impl Locked<'_, '_, '_> {

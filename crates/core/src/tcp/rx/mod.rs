@@ -155,10 +155,7 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
 /// how much may go out.
 fn is_unusual(s: &Sock) -> bool {
     let t = &s.tcb;
-    s.kind() == Kind::Tcp
-        && (t.tflags.get() & tflag::ACK_EACH != 0
-            || t.dupacks.get() != 0
-            || t.cc_phase() != Phase::Open)
+    s.kind() == Kind::Tcp && (t.tflags.get() & tflag::ACK_EACH != 0 || t.cc_phase() != Phase::Open)
 }
 
 /// The steps, in order. SYN_RCVD walks them too.

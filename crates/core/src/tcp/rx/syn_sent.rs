@@ -46,7 +46,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         t.snd_una.set(seg.ack.0);
         if t.backoff.get() == 0 && t.rtt_at.get() != 0 {
             let ns = l.env.now.since(crate::time::Instant(t.rtt_at.get()));
-            rtt::sample(t, ns, &l.st.opts);
+            rtt::sample(t, ns, &l.st.opts, l.env.now);
         }
         t.rtt_at.set(0);
         t.backoff.set(0);
@@ -57,8 +57,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         t.snd_wnd.set(u32::from(seg.hdr.window));
         user::connect::larger_window(l, s, t.snd_wnd.get());
         t.snd_wl1.set(seg.seq.0);
-        t.snd_wl2.set(seg.ack.0);
-        cc::init(t, t.mss.get(), l.st.opts.initial_cwnd);
+        cc::init(t, l.st.opts.initial_cwnd, l.env.now);
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
         l.start_keepalive(id);
         l.raise(id, ev::SPACE | ev::STATE);

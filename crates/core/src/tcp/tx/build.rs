@@ -4,6 +4,7 @@ use crate::ip::tx::{NoWay, Way, way};
 use crate::sock::{Sock, SockId, flag, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
+use crate::tcp::loss::micros;
 use crate::tcp::rx::count;
 use crate::tcp::tcb::{Tcb, tflag};
 use crate::tcp::{ecn, sack, timers, user};
@@ -275,6 +276,7 @@ fn push(
         Relaxed,
     );
     s.data_out.set(s.data_out.get().wrapping_add(segments));
+    s.tcb.wstamp.set(micros(l.env.now));
     transmit(l, way, spec, payload, gso)
 }
 
@@ -308,7 +310,12 @@ pub(super) fn transmit(
     stats
         .tx_bytes
         .store(stats.tx_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
-    l.give(way.nic, hdr.as_slice(), payload, &off)
+    let Some(nic) = l.env.nics.nic(way.nic) else {
+        return TxResult::Dropped;
+    };
+    let r = nic.tx(hdr.as_slice(), payload, &off);
+    l.dirty = true;
+    r
 }
 
 /// A segment without payload on an existing connection.

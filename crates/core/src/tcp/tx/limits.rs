@@ -2,33 +2,35 @@
 //! sections 3.7.4 and 3.8.6.2.1), and what the V-NIC takes at once.
 
 use super::build::{Piece, header_room, segment_room};
-use crate::sock::{Sock, flag};
+use crate::sock::{Sock, SockId, flag};
 use crate::stack::Stack;
 use crate::stack::locked::Env;
-use crate::tcp::cc;
-use crate::tcp::sack::Board;
+use crate::tcp::cc::Phase;
+use crate::tcp::flight::Flight;
+use crate::tcp::loss;
 use crate::tcp::tcb::tflag;
 use crate::tcp::user::oob;
-use crate::time::MS;
+use crate::time::{Instant, MS, US};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::Seq;
 
 /// The next piece of new data, or a FIN, that may be sent; None: nothing now.
-pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<Piece> {
+pub(crate) fn next_piece(st: Stack<'_>, id: SockId, env: &mut Env<'_>) -> Option<Piece> {
+    let (s, flight) = (st.sock(id), st.flight(id));
     let t = &s.tcb;
     let f = t.tflags.get();
     if f & tflag::FIN_SENT != 0 {
         return None;
     }
     let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
-    let flight = nxt.since(una);
+    let sent = nxt.since(una);
     let queued = s.sq_len.load(Relaxed);
-    let unsent = queued.saturating_sub(flight);
+    let unsent = queued.saturating_sub(sent);
     let fin_due = f & tflag::FIN_QUEUED != 0;
     if unsent == 0 {
         return fin_due.then_some(Piece {
             seq: nxt,
-            off: flight,
+            off: sent,
             len: 0,
             fin: true,
             push: true,
@@ -37,12 +39,11 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
         });
     }
     let mss = segment_room(t);
-    let wnd = t.snd_wnd.get().saturating_sub(flight);
-    let pipe = cc::pipe(t, &Board::load(t));
-    let cwnd = t.cwnd.get().saturating_sub(pipe);
+    let wnd = t.snd_wnd.get().saturating_sub(sent);
+    let cwnd = loss::room(t).saturating_mul(mss);
     let most = largest(st, s, env, mss);
     let mut len = unsent.min(wnd).min(cwnd).min(most);
-    if len == 0 {
+    if len == 0 || unsent > mss && is_put_off(s, flight, env.now, (unsent, wnd, cwnd)) {
         return None;
     }
     let rest = len == unsent;
@@ -56,7 +57,7 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
         // More follows: only full segments.
         let whole = len - len % mss;
         if whole == 0 {
-            if flight != 0 || cwnd >= mss {
+            if sent != 0 || cwnd >= mss {
                 return None;
             }
         } else {
@@ -69,13 +70,39 @@ pub(crate) fn next_piece(st: Stack<'_>, s: &Sock, env: &mut Env<'_>) -> Option<P
     let last = len == unsent;
     Some(Piece {
         seq: nxt,
-        off: flight,
+        off: sent,
         len,
         fin: last && fin_due,
         push: last,
         burst_end: false,
         again: false,
     })
+}
+
+/// A burst goes on for so long, us.
+const RECENT: u32 = 1_000;
+
+/// What may go is little, and more of it can go at once with the next acknowledgment, which comes soon: as Linux's
+/// `tcp_tso_should_defer`, for the sake of larger bursts.
+fn is_put_off(s: &Sock, t: Flight<'_>, now: Instant, (unsent, wnd, cwnd): (u32, u32, u32)) -> bool {
+    let limit = wnd.min(cwnd);
+    let mss = t.mss.get().max(1);
+    if t.cc_phase() >= Phase::Recovery
+        || loss::micros(now).wrapping_sub(t.wstamp.get()) > RECENT
+        || limit >= burst(s).saturating_mul(mss)
+    {
+        return false;
+    }
+    let window = t.cwnd.get().saturating_mul(mss).min(t.snd_wnd.get());
+    let Some(head) = t.first() else { return false };
+    let age = u64::from(loss::micros(now).wrapping_sub(head.at));
+    let srtt = t.srtt.get() / US;
+    // Not for an acknowledgment that is further away than a millisecond.
+    if limit >= window / 3 || age + (srtt / 2).min(u64::from(RECENT)) < srtt {
+        return false;
+    }
+    let full = if cwnd < wnd { cwnd } else { wnd };
+    full <= unsent || t.tflags.get() & tflag::FIN_QUEUED == 0
 }
 
 /// Nagle (RFC 1122 section 4.2.3.4), `TCP_CORK` and `MSG_MORE`. As Linux, in Minshall's form: a small segment waits for
@@ -132,8 +159,10 @@ pub(super) fn count_burst(s: &Sock, left: u32, piece: &mut Piece) -> u32 {
     let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
     let unsent = s.sq_len.load(Relaxed).saturating_sub(flight);
     let wnd = t.snd_wnd.get().saturating_sub(flight) / mss;
-    let cwnd = t.cwnd.get().saturating_sub(flight) / mss;
-    burst(s).min(unsent.div_ceil(mss)).min(wnd).min(cwnd)
+    burst(s)
+        .min(unsent.div_ceil(mss))
+        .min(wnd)
+        .min(loss::room(t))
 }
 
 /// What the connection sends in about a millisecond, at twice its present rate, as Linux's `tcp_tso_autosize`: a larger
@@ -144,7 +173,8 @@ fn millisecond(s: &Sock, whole: u32) -> u32 {
     if srtt < MS / 2 {
         return whole;
     }
-    let rate = u64::from(t.cwnd.get()).saturating_mul(2 * MS) / srtt;
+    let window = u64::from(t.cwnd.get()) * u64::from(t.mss.get());
+    let rate = window.saturating_mul(2 * MS) / srtt;
     let near = whole
         .checked_shr((t.min_rtt.get() / (MS / 2)).min(32) as u32)
         .unwrap_or(0);

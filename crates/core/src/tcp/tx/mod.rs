@@ -10,14 +10,15 @@ pub(crate) use build::{
     Out, Piece, send_ack, send_probe, send_rst, send_syn, send_syn_ack, window_to_offer,
 };
 pub(crate) use limits::next_piece;
-pub(crate) use rexmit::tail_probe;
+pub(crate) use rexmit::{send_first_again, send_last_again, send_lost};
 pub(crate) use stateless::{send_cookie, send_rst_for};
 
+use super::flight::{Run, mark};
 use super::state::TcpState;
 use super::tcb::{rtx, tflag};
 use super::user::handover::is_frozen;
-use super::{cc, timers};
-use crate::sock::{Kind, SockId};
+use super::{cc, loss, timers};
+use crate::sock::{Kind, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
@@ -35,15 +36,16 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let state = s.tcp_state();
     let t = &s.tcb;
     if state.transmits() {
+        let held_up = rexmit::is_held_up(t);
         t.tflags.set(t.tflags.get() & !tflag::TX_FULL);
-        let mut budget = BURST;
-        while budget > 0 && rexmit::next(l, id) {
-            budget -= 1;
+        if held_up {
+            send_lost(l, id);
         }
+        let mut budget = BURST;
         let first = t.snd_nxt.get();
         let mut burst = 0;
         while budget > 0 {
-            match next_piece(l.st, s, l.env) {
+            match next_piece(l.st, id, l.env) {
                 Some(mut piece) => {
                     burst = limits::count_burst(s, burst, &mut piece);
                     if !transmit_new(l, id, &piece) {
@@ -58,9 +60,7 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
             // More is allowed than one burst: go on at once after the next poll.
             timers::retry(l, id, MS);
         }
-        if t.snd_nxt.get() != first {
-            timers::schedule_probe(l, id);
-        }
+        sent_new(l, id, first);
         timers::after_output(l, id);
     }
     if t.tflags.get() & tflag::ACK_NOW != 0 && acknowledges(state) {
@@ -101,14 +101,43 @@ pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     transmit_new(l, id, &piece)
 }
 
-/// One more segment than the congestion window allows, whole. False: there is none, or the peer does not take it.
-fn send_beyond_cwnd(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
+/// After a round of transmissions that began with SND.NXT at `first`: the probe's timer, and how far the window is used.
+fn sent_new(l: &mut Locked<'_, '_, '_>, id: SockId, first: u32) {
+    let s = l.st.sock(id);
+    let t = &s.tcb;
+    let sent = t.snd_nxt.get() != first;
+    if sent {
+        let _: bool = timers::schedule_probe(l, id, false);
+    }
+    if sent || t.packets_out.get() > 0 && loss::room(t) == 0 {
+        let o = &l.st.opts;
+        let held_up = s.has(flag::NOSPACE);
+        let idle = o.slow_start_after_idle;
+        cc::validate(t, idle, o.initial_cwnd, held_up, l.env.now);
+    }
+}
+
+/// One more segment than the congestion window allows, whole. None: there is none, or the peer does not take it.
+pub(crate) fn send_beyond_cwnd(l: &mut Locked<'_, '_, '_>, id: SockId) -> Option<()> {
     let s = l.st.sock(id);
     let t = &s.tcb;
     let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
     let unsent = s.sq_len.load(Relaxed).saturating_sub(flight);
     let whole = unsent.min(build::segment_room(t));
-    whole > 0 && t.snd_wnd.get().saturating_sub(flight) >= whole && send_what_fits(l, id)
+    (whole > 0 && t.snd_wnd.get().saturating_sub(flight) >= whole).then(|| {
+        let _: bool = send_what_fits(l, id);
+    })
+}
+
+/// New data within the windows, without waiting for more of it.
+pub(crate) fn send_new_now(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.sock(id);
+    let nodelay = s.has(flag::NODELAY);
+    s.set_flag(flag::NODELAY);
+    output(l, id);
+    if !nodelay {
+        s.clear_flag(flag::NODELAY);
+    }
 }
 
 /// Sends new data and moves SND.NXT. False: nothing more can go out now.
@@ -118,39 +147,56 @@ fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
     match build::send_piece(l, id, piece) {
         Out::Sent(n) => {
             let end = piece.seq.add(n).add(u32::from(piece.fin));
-            t.snd_nxt.set(end.0);
             if n % build::segment_room(t) != 0 {
                 t.snd_sml.set(piece.seq.add(n).0);
             }
-            if piece.fin {
-                t.tflags.set(t.tflags.get() | tflag::FIN_SENT);
-            }
-            if t.rtt_at.get() == 0 {
-                t.rtt_at.set(l.env.now.0.max(1));
-                t.rtt_seq.set(end.0);
-            }
-            t.last_tx.set(l.env.now.0);
-            cc::on_sent(t, n);
             s.bytes_out.store(
                 s.bytes_out.load(Relaxed).wrapping_add(u64::from(n)),
                 Relaxed,
             );
-            if t.rtx_kind.get() == rtx::NONE || t.rtx_kind.get() == rtx::RETRY || t.t_rtx.get() == 0
-            {
-                timers::restart_rtx(l, id);
-            }
+            went(l, id, piece, n, end);
             true
         }
         Out::Later => false,
         Out::Lost => {
             // As if the network had lost it: SND.NXT moves, the retransmission timer brings it again.
-            t.snd_nxt
-                .set(piece.seq.add(piece.len).add(u32::from(piece.fin)).0);
-            if piece.fin {
-                t.tflags.set(t.tflags.get() | tflag::FIN_SENT);
-            }
-            timers::restart_rtx(l, id);
+            let end = piece.seq.add(piece.len).add(u32::from(piece.fin));
+            went(l, id, piece, piece.len, end);
             false
         }
+    }
+}
+
+/// `n` bytes of `piece` are in flight.
+fn went(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece, n: u32, end: Seq) {
+    let t = &l.st.sock(id).tcb;
+    let now = loss::micros(l.env.now);
+    let before = t.packets_out.get();
+    if before == 0 {
+        cc::cubic::after_idle(t, l.env.now);
+        // The clock goes round in an hour; what is older than half of it says nothing.
+        if now.wrapping_sub(t.rack_at.get()) > 1 << 30 {
+            t.rack_at.set(now.wrapping_sub(1 << 30));
+        }
+    }
+    t.snd_nxt.set(end.0);
+    if piece.fin {
+        t.tflags.set(t.tflags.get() | tflag::FIN_SENT);
+    }
+    t.last_tx.set(l.env.now.0);
+    let room = build::segment_room(t);
+    l.st.flight(id).push(&Run {
+        start: piece.seq,
+        end,
+        at: now,
+        unit: if n == 0 { room } else { room.min(n) },
+        marks: if piece.fin { mark::FIN } else { 0 },
+    });
+    if t.is_reducing() {
+        let sent = t.packets_out.get().saturating_sub(before);
+        t.prr_out.set(t.prr_out.get().saturating_add(sent));
+    }
+    if before == 0 || t.rtx_kind.get() == rtx::TLP {
+        timers::rearm_rto(l, id);
     }
 }

@@ -133,7 +133,7 @@ pub(crate) fn is_put_off(l: &mut Locked<'_, '_, '_>, child: SockId, data: bool) 
         let t = &s.tcb;
         if t.backoff.get() == 0 && t.rtt_at.get() != 0 {
             let ns = l.env.now.since(Instant(t.rtt_at.get()));
-            rtt::sample(t, ns, &st.opts);
+            rtt::sample(t, ns, &st.opts, l.env.now);
         }
         t.rtt_at.set(0);
         let wait = u64::from(seconds).saturating_mul(1_000_000_000);

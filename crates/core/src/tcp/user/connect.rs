@@ -70,7 +70,7 @@ impl Locked<'_, '_, '_> {
         t.tflags.set(tflag::ACTIVE);
         t.peer_mss.set(536);
         set_mss(self, s);
-        cc::init(t, t.mss.get(), st.opts.initial_cwnd);
+        cc::init(t, st.opts.initial_cwnd, self.env.now);
         s.shut.store(0, Relaxed);
         st.hash_conn(id);
         s.set_tcp_state(TcpState::SynSent);

@@ -39,6 +39,9 @@ pub struct TcpInfo {
     pub advmss: u32,
     pub rcv_space: u32,
     pub total_retrans: u32,
+    pub reordering: u32,
+    pub dsack_dups: u32,
+    pub reord_seen: u32,
     pub bytes_acked: u64,
     pub bytes_received: u64,
     pub bytes_sent: u64,
@@ -81,7 +84,6 @@ impl Stack<'_> {
         let bit = |flag: u32, v: u8| if f & flag != 0 { v } else { 0 };
         let us = |ns: u64| u32::try_from(ns / US).unwrap_or(u32::MAX);
         let ago = |at: u64| u32::try_from(now.since(Instant(at)) / MS).unwrap_or(u32::MAX);
-        let sacked = crate::tcp::sack::Board::load(t).bytes();
         let queued = s.sq_len.load(Relaxed);
         TcpInfo {
             // Linux's TIME_WAIT is no longer the program's socket, which is closed.
@@ -89,13 +91,8 @@ impl Stack<'_> {
                 TcpState::TimeWait => TcpState::Closed,
                 state => state,
             } as u8,
-            ca_state: match t.phase.get() {
-                1 => 3,
-                2 => 4,
-                3 => 2,
-                _ => 0,
-            },
-            retransmits: t.backoff.get().min(255) as u8,
+            ca_state: t.phase.get().min(4) as u8,
+            retransmits: t.retransmits.get() as u8,
             probes: t.probes.get().min(255) as u8,
             backoff: t.backoff.get().min(255) as u8,
             options: bit(tflag::TS, 1)
@@ -105,29 +102,28 @@ impl Stack<'_> {
                 | bit(tflag::ECN_SEEN, 16),
             snd_wscale: t.snd_scale.get() as u8,
             rcv_wscale: t.rcv_scale.get() as u8,
-            rto: us(t.rto.get()),
+            rto: us(crate::tcp::rtt::rto(t, &self.opts)),
             ato: self.opts.delack_ms.saturating_mul(1000),
             snd_mss: mss,
             rcv_mss: t.rcv_mss.get(),
-            unacked: flight.div_ceil(mss),
-            sacked: sacked.div_ceil(mss),
-            lost: 0,
-            retrans: 0,
+            unacked: t.packets_out.get(),
+            sacked: t.sacked_out.get(),
+            lost: t.lost_out.get(),
+            retrans: t.retrans_out.get(),
             last_data_sent_ms: ago(t.last_tx.get()),
             last_data_recv_ms: now.ms32().wrapping_sub(t.data_at.get()),
             pmtu: s.rt_mtu.get(),
             rcv_ssthresh: s.rcvbuf.get(),
             rtt: us(t.srtt.get()),
-            rttvar: us(t.rttvar.get()),
-            snd_ssthresh: if t.ssthresh.get() == u32::MAX {
-                0x7fff_ffff
-            } else {
-                t.ssthresh.get() / mss
-            },
-            snd_cwnd: t.cwnd.get() / mss,
+            rttvar: us(t.mdev.get()),
+            snd_ssthresh: t.ssthresh.get(),
+            snd_cwnd: t.cwnd.get(),
             advmss: u32::from(super::connect::our_mss(s)) - u32::from(bit(tflag::TS, 12)),
             rcv_space: t.drs_space.get(),
-            total_retrans: t.retrans.get().div_ceil(mss),
+            total_retrans: t.total_retrans.get(),
+            reordering: t.reordering.get(),
+            dsack_dups: t.dsack_dups.get(),
+            reord_seen: t.reord_seen.get(),
             bytes_acked: s.bytes_out.load(Relaxed).saturating_sub(u64::from(flight)),
             bytes_received: s.bytes_in.load(Relaxed),
             bytes_sent: s
@@ -146,7 +142,7 @@ impl Stack<'_> {
             rcv_wnd: Seq(t.rcv_adv.get()).since(Seq(t.rcv_nxt.get())),
             data_segs_in: s.data_in.get(),
             data_segs_out: s.data_out.get(),
-            delivered: s.data_out.get().saturating_sub(flight.div_ceil(mss)),
+            delivered: t.delivered.get(),
         }
     }
 

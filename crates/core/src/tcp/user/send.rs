@@ -5,6 +5,7 @@ use crate::error::Error;
 use crate::sock::{SHUT_WR, Sock, SockId, flag, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
+use crate::tcp::cc;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use core::sync::atomic::Ordering::Relaxed;
@@ -27,12 +28,16 @@ pub(crate) fn limit(st: Stack<'_>, s: &Sock) -> u32 {
     }
     // Linux's `tcp_sndbuf_expand`: twice the window in segments, each with its overhead; at least a few super-frames
     // so that a writer of large blocks is not woken for every segment.
-    let want = s.tcb.cwnd.get().saturating_mul(2);
-    let most = match s.tcb.min_rtt.get() {
-        1..NEAR => st.opts.tcp_wmem_max.min(NEAR_MOST),
-        _ => st.opts.tcp_wmem_max,
+    let window = s.tcb.cwnd.get().saturating_mul(s.tcb.mss.get());
+    let want = window.saturating_mul(2);
+    let (least, most) = match s.tcb.min_rtt.get() {
+        // The window grows only as far as it is used, which would be a circle here.
+        1..NEAR if s.tcb.cwnd.get() > st.opts.initial_cwnd => (NEAR_MOST, NEAR_MOST),
+        1..NEAR => (FLOOR, NEAR_MOST),
+        _ => (FLOOR, u32::MAX),
     };
-    let want = want.max(FLOOR).min(most).max(base);
+    let most = st.opts.tcp_wmem_max.min(most);
+    let want = want.max(least).min(most).max(base);
     if st.buf_pressure() {
         base.min(want)
     } else {
@@ -155,19 +160,10 @@ impl Locked<'_, '_, '_> {
         if last == 0 {
             return;
         }
-        let idle = self.env.now.since(crate::time::Instant(last));
-        let rto = t.rto.get().max(1);
-        if idle > rto {
-            let initial = t.mss.get().saturating_mul(self.st.opts.initial_cwnd);
-            let mut cwnd = t.cwnd.get();
-            let mut left = (idle / rto).min(16);
-            t.ssthresh.set(t.ssthresh.get().max(cwnd / 4 * 3));
-            while left > 0 && cwnd > initial {
-                cwnd /= 2;
-                left -= 1;
-            }
-            t.cwnd.set(cwnd.max(initial.min(t.cwnd.get())));
-            t.epoch.set(0);
+        let now = self.env.now;
+        let idle = now.since(crate::time::Instant(last));
+        if idle > t.rto.get().max(1) {
+            cc::restart(t, idle, self.st.opts.initial_cwnd, now);
         }
     }
 }

@@ -11,10 +11,11 @@ use crate::stack::Stack;
 use crate::stack::buf::BUF_SIZE;
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
+use crate::tcp::flight::{self, Run, mark};
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
-use crate::tcp::{cc, reasm, timers, tx};
+use crate::tcp::{cc, loss, reasm, timers, tx};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_wire::{Endpoint, Seq};
 
@@ -29,9 +30,18 @@ fn forget(s: &Sock) {
         &t.unacked,
         &t.ooo_bytes,
         &t.ts_recent,
-        &t.cwnd_acc,
         &t.rtt_seq,
         &t.data_at,
+        &t.reord_seen,
+        &t.retrans_stamp,
+        &t.undo_retrans,
+        &t.prior_ssthresh,
+        &t.prior_cwnd,
+        &t.rack_rtt,
+        &t.rack_round,
+        &t.max_out,
+        &t.cwnd_used,
+        &t.echo,
     ] {
         word.set(0);
     }
@@ -40,23 +50,24 @@ fn forget(s: &Sock) {
         &t.rcv_scale,
         &t.rsack_n,
         &t.backoff,
-        &t.sacked_n,
+        &t.retransmits,
         &t.rtx_kind,
         &t.probes,
         &t.round_n,
+        &t.reo_persist,
     ] {
         byte.set(0);
     }
-    t.dupacks.set(0);
+    flight::forget(t);
     for word in [
         &t.ts_recent_at,
         &t.srtt,
         &t.rttvar,
         &t.min_rtt,
         &t.rtt_at,
-        &t.head_rtx_at,
-        &t.epoch,
-        &t.round_min,
+        &t.mdev,
+        &t.mdev_max,
+        &t.min_rtt_at,
         &t.t_rtx,
         &t.t_delack,
         &t.t_keep,
@@ -210,7 +221,7 @@ impl Locked<'_, '_, '_> {
         s.reason.set(0);
         s.rt_valid.set(0);
         s.nic.set(0);
-        self.numbers(s, h);
+        self.numbers(id, h);
         let shut = |on: bool, bit: u32| if on { bit } else { 0 };
         s.shut
             .store(shut(h.fin_in, SHUT_RD) | shut(h.fin_out, SHUT_WR), Release);
@@ -234,15 +245,16 @@ impl Locked<'_, '_, '_> {
         // What the peer sent meanwhile is lost: the probe tells it where we are, and its answer where it is.
         tx::send_probe(self, id);
         if s.tcb.snd_nxt.get() != s.tcb.snd_una.get() {
-            timers::restart_rtx(self, id);
+            timers::set_xmit(self, id);
         }
         timers::rearm(self, id);
         self.post(id);
         self.raise(id, ev::STATE);
     }
 
-    fn numbers(&mut self, s: &Sock, h: &Handover) {
+    fn numbers(&mut self, id: SockId, h: &Handover) {
         let st = self.st;
+        let s = st.sock(id);
         let t = &s.tcb;
         forget(s);
         let una = h.snd_una.wrapping_add(u32::from(h.fin_acked));
@@ -256,13 +268,10 @@ impl Locked<'_, '_, '_> {
         t.snd_una.set(una);
         t.snd_nxt.set(nxt.0);
         t.recover.set(una);
-        t.lost_edge.set(una);
-        t.rtx_nxt.set(una);
         t.snd_sml.set(una);
         t.round_end.set(una);
         t.snd_wnd.set(h.snd_wnd);
         t.snd_wl1.set(h.snd_wl1);
-        t.snd_wl2.set(una);
         t.max_wnd.set(h.max_wnd.max(h.snd_wnd));
         t.rcv_nxt.set(rcv_nxt.0);
         t.rcv_adv
@@ -290,7 +299,16 @@ impl Locked<'_, '_, '_> {
         }
         t.peer_mss.set(h.mss.max(88));
         connect::set_mss(self, s);
-        cc::init(t, t.mss.get(), st.opts.initial_cwnd);
+        cc::init(t, st.opts.initial_cwnd, self.env.now);
+        if nxt.after(Seq(una)) {
+            st.flight(id).push(&Run {
+                start: Seq(una),
+                end: nxt,
+                at: loss::micros(self.env.now),
+                unit: t.mss.get(),
+                marks: mark::VAGUE | if fin_sent { mark::FIN } else { 0 },
+            });
+        }
     }
 
     /// The kernel keeps it: a mark again, as before.
