@@ -1,6 +1,7 @@
 //! What the stack wants done in the world. The core has no arms: it writes wishes here, and the caller performs
 //! them after the lock is dropped.
 
+use crate::outbox::Outbox;
 use crate::sock::SockRef;
 use crate::stack::wake::WaiterId;
 use flyover_wire::Ip;
@@ -44,6 +45,8 @@ pub struct Effects {
     len: usize,
     /// More wishes came than fit; the caller wakes every sleeping waiter of the stack.
     pub overflow: bool,
+    /// Frames to be sent.
+    pub outbox: Outbox,
 }
 
 impl Default for Effects {
@@ -59,6 +62,7 @@ impl Effects {
             list: [None; CAP],
             len: 0,
             overflow: false,
+            outbox: Outbox::closed(),
         }
     }
 
@@ -91,6 +95,16 @@ impl Effects {
     /// True when nothing is wished.
     pub fn is_empty(&self) -> bool {
         self.len == 0 && !self.overflow
+    }
+
+    /// Takes out the latest wish if it is to wake those who sleep on the lock.
+    pub fn first_wakes_lock(&mut self) -> bool {
+        let last = self.len.checked_sub(1).and_then(|i| self.list.get(i));
+        let is = last == Some(&Some(Effect::FutexWakeLock));
+        if is {
+            let _: Option<Effect> = self.pop();
+        }
+        is
     }
 
     /// Takes out one wish, latest first.

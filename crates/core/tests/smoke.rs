@@ -424,6 +424,99 @@ fn the_reset_is_known_here_before_the_peer_knows() {
     assert_eq!(nics.read, Some(Err(reset)));
 }
 
+/// A V-NIC whose frames with payload come by system call, as super-frames do.
+struct BySystemCall {
+    nic: MemNic,
+    deep: bool,
+}
+
+impl Vnic for BySystemCall {
+    fn caps(&self) -> Caps {
+        self.nic.caps()
+    }
+    fn rx_next(&mut self, head: &mut [u8; HEAD_LEN]) -> Option<RxMeta> {
+        self.nic.rx_next(head).map(|meta| RxMeta {
+            by_call: meta.frame_len > 1000,
+            ..meta
+        })
+    }
+    fn rx_payload(&mut self, skip: usize, into: &[ShmBytes<'_>]) -> usize {
+        self.nic.rx_payload(skip, into)
+    }
+    fn rx_sum(&mut self, from: usize, len: usize) -> u16 {
+        self.nic.rx_sum(from, len)
+    }
+    fn rx_done(&mut self) {
+        self.nic.rx_done();
+    }
+    fn tx(&mut self, hdr: &[u8], payload: &[ShmBytes<'_>], off: &TxOffload) -> TxResult {
+        self.nic.tx(hdr, payload, off)
+    }
+    fn flush(&mut self) {
+        self.nic.flush();
+    }
+    fn rx_pending(&self) -> bool {
+        self.nic.rx_pending()
+    }
+    fn rx_deep(&self) -> bool {
+        self.deep
+    }
+}
+
+impl NicSet for BySystemCall {
+    fn count(&self) -> usize {
+        1
+    }
+    fn nic(&mut self, i: usize) -> Option<&mut dyn Vnic> {
+        (i == 0).then_some(self as &mut dyn Vnic)
+    }
+}
+
+/// Frames that come by system call are taken one at a time, until too many wait.
+#[test]
+fn a_large_frame_ends_the_batch() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let lis = b.with(now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+        l.tcp_listen(r.id, server, false, 8).expect("listen");
+        r.id
+    });
+    let c = connect(&mut a, now, 4000, server);
+    exchange(&mut a, &mut b, &mut now);
+    let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    let segment = vec![7u8; b.st.sock(s).tcb.mss.get() as usize];
+    for _ in 0..5 {
+        let sent = b.with(now, |l| l.tcp_send(s, &[&segment], SendFlags::default()));
+        assert_eq!(sent.ok(), Some(segment.len()));
+    }
+    let mut nics = BySystemCall {
+        nic: a.nics.0,
+        deep: false,
+    };
+    let mut handled = |deep: bool| {
+        nics.deep = deep;
+        let mut fx = Effects::new();
+        let mut env = Env {
+            now: Instant(now),
+            nics: &mut nics,
+            cp: a.cp,
+            fx: &mut fx,
+            me: 1,
+            rng: now,
+        };
+        a.st.try_lock(&mut env).expect("free lock").poll(64)
+    };
+    assert_eq!([handled(false), handled(false)], [1, 1]);
+    assert_eq!([handled(true), handled(true)], [3, 0]);
+    assert_eq!(a.st.sock(c).rq_available() as usize, 5 * segment.len());
+}
+
 #[test]
 fn reported_deaths_are_noted_for_the_next_keeper_until_they_are_looked_into() {
     let opts = opts();

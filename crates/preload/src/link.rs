@@ -158,6 +158,7 @@ fn assemble(
     own_fds.extend(fds.keepalive.map(IntoRawFd::into_raw_fd));
     STACK_MEMORY.store(memory, Ordering::Release);
     let mut nic_fds = Vec::new();
+    let mut tx_fds = Vec::new();
     let mut nic_ifindex = Vec::new();
     let mut nics: Vec<Option<Box<dyn Vnic + Send>>> = Vec::new();
     for (desc, nic) in attached.nics.iter().zip(fds.nics) {
@@ -174,10 +175,12 @@ fn assemble(
         if nics.len() <= slot {
             nics.resize_with(slot + 1, || None);
             nic_ifindex.resize(slot + 1, 0);
+            tx_fds.resize(slot + 1, -1);
         }
         nics[slot] = Some(made);
         nic_ifindex[slot] = desc.ifindex;
         nic_fds.push(raw);
+        tx_fds[slot] = raw;
     }
     let nic_count = nics.len();
     let waiting = Mutex::new(nics);
@@ -205,6 +208,7 @@ fn assemble(
         nics: take,
         nic_ifindex,
         nic_fds,
+        tx_fds,
         local_only: attached.local_only,
         shared: attached.shared,
         own_fds,

@@ -242,6 +242,19 @@ impl Os for Linux {
         })
     }
 
+    fn send(&self, fd: i32, from: &[u8], flags: i32) -> Result<usize, Errno> {
+        let (nobody, none) = (core::ptr::null::<libc::sockaddr>(), 0);
+        sys!(
+            SYS_sendto,
+            fd,
+            from.as_ptr(),
+            from.len(),
+            flags,
+            nobody,
+            none
+        )
+    }
+
     fn sendmsg(
         &self,
         fd: i32,

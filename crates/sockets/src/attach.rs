@@ -1,18 +1,20 @@
 //! One stack, as this process uses it: the shared memory, the V-NICs, and the ways to the daemon and the keeper.
-//! Here the stack lock is taken and the stack's wishes ([`Effect`]) are carried out.
+//! Here the stack lock is taken; `wishes.rs` carries out what the stack wants done then.
 
 mod bells;
 mod name;
+mod outgoing;
+mod wishes;
 
 use core::cell::Cell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use flyover_core::effects::{Effect, Effects};
+use flyover_core::effects::Effects;
 use flyover_core::stack::Stack;
 use flyover_core::stack::locked::{Env, Locked, NicSet};
 use flyover_core::time::Instant;
-use flyover_core::{Handover, SockId, SockRef};
+use flyover_core::{Handover, Outbox, SockId, SockRef};
 use flyover_cplane::Reader;
 use flyover_vnic::Vnic;
 use flyover_wire::{Endpoint, Ip};
@@ -147,6 +149,8 @@ pub struct Parts {
     pub nic_ifindex: Vec<u32>,
     /// Descriptors that become readable when a frame arrives.
     pub nic_fds: Vec<i32>,
+    /// As [`Attachment::tx_fds`].
+    pub tx_fds: Vec<i32>,
     /// As [`Attachment::local_only`].
     pub local_only: bool,
     /// As [`Attachment::shared`].
@@ -235,6 +239,8 @@ pub struct Attachment {
     pub nic_ifindex: Vec<u32>,
     /// Descriptors of the V-NICs.
     pub nic_fds: Vec<i32>,
+    /// Descriptor of the V-NIC at each index of the stack's table; -1: this process has none there.
+    pub tx_fds: Vec<i32>,
     /// The stack is of an ordinary user's daemon: it has no V-NIC and never gets one; nothing but the local path can be
     /// had, and the daemon refuses filters, handovers and takeovers.
     pub local_only: bool,
@@ -261,6 +267,7 @@ pub struct Attachment {
     /// Socket from which wakes are sent.
     pub wake_tx: i32,
     bells: bells::Bells,
+    outgoing: outgoing::Outgoing,
 }
 
 impl core::fmt::Debug for Attachment {
@@ -281,12 +288,12 @@ impl Attachment {
         let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         let wake_tx = crate::os::move_high(os, os.socket(libc::AF_UNIX, kind, 0)?)?;
         let seed = os.entropy();
+        let mut rooms = outgoing::rooms(parts.nic_count);
         let context = |i: usize| {
             let rng = seed.wrapping_add((i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)) | 1;
-            Mutex::new(Context {
-                fx: Effects::new(),
-                rng,
-            })
+            let mut fx = Effects::new();
+            fx.outbox = rooms.next().map_or(Outbox::closed(), Outbox::open);
+            Mutex::new(Context { fx, rng })
         };
         Ok(Self {
             daemons: AtomicU64::new(parts.stack.daemons()),
@@ -297,6 +304,7 @@ impl Attachment {
             os,
             nic_ifindex: parts.nic_ifindex,
             nic_fds: parts.nic_fds,
+            tx_fds: parts.tx_fds,
             local_only: parts.local_only,
             shared: parts.shared,
             keeper: parts.keeper,
@@ -312,6 +320,7 @@ impl Attachment {
             nic_count: parts.nic_count,
             wake_tx,
             bells: bells::Bells::default(),
+            outgoing: outgoing::Outgoing::default(),
         })
     }
 
@@ -404,6 +413,7 @@ impl Attachment {
         c.rng ^= c.rng >> 7;
         c.rng ^= c.rng << 17;
         let now = Instant(self.os.now());
+        c.fx.outbox.pause(self.outgoing.refused_lately(now));
         Env {
             now,
             nics,
@@ -443,44 +453,6 @@ impl Attachment {
             if let Some(seen) = lock.note_waiter() {
                 self.os.futex_wait(lock.seq.as_atomic(), seen, LOCK_NAP);
             }
-        }
-    }
-
-    /// Carries out the stack's wishes; no lock of the stack is held.
-    fn perform(&self, fx: &mut Effects) {
-        if self.stack.daemons() != self.daemons.load(Ordering::Relaxed) {
-            self.meet_daemon();
-        }
-        if fx.is_empty() {
-            return;
-        }
-        while let Some(e) = fx.pop() {
-            match e {
-                Effect::Wake(w) => self.wake(w),
-                Effect::FutexWakeLock => self
-                    .os
-                    .futex_wake(self.stack.lock().seq.as_atomic(), i32::MAX as u32),
-                Effect::PokeKeeper => self.keeper.poke(),
-                Effect::ResolveNeigh { ifindex, ip } => self.daemon(|d| d.resolve(ifindex, ip)),
-                Effect::DelFilter(id) => self.daemon(|d| d.del_filter(id)),
-                Effect::Narrow { filter, listener } => {
-                    let flows: Vec<_> = self.stack.child_flows(listener).collect();
-                    self.daemon(|d| d.narrow(filter, &flows));
-                }
-                Effect::CloseParked(sock) => self.keeper.unpark(sock),
-            }
-        }
-        if core::mem::take(&mut fx.overflow) {
-            self.stack.each_waiter().for_each(|w| self.wake(w));
-        }
-    }
-
-    /// The daemon died, and another one has taken the stack over: its control plane is the one that is up to date.
-    #[cold]
-    fn meet_daemon(&self) {
-        let count = self.stack.daemons();
-        if self.daemon(|d| d.meet()) {
-            self.daemons.store(count, Ordering::Relaxed);
         }
     }
 }

@@ -23,6 +23,7 @@ const TAG_UDP: u64 = 4;
 const TAG_EPOLL: u64 = 5;
 const TAG_CLOSING: u64 = 6;
 const TAG_OURS: u64 = 7;
+const TAG_YOUNG: u64 = 8;
 
 /// An inet socket made by this process that has no endpoint yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +43,31 @@ pub struct Fresh {
     pub error: u8,
     /// Directions that were shut down: Linux keeps that across a later `connect`.
     pub shut: u8,
+}
+
+/// A connection within this host that the kernel has and that has moved next to nothing yet: the stack does not know of it
+/// (`local/young.rs`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Young {
+    /// `AF_INET6`.
+    pub v6: bool,
+    /// The program was told that it is connected.
+    pub seen: bool,
+    /// It stays with the kernel: nothing is counted any more.
+    pub stays: bool,
+    /// The fd is a member of an epoll set that we watch.
+    pub in_epoll: bool,
+    /// Calls that are inside the kernel.
+    pub inside: u8,
+    /// Calls that came back; 3 bits.
+    pub calls: u8,
+    /// Tells it from another one under the same number; 28 bits.
+    pub nonce: u32,
+}
+
+impl Young {
+    /// What `calls` counts up to.
+    pub const MOST_CALLS: u8 = 7;
 }
 
 /// An accelerated socket: which slot, and which life of the slot.
@@ -81,6 +107,8 @@ pub enum Entry {
     Kernel(u8),
     /// An inet socket without an endpoint.
     Fresh(Fresh),
+    /// A connection of the kernel's within this host, at its beginning.
+    Young(Young),
     /// An accelerated TCP socket.
     Tcp(Handle),
     /// An accelerated UDP socket.
@@ -121,6 +149,17 @@ impl Entry {
                     | (u64::from(f.shut & 3) << 16);
                 TAG_FRESH | (bits << 4)
             }
+            Self::Young(y) => {
+                let bits = u64::from(y.v6)
+                    | (u64::from(y.seen) << 1)
+                    | (u64::from(y.stays) << 2)
+                    | (u64::from(y.in_epoll) << 3);
+                TAG_YOUNG
+                    | (bits << 4)
+                    | (u64::from(y.inside) << 12)
+                    | (u64::from(y.calls & Young::MOST_CALLS) << 20)
+                    | ((u64::from(y.nonce) & GEN_MASK) << 36)
+            }
             Self::Tcp(h) => TAG_TCP | pack_handle(h),
             Self::Udp(h) => TAG_UDP | pack_handle(h),
             Self::Epoll(i) => TAG_EPOLL | ((u64::from(i) & SOCK_MASK) << 12),
@@ -143,6 +182,15 @@ impl Entry {
                 unbound: detail & 16 != 0,
                 error: (word >> 12) as u8,
                 shut: (word >> 20) as u8 & 3,
+            }),
+            TAG_YOUNG => Self::Young(Young {
+                v6: detail & 1 != 0,
+                seen: detail & 2 != 0,
+                stays: detail & 4 != 0,
+                in_epoll: detail & 8 != 0,
+                inside: (word >> 12) as u8,
+                calls: (word >> 20) as u8 & Young::MOST_CALLS,
+                nonce: (word >> 36) as u32,
             }),
             TAG_TCP => Self::Tcp(unpack_handle(word)),
             TAG_UDP => Self::Udp(unpack_handle(word)),
@@ -195,7 +243,17 @@ mod tests {
             error: 104,
             shut: 2,
         };
+        let young = Young {
+            v6: true,
+            seen: false,
+            stays: true,
+            in_epoll: true,
+            inside: 255,
+            calls: 7,
+            nonce: 0x0fff_fff2,
+        };
         for e in [
+            Entry::Young(young),
             Entry::Unknown,
             Entry::Kernel(17),
             Entry::Fresh(fresh),
@@ -209,5 +267,6 @@ mod tests {
         }
         assert_eq!(Entry::unpack(0), Entry::Unknown);
         assert!(word_is_kernel(Entry::Kernel(3).pack()));
+        assert!(!word_is_kernel(Entry::Young(young).pack()));
     }
 }

@@ -9,6 +9,7 @@ use crate::attach::Attachment;
 use crate::entry::Entry;
 use crate::policy::Reason;
 use crate::process::Sockets;
+use crate::wait::Gate;
 
 /// How many times a process line may fork and still use stacks: each child that touches a socket takes one.
 pub const GENERATIONS: usize = 256;
@@ -76,6 +77,11 @@ pub(crate) struct Lineage {
     begun: AtomicBool,
     /// `fork` holds the epoll sets still.
     holds_sets: AtomicBool,
+    /// Held while a connection gets its mark, and during `fork`.
+    pub(crate) ripening: Gate,
+    /// Connections that began without a mark so far, and the end of their numbers.
+    young: AtomicU32,
+    young_end: AtomicU32,
 }
 
 impl Lineage {
@@ -86,7 +92,24 @@ impl Lineage {
             fork_generation: AtomicU32::new(0),
             begun: AtomicBool::new(false),
             holds_sets: AtomicBool::new(false),
+            ripening: Gate::new(),
+            young: AtomicU32::new(0),
+            young_end: AtomicU32::new(0),
         }
+    }
+
+    /// A connection begins without a mark; returns how many did before.
+    pub(crate) fn note_young(&self, fd: i32) -> u32 {
+        let end = fd as u32 + 1;
+        if self.young_end.load(Ordering::Relaxed) < end {
+            let _: u32 = self.young_end.fetch_max(end, Ordering::SeqCst);
+        }
+        self.young.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The numbers of connections without a mark are below this one.
+    pub(crate) fn young_end(&self) -> usize {
+        self.young_end.load(Ordering::SeqCst) as usize
     }
 
     #[inline]
@@ -200,6 +223,7 @@ impl Sockets {
     /// that [`is_untouched`](Self::is_untouched) has none, and need not call this.
     #[inline(always)]
     pub fn before_fork(&self) {
+        self.ripen_before_fork();
         self.epolls.before_fork(self.os);
         self.lineage.holds_sets.store(true, Ordering::Relaxed);
     }
@@ -210,6 +234,7 @@ impl Sockets {
         if self.lineage.holds_sets.load(Ordering::Relaxed) {
             self.lineage.holds_sets.store(false, Ordering::Relaxed);
             self.epolls.after_fork();
+            self.lineage.ripening.unlock();
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::{Mutex, OnceLock};
 use flyover_core::SockRef;
 use flyover_core::sock::{Kind as SockKind, Sock, flag};
 
+use crate::addr::Addr;
 use crate::attach::{Attachment, Connector};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
@@ -212,13 +213,13 @@ impl Sockets {
         }
     }
 
-    /// The kernel accepted `fd` for a listener that is not ours.
-    pub fn on_kernel_accept(&self, fd: i32) {
+    /// The kernel accepted `fd` for a listener that is not ours; `peer`: from there, if the kernel said so.
+    pub fn on_kernel_accept(&self, fd: i32, peer: Option<Addr>) {
         let _: bool = self.table.store(fd, Entry::Kernel(0));
         self.mark_made(fd);
         if self.settings.local
             && self.accelerates()
-            && let Ok(peer) = self.os.getpeername(fd)
+            && let Some(peer) = peer.or_else(|| self.os.getpeername(fd).ok())
             && let Some(remote) = peer.endpoint()
         {
             let v6 = peer.family() == libc::AF_INET6;
@@ -251,7 +252,7 @@ impl Sockets {
     #[inline]
     pub fn look(&self, fd: i32) -> Fd {
         match self.table.load(fd) {
-            Entry::Kernel(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
+            Entry::Kernel(_) | Entry::Young(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
             Entry::Fresh(f) => self.fresh(fd, f),
             Entry::Epoll(i) => Fd::Epoll(i),
             Entry::Unknown => self.probe(fd),
@@ -392,7 +393,9 @@ impl Sockets {
                 None => Fd::Kernel,
             },
             Entry::Epoll(i) => Fd::Epoll(i),
-            Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => Fd::Kernel,
+            Entry::Unknown | Entry::Kernel(_) | Entry::Young(_) | Entry::Closing | Entry::Ours => {
+                Fd::Kernel
+            }
         }
     }
 

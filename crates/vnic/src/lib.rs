@@ -85,11 +85,43 @@ pub trait Vnic {
     /// can not. [`TxResult::Full`]: try again after the next poll or a millisecond, whichever comes first.
     fn tx(&mut self, hdr: &[u8], payload: &[ShmBytes<'_>], off: &TxOffload) -> TxResult;
 
+    /// Writes what [`post`](Self::post) takes for this single frame (no super-frame) to `into` and returns its length.
+    /// None: not this kind of V-NIC, or no room; it goes through [`tx`](Self::tx). Once it is written it counts as sent,
+    /// and may be written to the V-NIC's descriptor by `sendmsg`, without the stack's lock.
+    fn encode(
+        &mut self,
+        hdr: &[u8],
+        payload: &[ShmBytes<'_>],
+        off: &TxOffload,
+        into: &mut [u8],
+    ) -> Option<usize> {
+        let _: (&[u8], &[ShmBytes<'_>], &TxOffload, &mut [u8]) = (hdr, payload, off, into);
+        None
+    }
+
+    /// Sends what [`encode`](Self::encode) wrote.
+    fn post(&mut self, encoded: &[u8]) -> TxResult {
+        let _: &[u8] = encoded;
+        TxResult::Dropped
+    }
+
     /// Rings the doorbell for what `tx` queued: once per batch, always before the lock is released.
     fn flush(&mut self);
 
+    /// As [`flush`](Self::flush), but leaves the doorbell to the caller: true when an empty `sendmsg` on the V-NIC's
+    /// descriptor, which needs no lock, has to follow, again while it says EAGAIN.
+    fn flush_later(&mut self) -> bool {
+        self.flush();
+        false
+    }
+
     /// Whether `rx_next` would return a frame: one load, no system call.
     fn rx_pending(&self) -> bool;
+
+    /// Whether so many frames wait that they had better be taken out before there is no room for more.
+    fn rx_deep(&self) -> bool {
+        false
+    }
 
     /// The V-NIC's descriptor polled as `POLLERR`: takes the error, so that the next poll can sleep again.
     fn on_poll_error(&mut self) {}

@@ -189,6 +189,7 @@ impl Locked<'_, '_, '_> {
         // Whether `connect` has told the program, its caller knows.
         s.clear_flag(flag::CONNECTED_SEEN);
         st.hash_conn(r.id);
+        count!(self, local_marks);
         Ok(r)
     }
 

@@ -9,10 +9,10 @@ use super::deferred::defer;
 use crate::effects::{Effect, Effects};
 use crate::sock::SockId;
 use crate::time::Instant;
-use core::sync::atomic::Ordering::{Acquire, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use flyover_cplane::Reader;
-use flyover_shm::Unlock;
-use flyover_vnic::Vnic;
+use flyover_shm::{ShmBytes, Unlock};
+use flyover_vnic::{TxOffload, TxResult, Vnic};
 
 /// The V-NICs that the calling process can use. The index is that of the stack's V-NIC table.
 pub trait NicSet {
@@ -116,6 +116,46 @@ impl<'m> Locked<'_, '_, 'm> {
         self.env.now
     }
 
+    /// Gives a frame to a V-NIC: small ones wait in the outbox until the lock is dropped, where there is one.
+    pub(crate) fn give(
+        &mut self,
+        nic: usize,
+        hdr: &[u8],
+        payload: &[ShmBytes<'_>],
+        off: &TxOffload,
+    ) -> TxResult {
+        let env = &mut *self.env;
+        let Some(vnic) = env.nics.nic(nic) else {
+            return TxResult::Dropped;
+        };
+        let outbox = &mut env.fx.outbox;
+        let written = outbox
+            .place()
+            .and_then(|place| vnic.encode(hdr, payload, off, place));
+        if let Some(len) = written {
+            outbox.keep(nic, len);
+            return TxResult::Sent;
+        }
+        self.send_outbox();
+        self.dirty = true;
+        match self.env.nics.nic(nic) {
+            Some(vnic) => vnic.tx(hdr, payload, off),
+            None => TxResult::Dropped,
+        }
+    }
+
+    /// What comes next must not overtake what waits.
+    fn send_outbox(&mut self) {
+        let env = &mut *self.env;
+        let (nics, stats) = (&mut *env.nics, &self.st.state.stats);
+        env.fx.outbox.drain(|nic, frame| {
+            let sent = nics.nic(nic).map(|nic| nic.post(frame));
+            if sent != Some(TxResult::Sent) {
+                let _: u64 = stats.tx_dropped.fetch_add(1, Relaxed);
+            }
+        });
+    }
+
     /// Publishes the earliest deadline, and wakes the keeper when it sleeps longer than that.
     fn publish_deadline(&mut self) {
         let st = self.st.state;
@@ -134,8 +174,14 @@ impl<'m> Locked<'_, '_, 'm> {
         let n = self.env.nics.count();
         if self.dirty {
             for i in 0..n {
-                if let Some(nic) = self.env.nics.nic(i) {
+                let env = &mut *self.env;
+                let Some(nic) = env.nics.nic(i) else {
+                    continue;
+                };
+                if !env.fx.outbox.is_open() {
                     nic.flush();
+                } else if nic.flush_later() {
+                    env.fx.outbox.ring(i);
                 }
             }
             self.dirty = false;

@@ -99,6 +99,9 @@ const TIMER_BUDGET: u32 = 256;
 
 impl Locked<'_, '_, '_> {
     /// Handles up to `budget` frames of each V-NIC, then timers, then transmission. Returns the frames handled.
+    ///
+    /// A large super-frame ends the batch: its reader will be here soon, and what follows then goes straight into his
+    /// memory ([`Direct`]). Taken now, it would be copied once more, and out of every cache by the time it is read.
     pub fn poll(&mut self, budget: u32) -> u32 {
         self.poll_for(budget, None)
     }
@@ -145,8 +148,12 @@ impl Locked<'_, '_, '_> {
             n += 1;
             self.rx_frame(i, meta, &head, direct);
             crate::stretch::place();
-            if let Some(nic) = self.env.nics.nic(i) {
-                nic.rx_done();
+            let Some(nic) = self.env.nics.nic(i) else {
+                break;
+            };
+            nic.rx_done();
+            if meta.by_call && direct.is_none() && !nic.rx_deep() {
+                break;
             }
         }
         n

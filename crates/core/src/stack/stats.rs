@@ -123,6 +123,8 @@ counters! {
     takeovers_begun,
     /// Those that were.
     takeovers_of_kernel,
+    /// Ends of connections within this host that got a place in the stack.
+    local_marks,
     /// Connections within this host that were paired: their bytes go through shared memory.
     local_pairs,
     /// Pairs that went back to the kernel.
@@ -141,6 +143,8 @@ counters! {
     tx_full,
     /// Transmissions refused by the V-NIC.
     tx_dropped,
+    /// Frames that waited for the lock to be dropped and were refused then.
+    tx_outbox_lost,
     /// Transmissions given up: no route.
     tx_no_route,
     /// Route look-ups because a cached one was stale.

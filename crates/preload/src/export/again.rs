@@ -9,7 +9,7 @@ use flyover_sockets::local::Entered;
 use flyover_sockets::process::{Answer, Ep};
 use flyover_sockets::{Errno, Sockets};
 
-use crate::{errno, fast};
+use crate::{errno, fast, init};
 
 /// How often a call is made anew: the way there and back again is no endless one.
 const TRIES: u32 = 1000;
@@ -96,8 +96,10 @@ pub(super) fn stream<S: Said>(
         let said = fast::inside(|lib| {
             let since = lib.takeovers();
             let said = f(lib).said();
-            if said.is_none() && lib.may_come_back(fd) {
-                away.set(Some(since));
+            if said.is_none() {
+                if lib.may_come_back(fd) {
+                    away.set(Some(since));
+                }
                 entered.set(lib.enter_kernel(fd));
             }
             said
@@ -114,8 +116,12 @@ pub(super) fn stream<S: Said>(
         }
         let quiet = away.get().is_some();
         let r = kernel(Way { quiet });
-        if let Entered::Counted(ep) = entered {
-            leave(&ep);
+        match entered {
+            Entered::Counted(ep) => leave(&ep),
+            Entered::Young(nonce) => {
+                let _: Option<()> = init::lib().map(|lib| lib.leave_young(fd, nonce));
+            }
+            Entered::Free | Entered::Home => {}
         }
         let Some(since) = away.get() else {
             return r;

@@ -5,7 +5,9 @@ use core::ffi::{c_char, c_int, c_void};
 
 use libc::pid_t;
 
-use crate::{environ, init, leave, next};
+use flyover_sockets::Sockets;
+
+use crate::{environ, fast, init, leave, next};
 
 type Strings = *const *const c_char;
 
@@ -20,6 +22,7 @@ fn current() -> Strings {
 
 fn others_may_hold() {
     if let Some(lib) = init::lib() {
+        let _: Option<()> = fast::inside(Sockets::ripen_all);
         lib.note_fork();
     }
 }

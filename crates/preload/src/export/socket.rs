@@ -114,11 +114,28 @@ unsafe fn accept_any(
     kernel: impl FnOnce() -> isize,
 ) -> c_int {
     let through_libc = || {
-        let new = kernel();
+        // SAFETY: the application's; probed. The kernel writes there how long the address is.
+        let room = unsafe { Room::of(len) }.was;
+        let mut own = flyover_sockets::Addr::default();
+        let mut own_len: socklen_t = 128;
+        let new = match addr.is_null() {
+            // SAFETY: our buffer of the length that is said.
+            true => unsafe {
+                let p = own.buffer().as_mut_ptr().cast();
+                next::accept4(fd, p, &raw mut own_len, flags) as isize
+            },
+            false => kernel(),
+        };
         if new >= 0
             && let Some(lib) = init::lib()
         {
-            lib.on_kernel_accept(new as c_int);
+            own.set_len(own_len as usize);
+            let peer = match addr.is_null() {
+                true => Some(own),
+                // SAFETY: the kernel has written both.
+                false => unsafe { accepted_from(addr, len, room) },
+            };
+            lib.on_kernel_accept(new as c_int, peer);
         }
         new
     };
@@ -142,6 +159,22 @@ unsafe fn accept_any(
         },
         through_libc,
     ) as c_int
+}
+
+/// The address that the kernel has written, if there was room for all of it.
+///
+/// # Safety
+/// `addr` and `len` are as the kernel has filled them.
+unsafe fn accepted_from(
+    addr: *const sockaddr,
+    len: *const socklen_t,
+    room: Option<socklen_t>,
+) -> Option<flyover_sockets::Addr> {
+    // SAFETY: the kernel has written there.
+    let n = unsafe { len.read_unaligned() };
+    // SAFETY: so many bytes are the kernel's.
+    let known = (n <= room?).then(|| unsafe { args::addr(addr, n) })?;
+    known.ok().flatten()
 }
 
 #[unsafe(no_mangle)]

@@ -5,17 +5,16 @@
 use core::cell::LazyCell;
 use std::io::{IoSlice, IoSliceMut};
 
-use flyover_core::ev;
 use flyover_core::sock::flag;
 
 use crate::errno::Errno;
 use crate::io::send::with_rest;
 use crate::io::sockopt::timeval_ns;
 use crate::local::Entered;
-use crate::os::{PollFd, Ran, Received};
+use crate::os::{Ran, Received};
 use crate::process::{Answer, Ep, Sockets};
 use crate::wait::Deadline;
-use crate::wait::sleep::{On, Slept, Want};
+use crate::wait::sleep::Slept;
 
 /// `UIO_MAXIOV`.
 const MOST_PIECES: usize = 1024;
@@ -61,18 +60,14 @@ impl Sockets {
         begun: bool,
     ) -> Result<i16, Errno> {
         loop {
-            let mut one = [PollFd {
-                fd,
-                events,
-                revents: 0,
-            }];
-            let home = Want {
-                sock: ep.sock,
-                events: ev::BACK,
-            };
-            let slept = ep.att.sleep(On::Socks(&[home]), &mut one, until);
-            if one[0].revents != 0 || !ep.shared().has(flag::HANDED_OVER) {
-                return Ok(one[0].revents);
+            let (slept, shown) = ep.att.sleep_away(ep.sock, fd, events, until);
+            let home = !ep.shared().has(flag::HANDED_OVER);
+            if home && ep.att.kept_fd(ep.sock, fd) != fd {
+                // Paired, and closed at the same moment: there is no number to go on with.
+                return Err(Errno::EBADF);
+            }
+            if shown != 0 || home {
+                return Ok(shown);
             }
             match slept {
                 Slept::Signal(Ran::Interrupt) => return Err(Errno::EINTR),
@@ -89,9 +84,11 @@ impl Sockets {
 
     /// Urgent data is in the kernel's queues, where its place in the stream cannot be told: such a connection stays there.
     fn note_urgent(&self, fd: i32, flags: i32) {
-        if flags & libc::MSG_OOB != 0
-            && let Some(ep) = self.mark(fd)
-        {
+        if flags & libc::MSG_OOB == 0 {
+            return;
+        }
+        self.young_stays(fd);
+        if let Some(ep) = self.mark(fd) {
             self.never_paired(&ep);
         }
     }
@@ -126,21 +123,21 @@ impl Sockets {
         let _call = ep.att.call();
         let until = LazyCell::new(|| self.limit_away(fd, libc::SO_SNDTIMEO));
         let mut done = 0;
+        // Its number may be another's by the time that the call was woken.
+        let mut at = fd;
         loop {
             let how = flags | libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
             let since = self.takeovers();
-            let entered = self.enter_kernel(fd);
+            let entered = self.enter_kernel(at);
             if let Entered::Home = entered {
                 return self.rest_at_home(fd, from, done, flags);
             }
             let sent = with_rest(from, done, |rest| {
                 let pieces: Vec<IoSlice<'_>> = rest.iter().map(|b| IoSlice::new(b)).collect();
                 let control = if done == 0 { control } else { &[] };
-                self.os.sendmsg(fd, &pieces, None, control, how)
+                self.os.sendmsg(at, &pieces, None, control, how)
             });
-            if let Entered::Counted(ep) = entered {
-                self.leave_kernel(&ep);
-            }
+            self.after_kernel(at, &entered);
             let failed = match sent {
                 Ok(n) => {
                     done += n;
@@ -151,14 +148,16 @@ impl Sockets {
                 }
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => {
-                    match self.wait_away(&ep, fd, libc::POLLOUT, *until, done > 0) {
+                    let waited = self.wait_away(&ep, at, libc::POLLOUT, *until, done > 0);
+                    at = ep.att.kept_fd(ep.sock, at);
+                    match waited {
                         // What failed is told at the next call.
                         Ok(shown) if done > 0 && shown & libc::POLLERR != 0 => Errno::EAGAIN,
                         Ok(_) => continue,
                         Err(e) => e,
                     }
                 }
-                Err(e) if self.came_back(fd, e, since) => {
+                Err(e) if at == fd && self.came_back(fd, e, since) => {
                     return self.rest_at_home(fd, from, done, flags);
                 }
                 Err(e) => e,
@@ -203,9 +202,10 @@ impl Sockets {
         let _call = ep.att.call();
         let until = LazyCell::new(|| self.limit_away(fd, libc::SO_RCVTIMEO));
         let mut taken = Taken::default();
+        let mut at = fd;
         loop {
             let since = self.takeovers();
-            let entered = self.enter_kernel(fd);
+            let entered = self.enter_kernel(at);
             if let Entered::Home = entered {
                 return self.rest_from_home(fd, into, control, flags, taken);
             }
@@ -216,19 +216,17 @@ impl Sockets {
                     &mut []
                 };
                 self.os
-                    .recvmsg(fd, pieces, control, flags | libc::MSG_DONTWAIT)
+                    .recvmsg(at, pieces, control, flags | libc::MSG_DONTWAIT)
             });
-            if let Entered::Counted(ep) = entered {
-                self.leave_kernel(&ep);
-            }
+            self.after_kernel(at, &entered);
             let peeks = flags & libc::MSG_PEEK != 0;
             let failed = match got {
                 Err(Errno::EINTR) => continue,
-                Err(e) if e != Errno::EAGAIN && self.came_back(fd, e, since) => {
+                Err(e) if e != Errno::EAGAIN && at == fd && self.came_back(fd, e, since) => {
                     return self.rest_from_home(fd, into, control, flags, taken);
                 }
                 // In repair mode the kernel shows what waits to be sent.
-                Ok(_) if peeks && (self.is_back(fd) || self.takeovers() != since) => {
+                Ok(_) if peeks && at == fd && (self.is_back(fd) || self.takeovers() != since) => {
                     return Away::Again;
                 }
                 Err(Errno::EAGAIN) => None,
@@ -236,7 +234,7 @@ impl Sockets {
                 Ok(m) => {
                     let end = m.n == 0;
                     taken.add(m, peeks);
-                    let least = self.least_away(fd, taken.m.n, want, flags);
+                    let least = self.least_away(at, taken.m.n, want, flags);
                     (end || taken.m.n >= least).then_some(Ok(()))
                 }
             };
@@ -244,9 +242,9 @@ impl Sockets {
                 let begun = taken.m.n > 0;
                 let waited = match (peeks, begun) {
                     // What is looked at stays readable: nothing tells when more comes, but an end does.
-                    (true, true) => self.nap_away(&ep, fd, *until),
+                    (true, true) => self.nap_away(&ep, at, *until),
                     _ => {
-                        match self.wait_away(&ep, fd, libc::POLLIN | libc::POLLPRI, *until, begun) {
+                        match self.wait_away(&ep, at, libc::POLLIN | libc::POLLPRI, *until, begun) {
                             // What failed is told at the next call, and an urgent byte ends this one.
                             Ok(shown) if begun && shown & (libc::POLLERR | libc::POLLPRI) != 0 => {
                                 Err(Errno::EAGAIN)
@@ -257,6 +255,7 @@ impl Sockets {
                 };
                 waited.err().map(Err)
             });
+            at = ep.att.kept_fd(ep.sock, at);
             match over {
                 None => {}
                 Some(Err(e)) if taken.m.n == 0 => return Away::Done(Err(e)),

@@ -8,7 +8,8 @@ use crate::process::{Answer, Fd, Sockets};
 impl Sockets {
     /// The kernel has `fd`, and another thread's call may make it an endpoint at any moment.
     pub(crate) fn may_change(&self, fd: i32, looked: &Fd) -> bool {
-        matches!(looked, Fd::Fresh(_)) || matches!(looked, Fd::Kernel) && self.may_come_back(fd)
+        matches!(looked, Fd::Fresh(_))
+            || matches!(looked, Fd::Kernel) && (self.may_come_back(fd) || self.is_young_entry(fd))
     }
 
     /// `F_GETFL` and `F_SETFL`.

@@ -60,6 +60,7 @@ impl Sockets {
     /// The kernel's alone. A connection that it has for the time being is none such: a call that blocks is not to sleep in
     /// its socket.
     fn is_plain(&self, fd: i32) -> bool {
+        self.ripen(fd);
         match self.look(fd) {
             Fd::Kernel => !self.may_come_back(fd),
             Fd::Fresh(_) | Fd::Epoll(_) => true,

@@ -187,8 +187,17 @@ impl Sockets {
                     move_peek(ep, r.n, how.peek);
                     done += r.n;
                     // An urgent mark ends even a read that waits for all.
-                    if r.n == 0 || done >= want || !all || ep.att.stack.at_mark(id) {
+                    if r.n == 0 || done >= want || ep.att.stack.at_mark(id) {
                         return Ok(done);
+                    }
+                    if !all {
+                        let bulk = direct && r.n >= DIRECT_FROM && want - done >= DIRECT_FROM;
+                        return Ok(done
+                            + if bulk {
+                                more_at_once(ep, into, done)
+                            } else {
+                                0
+                            });
                     }
                 }
                 Err(Error::WouldBlock) if let Err(e) = short => {
@@ -337,6 +346,18 @@ impl Sockets {
 /// From this size of a read on, what comes by super-frame is placed in the program's memory at once: a poll for a smaller
 /// one costs more than it saves. Bytes.
 const DIRECT_FROM: usize = 16 << 10;
+
+/// The queue is empty, `done` bytes were read and much would fit behind them: what the V-NICs hold follows at once. As in
+/// the kernel, where it would have been in the queue. Returns the bytes placed.
+fn more_at_once(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usize {
+    if ep.shared().rq_available() > 0 {
+        return 0;
+    }
+    let more = with_rest(into, done, |rest| {
+        ep.att.try_locked(|l| l.tcp_poll_into(ep.sock.id, rest, 64))
+    });
+    more.unwrap_or(0)
+}
 
 /// `n` bytes were placed at once; what is queued behind them follows. Returns the bytes in all.
 fn with_queued(ep: &Ep, into: &mut [&mut [u8]], n: usize) -> usize {

@@ -9,6 +9,8 @@ use crate::process::{Answer, Ep, Fd, Sockets};
 
 /// Bytes read at a time. On the thread's stack, which may be small (musl: 128 KiB; signal stacks less).
 const CHUNK: usize = 32 * 1024;
+/// The same for a small file.
+const SMALL: usize = 4 * 1024;
 /// How often a send is made anew because the connection went or came.
 const TRIES: u32 = 1000;
 
@@ -91,11 +93,25 @@ impl Sockets {
         pos: &mut i64,
         count: usize,
     ) -> Result<(), Errno> {
-        let mut buf = [0u8; CHUNK];
+        // Making room for a large chunk costs as much as sending a small file.
+        match count {
+            0..=SMALL => self.pump(ep, (out, input), pos, count, &mut [0u8; SMALL]),
+            _ => self.pump(ep, (out, input), pos, count, &mut [0u8; CHUNK]),
+        }
+    }
+
+    fn pump(
+        &self,
+        ep: Option<&Ep>,
+        (out, input): (i32, i32),
+        pos: &mut i64,
+        count: usize,
+        buf: &mut [u8],
+    ) -> Result<(), Errno> {
         let start = *pos;
         let mut left = count.min(0x7fff_f000);
         while left > 0 {
-            let part = left.min(CHUNK);
+            let part = left.min(buf.len());
             let Some(into) = buf.get_mut(..part) else {
                 return Ok(());
             };

@@ -18,7 +18,9 @@ impl Sockets {
     /// `setsockopt(2)`.
     pub fn setsockopt(&self, fd: i32, level: i32, name: i32, value: &[u8]) -> Answer {
         match self.look(fd) {
-            Fd::Kernel if self.may_come_back(fd) => self.set_away(fd, level, name, value),
+            Fd::Kernel if self.may_come_back(fd) || self.is_young_entry(fd) => {
+                self.set_away(fd, level, name, value)
+            }
             Fd::Kernel | Fd::Epoll(_) => Answer::Kernel,
             Fd::Fresh(f) => match self.set_fresh(fd, f, level, name, value) {
                 // Another thread may connect it meanwhile, and have looked at the options already.
@@ -44,7 +46,12 @@ impl Sockets {
                 self.keep_there(fd, Reason::HandedOver);
                 return Answer::Value(0);
             }
-            _ => return Answer::Value(0),
+            _ => {
+                if row.is_none_or(|row| row.moves(true, value)) {
+                    self.young_stays(fd);
+                }
+                return Answer::Value(0);
+            }
         };
         if row.is_none_or(|row| row.moves(tcp, value)) {
             let _: Result<(), Errno> = self.needs_kernel(fd, &ep, Reason::HandedOver);

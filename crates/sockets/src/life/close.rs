@@ -21,7 +21,13 @@ impl Sockets {
                 let _: bool = self.table.store(fd, Entry::Unknown);
                 return Answer::Kernel;
             }
-            Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {}
+            // Nobody else knows of it.
+            Entry::Young(y) if !y.in_epoll => {
+                let _: bool = self.table.store(fd, Entry::Unknown);
+                return Answer::Kernel;
+            }
+            Entry::Young(_) | Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {
+            }
         }
         if self.is_foreign_child() {
             // A vfork child: the table is the parent's.
@@ -60,23 +66,28 @@ impl Sockets {
                     self.epolls.forget_fd(self, fd);
                 }
             }
-            Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
+            Entry::Young(y) if y.in_epoll => self.epolls.forget_fd(self, fd),
+            Entry::Young(_) | Entry::Unknown | Entry::Kernel(_) | Entry::Closing | Entry::Ours => {}
         }
     }
 
     /// The kernel closes its connection; the place in the stack goes when the kernel says that it is gone.
     fn forget_mark(&self, fd: i32, ep: &Ep) {
         let copied = self.is_copied(fd);
-        if self.is_sole_holder(fd) || (copied && self.is_last_copy(fd)) {
+        let last = self.is_sole_holder(fd) || (copied && self.is_last_copy(fd));
+        let s = ep.shared();
+        let near = s.k_near.load(Ordering::Relaxed) != 0;
+        // Threads that block in calls on it go on, with a descriptor that is kept for them.
+        let later = ep.att.close_later(fd, ep.sock, last && near);
+        if last {
             self.epolls.forget_away(self, fd, ep);
-            let s = ep.shared();
             // From here on nobody pairs it; if somebody just did, it is closed as one end of a pair.
             ep.att.locked(|l| {
                 s.clear_flag(flag::LOCAL);
-                // Nothing of the V-NICs' hangs on a mark of this host. While other threads wait at it, it waits for the
-                // kernel's word.
-                let near = s.k_near.load(Ordering::Relaxed) != 0 && s.items.get().is_none();
-                if near || s.has(flag::PAIRED) {
+                // Nothing of the V-NICs' hangs on a mark of this host. While other threads wait at it, it waits for the last of
+                // them, or for the kernel's word.
+                let idle = near && s.items.get().is_none();
+                if !later && (idle || s.has(flag::PAIRED)) {
                     l.close(ep.sock.id);
                 }
             });
@@ -144,7 +155,7 @@ impl Sockets {
         match self.table.load(fd) {
             Entry::Ours => Err(Errno::EBUSY),
             Entry::Unknown | Entry::Kernel(_) | Entry::Closing => Ok(()),
-            Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {
+            Entry::Young(_) | Entry::Fresh(_) | Entry::Tcp(_) | Entry::Udp(_) | Entry::Epoll(_) => {
                 if !self.is_foreign_child() {
                     self.release(fd);
                 }

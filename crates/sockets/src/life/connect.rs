@@ -25,6 +25,7 @@ const PORTS: u32 = 16;
 impl Sockets {
     /// `connect(2)`.
     pub fn connect(&self, fd: i32, addr: &Addr) -> Answer {
+        self.ripen(fd);
         let (looked, mark) = self.look_and_mark(fd);
         if let Some(ep) = mark {
             return self.connect_away(fd, &ep, addr);

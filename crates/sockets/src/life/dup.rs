@@ -18,6 +18,7 @@ impl Sockets {
         if self.is_foreign_child() {
             return;
         }
+        self.ripen(old);
         let entry = self.table.load(old);
         match entry {
             Entry::Tcp(_) | Entry::Udp(_) | Entry::Fresh(_) => {
@@ -29,6 +30,10 @@ impl Sockets {
                 self.epolls.copied(index);
                 let _: bool = self.table.store(new, entry);
                 self.table.set_made(new, self.table.made(old));
+            }
+            Entry::Young(_) => {
+                let reason = crate::policy::Reason::Unpaired.code();
+                let _: bool = self.table.store(new, Entry::Kernel(reason));
             }
             Entry::Kernel(_) => {
                 let _: bool = self.table.store(new, entry);

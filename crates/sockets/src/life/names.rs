@@ -70,6 +70,8 @@ impl Sockets {
 
     /// `shutdown(2)`; `how` is `SHUT_RD`, `SHUT_WR` or `SHUT_RDWR`.
     pub fn shutdown(&self, fd: i32, how: i32) -> Answer {
+        // Half of a connection is never paired.
+        self.young_stays(fd);
         let (looked, mark) = self.look_and_mark(fd);
         if let Fd::Fresh(f) = looked
             && (libc::SHUT_RD..=libc::SHUT_RDWR).contains(&how)

@@ -168,6 +168,7 @@ impl Sockets {
         if reason.may_return() || self.is_foreign_child() {
             return;
         }
+        self.young_stays(fd);
         let stays = match self.look_and_mark(fd) {
             (_, Some(ep)) => {
                 let old = self.table.load(fd);
@@ -187,18 +188,25 @@ impl Sockets {
         }
     }
 
-    /// `sendfile` is about to be called. On a connection within this host the kernel makes it, which sleeps in its socket
-    /// if it may: then the kernel keeps the connection.
+    /// `sendfile` is about to be called. On a connection within this host it is counted like any other call, but the kernel
+    /// makes it, which sleeps in its socket if it may: then the connection is paired now, or the kernel keeps it.
     pub fn before_sendfile(&self, fd: i32) {
-        if self.mark(fd).is_some_and(|ep| is_near(&ep)) {
+        if self
+            .mark(fd)
+            .is_some_and(|ep| is_near(&ep) && !self.is_young(&ep))
+            && self.may_block(fd)
+        {
             self.now_or_never(fd);
-            self.keep_if_it_blocks(fd);
+            if self.mark(fd).is_some() {
+                self.keep_there(fd, Reason::HandedOver);
+            }
         }
     }
 
     /// `splice` is about to be called, which only the kernel can do: if it has the connection of `fd`, it keeps it. Within
     /// this host only where the call may sleep in the kernel's socket.
     pub fn before_splice(&self, fd: i32) {
+        self.ripen(fd);
         for _ in 0..LOOKS {
             match self.mark(fd) {
                 Some(ep) if is_near(&ep) => {
@@ -214,12 +222,14 @@ impl Sockets {
     }
 
     fn keep_if_it_blocks(&self, fd: i32) {
-        let status = self.mark(fd).map(|_| self.os.fcntl(fd, libc::F_GETFL, 0));
-        if let Some(Ok(status)) = status
-            && status & libc::O_NONBLOCK == 0
-        {
+        if self.mark(fd).is_some() && self.may_block(fd) {
             self.keep_there(fd, Reason::HandedOver);
         }
+    }
+
+    fn may_block(&self, fd: i32) -> bool {
+        let status = self.os.fcntl(fd, libc::F_GETFL, 0);
+        status.is_ok_and(|status| status & libc::O_NONBLOCK == 0)
     }
 
     /// True for a connection that comes and goes by order: what the kernel is asked for may fail at any time.

@@ -6,6 +6,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | marks, pairing, the first look at a paired end |
+//! | `young.rs` | connections that have no mark yet |
 //! | `fast.rs` | sending and receiving without the stack lock |
 //! | `part.rs` | the way back: what waits in the queues goes through the kernel |
 //! | `closed.rs` | ends that a child had open when it ended |
@@ -15,6 +16,7 @@ mod closed;
 pub(crate) mod diag;
 pub mod fast;
 mod part;
+mod young;
 
 use core::sync::atomic::Ordering;
 use std::io::IoSliceMut;
@@ -50,6 +52,9 @@ const HOLD_NS: u64 = 20_000;
 /// asleep in the kernel later on.
 const YOUNG: u32 = 4;
 
+/// At so many calls in a row a pairing is tried: that costs the stack's lock and a look, unless the other end is there, too.
+const TRIED_AT_ONCE: u32 = 32;
+
 /// A call of the kernel's on a mark, counted in.
 #[derive(Debug)]
 #[must_use]
@@ -58,6 +63,8 @@ pub enum Entered {
     Free,
     /// Counted: [`Sockets::leave_kernel`] has to follow.
     Counted(Ep),
+    /// Counted, on a connection without mark: [`Sockets::leave_young`] has to follow.
+    Young(u32),
     /// It is no mark any more: the call is the stack's.
     Home,
 }
@@ -66,7 +73,10 @@ impl Sockets {
     /// The kernel has connected `fd` (`done`: and said so), or is about to: if its peer is on this host, it gets its mark.
     pub fn connected_by_kernel(&self, fd: i32, to: &Addr, done: bool) {
         let Fd::Fresh(fresh) = self.look(fd) else {
-            if let Some(ep) = self.mark(fd).filter(|_| done) {
+            if let Some(ep) = self.mark(fd)
+                && !self.forget_stale(fd, &ep)
+                && done
+            {
                 ep.shared().set_flag(flag::CONNECTED_SEEN);
             }
             return;
@@ -75,13 +85,16 @@ impl Sockets {
             // It was dissolved.
             return;
         }
-        let marked = to
+        let peer = to
             .endpoint()
-            .filter(|_| !fresh.dgram && !fresh.unbound && fresh.shut == 0)
-            .and_then(|peer| {
-                let peer = Some(peer).filter(|p| done && !p.ip.is_unspecified());
-                self.mark_local(fd, fresh.v6, peer)
-            });
+            .filter(|_| !fresh.dgram && !fresh.unbound && fresh.shut == 0);
+        if peer.is_some_and(|peer| self.connected_young(fd, fresh, peer.ip, done)) {
+            return;
+        }
+        let marked = peer.and_then(|peer| {
+            let known = Some(peer).filter(|p| done && !p.ip.is_unspecified());
+            self.mark_local(fd, fresh.v6, known.or_else(|| self.peer_of(fd, fresh.v6)))
+        });
         let Some((ep, before)) = marked else {
             self.leave_to_kernel(fd, self.why_kernel(to));
             return;
@@ -105,6 +118,9 @@ impl Sockets {
 
     /// The kernel accepted `fd`. True: it has its mark, or is paired already.
     pub(crate) fn accepted_by_kernel(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> bool {
+        if peer.is_some_and(|peer| self.accepted_young(fd, v6, peer.ip)) {
+            return true;
+        }
         match self.mark_local(fd, v6, peer) {
             Some((ep, _)) => {
                 ep.shared().set_flag(flag::CONNECTED_SEEN);
@@ -121,6 +137,20 @@ impl Sockets {
 
     /// The mark of a connection within this host, and what the entry was.
     fn mark_local(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> Option<(Ep, Entry)> {
+        let (ep, may_pair) = self.near_mark(fd, v6, peer)?;
+        let entry = Entry::Tcp(Handle::new(ep.sock, v6));
+        let Some(before) = self.table.swap(fd, entry) else {
+            ep.att.locked(|l| l.free_unused(ep.sock.id));
+            return None;
+        };
+        if may_pair {
+            ep.att.locked(|_| ep.shared().set_flag(flag::LOCAL));
+        }
+        Some((ep, before))
+    }
+
+    /// A mark that nobody pairs yet, and whether it may be paired.
+    fn near_mark(&self, fd: i32, v6: bool, peer: Option<Endpoint>) -> Option<(Ep, bool)> {
         if !self.settings.local {
             return None;
         }
@@ -147,28 +177,27 @@ impl Sockets {
             Reason::Unpaired
         };
         let sock = att
-            .locked(|l| l.local_mark(v6, cookie, local, remote, u32::from(reason.code())))
+            .locked(|l| {
+                let made = l.local_mark(v6, cookie, local, remote, u32::from(reason.code()));
+                if let Ok(sock) = made {
+                    att.stack.sock(sock.id).clear_flag(flag::LOCAL);
+                }
+                made
+            })
             .ok()?;
-        if off {
-            // Until somebody orders it back.
-            att.stack.sock(sock.id).clear_flag(flag::LOCAL);
-        }
-        let entry = Entry::Tcp(Handle::new(sock, v6));
-        let Some(before) = self.table.swap(fd, entry) else {
-            att.locked(|l| l.free_unused(sock.id));
-            return None;
-        };
         self.count_kernel_path(reason);
-        Some((Ep { att, sock, v6 }, before))
+        // While new sockets stay with the kernel: not until somebody orders it back.
+        Some((Ep { att, sock, v6 }, !off))
     }
 
-    /// Pairs the mark when so many calls have moved bytes on it that it pays. Later on it is tried more and more rarely: the
-    /// other end may be a plain program.
+    /// Pairs the mark when so many calls have moved bytes on it that it pays. Where both ends are busy, a call is inside more
+    /// often than not: it is tried at each call for a while, and then more and more rarely, since the other end may be a
+    /// plain program.
     fn pair_at(&self, fd: Option<i32>, ep: &Ep, calls: u32) {
         let Some(since) = calls.checked_sub(self.settings.local_after) else {
             return;
         };
-        if (since == 0 || since.is_power_of_two()) && ep.shared().has(flag::LOCAL) {
+        if (since < TRIED_AT_ONCE || since.is_power_of_two()) && ep.shared().has(flag::LOCAL) {
             let _: bool = self.pair(fd, ep);
         }
     }
@@ -233,6 +262,7 @@ impl Sockets {
         let Some(ep) = self.mark(fd) else {
             return match self.table.load(fd) {
                 Entry::Tcp(_) => Entered::Home,
+                Entry::Young(_) => self.enter_young(fd),
                 _ => Entered::Free,
             };
         };
@@ -258,6 +288,15 @@ impl Sockets {
         let s = ep.shared();
         let calls = s.kseq.load(Ordering::Relaxed);
         s.has(flag::LOCAL) && calls.saturating_add(1) < self.settings.local_after.min(YOUNG)
+    }
+
+    /// What [`enter_kernel`](Self::enter_kernel) let in came back.
+    pub(crate) fn after_kernel(&self, fd: i32, entered: &Entered) {
+        match entered {
+            Entered::Counted(ep) => self.leave_kernel(ep),
+            Entered::Young(nonce) => self.leave_young(fd, *nonce),
+            Entered::Free | Entered::Home => {}
+        }
     }
 
     /// It came back.

@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 
 use flyover_core::sock::flag;
 
-use crate::entry::{Entry, Fresh};
+use crate::entry::{Entry, Fresh, Young};
 use crate::errno::Errno;
 use crate::os::EpollEvent;
 use crate::policy::Reason;
@@ -40,10 +40,13 @@ impl Sockets {
 
     /// `epoll_ctl(2)`. The order of the checks is the kernel's.
     pub fn epoll_ctl(&self, epfd: i32, op: i32, fd: i32, event: Option<EpollEvent>) -> Answer {
-        let Fd::Epoll(index) = self.look(epfd) else {
-            return Answer::Kernel;
+        let index = match self.look(epfd) {
+            Fd::Epoll(index) => Some(index),
+            _ => None,
         };
-        let Some(set) = self.epolls.at(index) else {
+        let Some((index, set)) = index.and_then(|i| Some((i, self.epolls.at(i)?))) else {
+            // A set that we do not know says nothing of a pair.
+            self.young_stays(fd);
             return Answer::Kernel;
         };
         if event.is_none() && op != libc::EPOLL_CTL_DEL {
@@ -76,7 +79,10 @@ impl Sockets {
             Fd::Tcp(_) | Fd::Udp(_) => self.ctl_kernel(set, epfd, op, fd, event),
             Fd::Fresh(_) | Fd::Kernel => {
                 let a = match target {
-                    Fd::Fresh(f) => self.ctl_fresh(set, epfd, op, fd, f, event, &mut late),
+                    Fd::Fresh(_) => self.ctl_fresh(set, epfd, op, fd, event, &mut late),
+                    _ if self.is_young_entry(fd) => {
+                        self.ctl_fresh(set, epfd, op, fd, event, &mut late)
+                    }
                     _ => self.ctl_kernel(set, epfd, op, fd, event),
                 };
                 match (a, self.look(fd)) {
@@ -147,18 +153,14 @@ impl Sockets {
         }
     }
 
-    /// `late`: another thread connects it just now, and may not have seen that it is a member.
-    #[allow(
-        clippy::too_many_arguments,
-        reason = "the arguments of epoll_ctl, and what they mean"
-    )]
+    /// A socket without a place in the stack. `late`: another thread gives it one just now, and may not have seen that it is a
+    /// member.
     fn ctl_fresh(
         &self,
         set: &EpollSet,
         epfd: i32,
         op: i32,
         fd: i32,
-        fresh: Fresh,
         event: Option<EpollEvent>,
         late: &mut bool,
     ) -> Answer {
@@ -172,28 +174,28 @@ impl Sockets {
                 let _: Option<Member> = members.insert(fd, Member { event, ours: None });
             }
             drop(members);
-            *late = !self.note_in_epoll(fd, fresh);
+            *late = !self.note_in_epoll(fd);
         }
         a
     }
 
-    /// Notes that the fresh socket is a member of sets. False: it is fresh no longer.
-    fn note_in_epoll(&self, fd: i32, fresh: Fresh) -> bool {
-        let mut old = fresh;
+    /// Notes that the socket is a member of sets. False: it has its place by now.
+    fn note_in_epoll(&self, fd: i32) -> bool {
         loop {
-            let noted = Fresh {
-                in_epoll: true,
-                ..old
-            };
-            if self
-                .table
-                .replace(fd, Entry::Fresh(old), Entry::Fresh(noted))
-            {
-                return true;
-            }
-            match self.table.load(fd) {
-                Entry::Fresh(now) => old = now,
+            let old = self.table.load(fd);
+            let noted = match old {
+                Entry::Fresh(f) => Entry::Fresh(Fresh {
+                    in_epoll: true,
+                    ..f
+                }),
+                Entry::Young(y) => Entry::Young(Young {
+                    in_epoll: true,
+                    ..y
+                }),
                 _ => return false,
+            };
+            if self.table.replace(fd, old, noted) {
+                return true;
             }
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod pins;
 pub mod poll;
 pub mod select;
 mod sets;
+pub(crate) use sets::Gate;
 pub mod sleep;
 pub mod spin;
 

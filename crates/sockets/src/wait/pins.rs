@@ -98,7 +98,7 @@ impl Lists {
 
 impl Attachment {
     /// This thread is about to sleep on `sock` for `events`.
-    pub(super) fn pin(&self, sock: SockRef, events: u32) {
+    pub(crate) fn pin(&self, sock: SockRef, events: u32) {
         if HELD.with(Cell::get) == Some((sock, events)) {
             return;
         }

@@ -62,6 +62,8 @@ impl Sockets {
         slept: &Cell<bool>,
         counts: impl Fn(&PollFd) -> bool,
     ) -> Option<Result<usize, Errno>> {
+        // Whoever sleeps in the kernel would not hear that it was paired.
+        fds.iter().for_each(|p| self.ripen(p.fd));
         let mut s = self.sort(fds)?;
         let att = s.att;
         let deadline = Deadline(timeout.map(|t| self.os.now().saturating_add(t)));

@@ -144,11 +144,15 @@ impl EpollSet {
 
 /// A lock without owner: may be taken before `fork` and released on both sides of it.
 #[derive(Default)]
-pub(super) struct Gate(AtomicU32);
+pub(crate) struct Gate(AtomicU32);
 
 impl Gate {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
     #[inline]
-    pub(super) fn lock(&self, os: &dyn Os) {
+    pub(crate) fn lock(&self, os: &dyn Os) {
         let mut spins = 0u32;
         while self
             .0
@@ -164,7 +168,7 @@ impl Gate {
     }
 
     #[inline]
-    pub(super) fn unlock(&self) {
+    pub(crate) fn unlock(&self) {
         self.0.store(0, Ordering::Release);
     }
 }

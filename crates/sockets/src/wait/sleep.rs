@@ -206,6 +206,40 @@ impl Attachment {
         Slept::Woken
     }
 
+    /// Sleeps in a call on the mark `sock` until its kernel socket shows `events`, or the stack has it. Meanwhile the socket is held, as
+    /// by a call in the kernel: `fd` may be closed, or replaced. Returns what it shows, too.
+    pub(crate) fn sleep_away(
+        &self,
+        sock: SockRef,
+        fd: i32,
+        events: i16,
+        deadline: Deadline,
+    ) -> (Slept, i16) {
+        if enter::cancel_is_new() {
+            // The thread may end here: nothing may be held.
+            let _ = self.unpin();
+        }
+        self.os.test_cancel();
+        let home = Want {
+            sock,
+            events: ev::BACK,
+        };
+        self.pin(sock, u32::from(events as u16));
+        let mut one = [PollFd {
+            fd: self.kept_fd(sock, fd),
+            events,
+            revents: 0,
+        }];
+        self.rest(On::Socks(&[home]), &mut one, deadline, &|_| true);
+        let shown = one[0].revents;
+        if enter::has_signal() {
+            // Handlers may jump away.
+            let _ = self.unpin();
+            return (Slept::Signal(self.os.run_signals()), shown);
+        }
+        (Slept::Woken, shown)
+    }
+
     /// [`sleep`](Self::sleep) without the handlers of noted signals: the caller runs them. `watch` is asked, once the
     /// sleep is announced, whether the `kernel` descriptors are to be watched; it is told whether this thread leads.
     pub(super) fn rest(

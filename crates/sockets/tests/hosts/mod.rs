@@ -136,6 +136,7 @@ impl Connector for FakeConnector {
             }),
             nic_ifindex: vec![1],
             nic_fds: Vec::new(),
+            tx_fds: Vec::new(),
             local_only: false,
             shared: false,
             own_fds: Vec::new(),

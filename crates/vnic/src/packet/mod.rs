@@ -20,6 +20,9 @@ use crate::{Caps, HEAD_LEN, PacketGeometry, RxMeta, TxOffload, TxResult, Vnic, V
 use queue::Fetched;
 use ring::{Content, Ring, Slot, TP_STATUS_COPY, TP_STATUS_VLAN_VALID};
 
+/// Frames that wait: an eighth of what the socket's queue holds of super-frames.
+const DEEP: u32 = 56;
+
 /// Room for a whole frame whose checksum the CPU has to verify before its bytes are delivered.
 const BOUNCE_LEN: usize = 65_535 + HEAD_LEN;
 
@@ -283,10 +286,29 @@ impl Vnic for PacketNic<'_> {
         tx::send(self.fd.as_fd(), self.state, hdr, payload, off)
     }
 
+    fn encode(
+        &mut self,
+        hdr: &[u8],
+        payload: &[ShmBytes<'_>],
+        off: &TxOffload,
+        into: &mut [u8],
+    ) -> Option<usize> {
+        tx::encode(self.state, hdr, payload, off, into)
+    }
+
+    fn post(&mut self, encoded: &[u8]) -> TxResult {
+        tx::post_encoded(self.fd.as_fd(), self.state, encoded)
+    }
+
     fn flush(&mut self) {}
 
     fn rx_pending(&self) -> bool {
         self.ring.is_filled(self.at())
+    }
+
+    fn rx_deep(&self) -> bool {
+        self.ring
+            .is_filled(self.at().wrapping_add(DEEP) & (self.ring.slots() - 1))
     }
 
     fn recover(&mut self) {

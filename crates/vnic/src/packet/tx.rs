@@ -9,8 +9,8 @@ use std::os::fd::BorrowedFd;
 use flyover_shm::ShmBytes;
 use rustix::io::Errno;
 
-use super::vnet::{Cut, encode};
-use crate::copy::{part_of, total};
+use super::vnet::{self, Cut, VNET_LEN};
+use crate::copy::{gather, part_of, private, total};
 use crate::gso::Cutter;
 use crate::iov::Parts;
 use crate::state::{NicState, add};
@@ -59,6 +59,44 @@ pub(super) fn send(
         }
         Err(Failure::Lost) => {
             add(&count.tx_dropped, 1);
+            TxResult::Dropped
+        }
+    }
+}
+
+/// Writes a frame as [`post_encoded`] takes it; it counts as sent from here on.
+pub(super) fn encode(
+    state: &NicState,
+    hdr: &[u8],
+    payload: &[ShmBytes<'_>],
+    off: &TxOffload,
+    into: &mut [u8],
+) -> Option<usize> {
+    let bytes = total(payload);
+    let start = VNET_LEN + hdr.len();
+    if off.gso_size > 0 || start + bytes > into.len() {
+        return None;
+    }
+    into.get_mut(..VNET_LEN)?
+        .copy_from_slice(&vnet::encode(off, Cut::Whole));
+    into.get_mut(VNET_LEN..start)?.copy_from_slice(hdr);
+    let _: usize = gather(payload, private(into.get_mut(start..)?));
+    add(&state.count.tx_frames, 1);
+    add(&state.count.tx_bytes, (hdr.len() + bytes) as u64);
+    Some(start + bytes)
+}
+
+/// Sends what [`encode`] wrote.
+pub(super) fn post_encoded(fd: BorrowedFd<'_>, state: &NicState, encoded: &[u8]) -> TxResult {
+    let mut parts = Parts::new();
+    let result = match parts.source(encoded) {
+        true => deliver(fd, &parts),
+        false => Err(Failure::Lost),
+    };
+    match result {
+        Ok(()) => TxResult::Sent,
+        Err(_) => {
+            add(&state.count.tx_dropped, 1);
             TxResult::Dropped
         }
     }
@@ -129,11 +167,15 @@ fn post(
     off: &TxOffload,
     cut: Cut,
 ) -> Result<(), Failure> {
-    let vnet = encode(off, cut);
+    let vnet = vnet::encode(off, cut);
     let mut parts = Parts::new();
     if !(parts.source(&vnet) && parts.source(hdr) && parts.windows(payload)) {
         return Err(Failure::Lost);
     }
+    deliver(fd, &parts)
+}
+
+fn deliver(fd: BorrowedFd<'_>, parts: &Parts<'_>) -> Result<(), Failure> {
     let mut sent = parts.send(fd);
     if sent == Err(Errno::NETDOWN) {
         // Perhaps left over from an interface that is up again: reading the error cleared it.

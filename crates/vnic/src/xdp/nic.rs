@@ -370,6 +370,13 @@ impl Vnic for XdpNic<'_> {
         self.reap();
     }
 
+    fn flush_later(&mut self) -> bool {
+        self.reap();
+        let ring = self.tx.pending() != 0 && self.tx.needs_wakeup();
+        add(&self.state.count.kicks, u64::from(ring));
+        ring
+    }
+
     fn rx_pending(&self) -> bool {
         self.rx.pending() != 0
     }

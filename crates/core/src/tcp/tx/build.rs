@@ -310,12 +310,7 @@ pub(super) fn transmit(
     stats
         .tx_bytes
         .store(stats.tx_bytes.load(Relaxed).wrapping_add(bytes), Relaxed);
-    let Some(nic) = l.env.nics.nic(way.nic) else {
-        return TxResult::Dropped;
-    };
-    let r = nic.tx(hdr.as_slice(), payload, &off);
-    l.dirty = true;
-    r
+    l.give(way.nic, hdr.as_slice(), payload, &off)
 }
 
 /// A segment without payload on an existing connection.

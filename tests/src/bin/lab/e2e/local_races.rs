@@ -40,6 +40,9 @@ pub fn cases(cases: &mut Vec<Case>) {
     let limit = Duration::from_secs(60 + connections() / 10);
     cases.push(on_pair("local.races", Side::Server, races).lasting(limit));
     cases.push(on_pair("local.wakes", Side::Server, wakes).only_flyover());
+    cases.push(on_pair("local.short", Side::Server, short).only_flyover());
+    cases.push(on_pair("local.opening", Side::Server, opening).lasting(Duration::from_secs(60)));
+    cases.push(on_pair("local.warm", Side::Server, warm).only_flyover());
     let limit = Duration::from_secs(120 * more());
     cases.push(on_pair("local.meddlers", Side::Server, meddlers).lasting(limit));
 }
@@ -56,11 +59,7 @@ fn wakes(lab: &Lab) -> Result<()> {
         ends.env("FLYOVER_SPIN", "0").args(role)
     };
     let mut server = sleeping("server 127.0.0.1:7900").spawn()?;
-    wait_until(Duration::from_secs(15), || {
-        server.ensure_running()?;
-        let ports = procfs::listening_ports(lab.netns(Host::Server), Proto::Tcp)?;
-        Ok(ports.contains(&7900).then_some(()))
-    })?;
+    await_listener(lab, 7900, &mut server)?;
     let counted = || {
         Ok::<_, anyhow::Error>((
             lab.counter(Host::Server, "wakes")?,
@@ -74,6 +73,78 @@ fn wakes(lab: &Lab) -> Result<()> {
     ensure!(
         wakes >= 2000 && bells >= wakes * 9 / 10,
         "of {wakes} wakes {bells} by a bell"
+    );
+    Ok(())
+}
+
+/// Connections that are still being opened when `connect` returns are paired like others.
+fn opening(lab: &Lab) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("local/opening.c");
+    let program = lab.directory().join("opening");
+    compile(&source, &program, &[])?;
+    let before = pairs(lab)?;
+    lab.cmd(Host::Server, &program)
+        .args("7903 8")
+        .run(Duration::from_secs(60))?
+        .success()?;
+    ensure_paired(lab, before, 8, 1)?;
+    nothing_left(lab)
+}
+
+/// Of streams whose ends are busy all the time nearly all are paired within their first twenty calls.
+fn warm(lab: &Lab) -> Result<()> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("local/warm.c");
+    let program = lab.directory().join("warm");
+    compile(&source, &program, &[])?;
+    let count = 200 * more();
+    let before = pairs(lab)?;
+    lab.cmd(Host::Server, &program)
+        .args(&format!("7904 {count} 20"))
+        .run(Duration::from_secs(60))?
+        .success()?;
+    let paired = pairs(lab)? - before;
+    print!(" {paired}/{count}");
+    ensure!(paired * 100 >= count * 98, "only {paired} of {count}");
+    nothing_left(lab)
+}
+
+fn await_listener(lab: &Lab, port: u16, server: &mut flyover_e2e::cmd::Proc) -> Result<()> {
+    wait_until(Duration::from_secs(15), || {
+        server.ensure_running()?;
+        let ports = procfs::listening_ports(lab.netns(Host::Server), Proto::Tcp)?;
+        Ok(ports.contains(&port).then_some(()))
+    })
+}
+
+/// Connections that end after one request and its answer are none of the stack's.
+fn short(lab: &Lab) -> Result<()> {
+    let mut server = lab
+        .workload(Host::Server, "connrate")
+        .args("server 127.0.0.1:7901")
+        .spawn()?;
+    await_listener(lab, 7901, &mut server)?;
+    let marks = || lab.counter(Host::Server, "local_marks");
+    // One that goes on for longer makes a stack that can be asked.
+    let mut other = lab
+        .workload(Host::Server, "pingpong")
+        .args("server 127.0.0.1:7902")
+        .spawn()?;
+    await_listener(lab, 7902, &mut other)?;
+    lab.workload(Host::Server, "pingpong")
+        .args("client 127.0.0.1:7902 --count 100 --warmup 10")
+        .run(Duration::from_secs(30))?
+        .success()?;
+    let before = marks()?;
+    ensure!(before == 2, "{before} marks of two ends");
+    lab.workload(Host::Server, "connrate")
+        .args("client 127.0.0.1:7901 --threads 2 --seconds 0.5")
+        .run(Duration::from_secs(30))?
+        .success()?;
+    let after = marks()?;
+    ensure!(
+        after == before,
+        "{} marks for short connections",
+        after - before
     );
     Ok(())
 }
