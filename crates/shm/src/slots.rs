@@ -77,6 +77,29 @@ impl Slots {
         self.pop(&arena, tag).map(Idx::new)
     }
 
+    /// Fills `ids` with free slots, as far as the list has any, and returns how many it was: many for the price of one
+    /// step on the list. What is missing may be had by [`alloc`](Self::alloc).
+    pub fn alloc_many<T: SlotObject>(
+        &self,
+        arena: Arena<'_, T>,
+        tag: u32,
+        ids: &mut [Idx<T>],
+    ) -> usize {
+        let mut n = 0;
+        self.pop_many(&arena, tag, ids.len(), |i| {
+            if let Some(slot) = ids.get_mut(n) {
+                *slot = Idx::new(i);
+                n += 1;
+            }
+        });
+        n
+    }
+
+    /// Gives slots back, in one step on the list. Returns how many: those that were free already are left alone.
+    pub fn free_many<T: SlotObject>(&self, arena: Arena<'_, T>, ids: &[Idx<T>]) -> usize {
+        self.push_many(&arena, ids.iter().map(|id| id.raw()))
+    }
+
     /// Gives a slot back. False: it was free already; nothing is changed.
     pub fn free<T: SlotObject>(&self, arena: Arena<'_, T>, id: Idx<T>) -> bool {
         self.push(&arena, id.raw())
@@ -130,6 +153,58 @@ impl Slots {
         None
     }
 
+    fn pop_many<H: Headers + ?Sized>(
+        &self,
+        table: &H,
+        tag: u32,
+        most: usize,
+        mut give: impl FnMut(u32),
+    ) {
+        let mut head = self.head.load(Acquire);
+        for _ in 0..1024 {
+            let first = head as u32;
+            // Others may change the list under this walk: then the exchange fails, and nothing of it counts.
+            let (mut next, mut found) = (first, 0);
+            while found < most && next != 0 && next <= table.count() {
+                next = table.header(next - 1).next.load(Relaxed);
+                found += 1;
+            }
+            if found == 0 {
+                return;
+            }
+            let new = (head >> 32).wrapping_add(1) << 32 | u64::from(next);
+            let Err(now) = self.head.compare_exchange(head, new, AcqRel, Acquire) else {
+                return self.take_run(table, tag, first, found, &mut give);
+            };
+            head = now;
+        }
+    }
+
+    /// `found` slots from `first` on have left the list.
+    fn take_run<H: Headers + ?Sized>(
+        &self,
+        table: &H,
+        tag: u32,
+        first: u32,
+        found: usize,
+        mut give: impl FnMut(u32),
+    ) {
+        let (mut at, mut taken) = (first, 0);
+        for _ in 0..found {
+            let Some(i) = at.checked_sub(1) else { break };
+            let h = table.header(i);
+            at = h.next.load(Relaxed);
+            if h.tag.compare_exchange(0, tag, AcqRel, Relaxed).is_err() {
+                // On the list and in use at once: leave the slot to its user.
+                let _: u32 = self.faults.fetch_add(1, Relaxed);
+                continue;
+            }
+            taken += 1;
+            give(i & (table.count() - 1));
+        }
+        let _: u32 = self.used.fetch_add(taken, Relaxed);
+    }
+
     /// The list is empty: a slot that was never used.
     fn take_fresh<H: Headers + ?Sized>(&self, table: &H, tag: u32) -> Option<u32> {
         // Bounded by the size of the table: the watermark only rises.
@@ -170,6 +245,34 @@ impl Slots {
             let new = (head >> 32).wrapping_add(1) << 32 | u64::from(i + 1);
             match self.head.compare_exchange(head, new, AcqRel, Acquire) {
                 Ok(_) => return true,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    fn push_many<H: Headers + ?Sized>(&self, table: &H, ids: impl Iterator<Item = u32>) -> usize {
+        // The run is linked from its end to its beginning; only the end depends on the list.
+        let (mut run, mut end, mut n) = (0u32, None, 0);
+        for i in ids {
+            let i = i & (table.count() - 1);
+            let h = table.header(i);
+            if h.tag.swap(0, AcqRel) == 0 {
+                let _: u32 = self.faults.fetch_add(1, Relaxed);
+                continue;
+            }
+            h.next.store(run, Relaxed);
+            run = i + 1;
+            end = end.or(Some(i));
+            n += 1;
+        }
+        let Some(end) = end else { return 0 };
+        let _: u32 = self.used.fetch_sub(n, Relaxed);
+        let mut head = self.head.load(Acquire);
+        loop {
+            table.header(end).next.store(head as u32, Relaxed);
+            let new = (head >> 32).wrapping_add(1) << 32 | u64::from(run);
+            match self.head.compare_exchange(head, new, AcqRel, Acquire) {
+                Ok(_) => return n as usize,
                 Err(now) => head = now,
             }
         }
@@ -249,6 +352,20 @@ pub mod model {
         /// As [`Slots::free`].
         pub fn free(&self, i: u32) -> bool {
             self.slots.push(self.headers.as_slice(), i)
+        }
+
+        /// As [`Slots::alloc_many`].
+        pub fn alloc_many(&self, tag: u32, most: usize) -> Vec<u32> {
+            let mut ids = Vec::new();
+            let table = self.headers.as_slice();
+            self.slots.pop_many(table, tag, most, |i| ids.push(i));
+            ids
+        }
+
+        /// As [`Slots::free_many`].
+        pub fn free_many(&self, ids: &[u32]) -> usize {
+            let table = self.headers.as_slice();
+            self.slots.push_many(table, ids.iter().copied())
         }
     }
 }

@@ -64,7 +64,7 @@ impl<'m> World<'m> {
             root,
             things,
         } = *self;
-        match op % 9 {
+        match op % 11 {
             0 => {
                 if let Some(id) = root.slots.alloc(things, arg | 1) {
                     assert!(id.raw() < COUNT);
@@ -72,6 +72,15 @@ impl<'m> World<'m> {
             }
             1 => {
                 let _: bool = root.slots.free(things, Idx::new(arg));
+            }
+            9 => {
+                let mut ids = [Idx::new(0); 5];
+                let n = root.slots.alloc_many(things, arg | 1, &mut ids);
+                assert!(ids[..n].iter().all(|id| id.raw() < COUNT));
+            }
+            10 => {
+                let ids = [arg, arg >> 8, arg, arg >> 16].map(Idx::new);
+                assert!(root.slots.free_many(things, &ids) <= 4);
             }
             2 => root.slots.rebuild(things),
             3 => {

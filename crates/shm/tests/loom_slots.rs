@@ -66,6 +66,35 @@ fn two_allocators_never_get_the_same_slot() {
 }
 
 #[test]
+fn runs_race_with_single_slots_and_with_runs() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| {
+        let t = Arc::new(Table::new(4));
+        let ids: Vec<u32> = (0..3).map(|_| t.alloc(1).unwrap()).collect();
+        assert_eq!(t.free_many(&[ids[0], ids[0], ids[1]]), 2);
+        assert_eq!(t.slots.faults.swap(0, SeqCst), 1);
+        let freer = {
+            let (t, last) = (t.clone(), ids[2]);
+            thread::spawn(move || assert!(t.free(last)))
+        };
+        let taker = {
+            let t = t.clone();
+            thread::spawn(move || {
+                let run = t.alloc_many(3, 2);
+                assert_eq!(t.free_many(&run), run.len());
+            })
+        };
+        let mine = t.alloc_many(2, 2);
+        freer.join().unwrap();
+        taker.join().unwrap();
+        assert_eq!(t.free_many(&mine), mine.len());
+        assert_eq!(t.slots.used.load(SeqCst), 0);
+        all_free_once(&t, 4);
+    });
+}
+
+#[test]
 fn a_slot_is_freed_once() {
     loom::model(|| {
         let t = Arc::new(Table::new(2));

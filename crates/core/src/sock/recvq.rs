@@ -10,7 +10,7 @@ use super::Sock;
 use super::supply;
 use crate::error::Error;
 use crate::stack::Stack;
-use crate::stack::buf::{BUF_SIZE, Buf, BufId};
+use crate::stack::buf::{BUF_SIZE, Buf, BufId, Freed};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use core::sync::atomic::fence;
 use flyover_shm::OptIdx;
@@ -136,6 +136,7 @@ pub(crate) fn read(
     let mut rd = s.rq_rd.get();
     let mut done = 0usize;
     let mut hops = 0usize;
+    let mut freed = Freed::new(st);
     for dst in bufs.iter_mut() {
         let mut at = 0usize;
         while at < dst.len() && left > 0 {
@@ -154,7 +155,7 @@ pub(crate) fn read(
                     break;
                 };
                 if !peek {
-                    leave(st, s, id, next);
+                    leave(s, id, next, &mut freed);
                 }
                 cur = Some(next);
                 rd = 0;
@@ -193,13 +194,13 @@ pub(crate) fn read(
 }
 
 /// The first buffer was read to its end, and `next` is the first one from now on.
-fn leave(st: Stack<'_>, s: &Sock, id: BufId, next: BufId) {
+fn leave(s: &Sock, id: BufId, next: BufId, freed: &mut Freed<'_>) {
     // What was copied out of it comes before the word that it may be written again.
     fence(Release);
     s.rq_head.set(next.into());
     s.rq_rd.set(0);
     match s.rq_keep.get() {
-        0 => st.free_buf(id),
+        0 => freed.add(id),
         n => s.rq_keep.set(n.saturating_add(1)),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Sock;
 use crate::stack::Stack;
-use crate::stack::buf::{BUF_SIZE, Batch, BufId};
+use crate::stack::buf::{BUF_SIZE, Batch, BufId, Freed};
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::{OptIdx, ShmBytes};
 
@@ -66,6 +66,7 @@ pub(crate) fn consume(st: Stack<'_>, s: &Sock, n: u32) {
         .store(s.sq_len.load(Relaxed).wrapping_sub(left), Release);
     s.sq_cur_off.set(s.sq_cur_off.get().saturating_sub(left));
     let mut guard = st.limits().bufs;
+    let mut freed = Freed::new(st);
     while left > 0 && guard > 0 {
         guard -= 1;
         let Some(id) = s.sq_head.get().opt() else {
@@ -91,7 +92,7 @@ pub(crate) fn consume(st: Stack<'_>, s: &Sock, n: u32) {
         if next.opt().is_none() {
             s.sq_tail.set(OptIdx::NONE);
         }
-        st.free_buf(id);
+        freed.add(id);
     }
 }
 

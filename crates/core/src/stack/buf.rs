@@ -46,6 +46,15 @@ shm_struct! {
     }
 }
 
+impl Buf {
+    fn begin(&self) {
+        self.next.set(OptIdx::NONE);
+        self.more.set(OptIdx::NONE);
+        self.off.set(0);
+        self.len.set(0);
+    }
+}
+
 impl SlotObject for Buf {
     fn slot(&self) -> &SlotHdr {
         &self.hdr
@@ -84,11 +93,7 @@ impl Batch {
             let want = left.div_ceil(BUF_SIZE).clamp(1, BATCH);
             self.at = 0;
             self.n = 0;
-            for slot in self.ids.iter_mut().take(want) {
-                let Some(id) = st.alloc_buf() else { break };
-                *slot = id;
-                self.n += 1;
-            }
+            self.n = st.alloc_bufs(self.ids.get_mut(..want).unwrap_or_default());
             if let Some(taken) = self.ids.get_mut(..self.n) {
                 taken.sort_unstable_by_key(|id| id.raw());
             }
@@ -100,10 +105,50 @@ impl Batch {
 
     /// Gives back what was not used.
     pub(crate) fn free(&mut self, st: Stack<'_>) {
-        for id in self.ids.iter().take(self.n).skip(self.at) {
-            st.free_buf(*id);
-        }
+        st.free_bufs(self.ids.get(self.at..self.n).unwrap_or_default());
         self.at = self.n;
+    }
+}
+
+/// Buffers to be given back together.
+#[derive(Debug)]
+pub(crate) struct Freed<'m> {
+    st: Stack<'m>,
+    ids: [BufId; BATCH],
+    n: usize,
+}
+
+impl<'m> Freed<'m> {
+    /// None yet.
+    pub(crate) const fn new(st: Stack<'m>) -> Self {
+        Self {
+            st,
+            ids: [Idx::new(0); BATCH],
+            n: 0,
+        }
+    }
+
+    /// One more, which nothing refers to.
+    pub(crate) fn add(&mut self, id: BufId) {
+        if self.n == BATCH {
+            self.flush();
+        }
+        if let Some(slot) = self.ids.get_mut(self.n) {
+            *slot = id;
+            self.n += 1;
+        }
+    }
+
+    fn flush(&mut self) {
+        self.st
+            .free_bufs(self.ids.get(..self.n).unwrap_or_default());
+        self.n = 0;
+    }
+}
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
@@ -124,13 +169,38 @@ impl<'m> Stack<'m> {
     /// A fresh buffer, or None when all are in use. The caller holds the stack lock.
     pub(crate) fn alloc_buf(self) -> Option<BufId> {
         let id = self.state.buf_slots.alloc(self.bufs, 1)?;
-        let b = self.buf(id);
-        b.next.set(OptIdx::NONE);
-        b.more.set(OptIdx::NONE);
-        b.off.set(0);
-        b.len.set(0);
+        self.buf(id).begin();
         let _: u32 = self.state.bufs_used.fetch_add(1, Relaxed);
         Some(id)
+    }
+
+    /// Fills `ids` with fresh buffers and returns how many there were. The caller holds the stack lock.
+    pub(crate) fn alloc_bufs(self, ids: &mut [BufId]) -> usize {
+        let mut n = match ids.len() {
+            // Not worth the walk.
+            0 | 1 => 0,
+            _ => self.state.buf_slots.alloc_many(self.bufs, 1, ids),
+        };
+        ids.iter().take(n).for_each(|id| self.buf(*id).begin());
+        let _: u32 = self.state.bufs_used.fetch_add(n as u32, Relaxed);
+        for slot in ids.iter_mut().skip(n) {
+            let Some(id) = self.alloc_buf() else { break };
+            *slot = id;
+            n += 1;
+        }
+        n
+    }
+
+    /// Gives buffers back together. Needs no lock.
+    pub(crate) fn free_bufs(self, ids: &[BufId]) {
+        match ids {
+            [] => {}
+            [one] => self.free_buf(*one),
+            many => {
+                let n = self.state.buf_slots.free_many(self.bufs, many);
+                let _: u32 = self.state.bufs_used.fetch_sub(n as u32, Relaxed);
+            }
+        }
     }
 
     /// Gives a buffer back. Needs no lock.
@@ -144,6 +214,7 @@ impl<'m> Stack<'m> {
     pub(crate) fn free_chain(self, head: OptIdx<Buf>) {
         let mut cur = head;
         let mut guard = self.limits().bufs;
+        let mut freed = Freed::new(self);
         while let Some(id) = cur.opt() {
             guard = guard.saturating_sub(1);
             if guard == 0 {
@@ -152,14 +223,14 @@ impl<'m> Stack<'m> {
             let b = self.buf(id);
             cur = b.next.get();
             let mut part = b.more.get();
-            self.free_buf(id);
+            freed.add(id);
             while let Some(p) = part.opt() {
                 guard = guard.saturating_sub(1);
                 if guard == 0 {
                     return;
                 }
                 part = self.buf(p).more.get();
-                self.free_buf(p);
+                freed.add(p);
             }
         }
     }
