@@ -1,6 +1,8 @@
 //! Life and death: a stopped or killed program, a killed daemon, no daemon, no privilege.
 
 use std::ffi::OsString;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -28,6 +30,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         Side::Server,
         exit_after_send,
     ));
+    cases.push(on_pair("life.out-of-memory", Side::Server, out_of_memory));
     cases.push(on_pair("life.kill-everything", Side::Server, kill_everything).only_flyover());
     let xdp = &["--vnic", "xdp"];
     let case = with_options(
@@ -108,19 +111,69 @@ fn exit_after_send(lab: &Lab) -> Result<()> {
             .args(&port.to_string())
             .spawn()?;
         lab.wait_for_port(Proto::Tcp, port, &mut sending)?;
-        let received = lab
-            .plain(Host::Client, "/usr/bin/python3")
-            .arg("-c")
-            .arg(format!(
-                "import socket,time\ns=socket.create_connection(('{SERVER}',{port}))\n\
-                 time.sleep(.3)\nn=0\nwhile d:=s.recv(65536): n+=len(d)\nprint(n)"
-            ))
-            .run(LIMIT)?
-            .stdout;
-        ensure_equal("bytes", received.trim(), "200000")?;
+        receives_all(lab, port)?;
         sending.finish(LIMIT)?.success()?;
     }
     Ok(())
+}
+
+/// A late reader gets the 200 kB of `send_and_exit.py`, and then the end of the stream.
+fn receives_all(lab: &Lab, port: u16) -> Result<()> {
+    let received = lab
+        .plain(Host::Client, "/usr/bin/python3")
+        .arg("-c")
+        .arg(format!(
+            "import socket,time\ns=socket.create_connection(('{SERVER}',{port}))\n\
+             time.sleep(.3)\nn=0\nwhile d:=s.recv(65536): n+=len(d)\nprint(n)"
+        ))
+        .run(LIMIT)?
+        .stdout;
+    ensure_equal("bytes", received.trim(), "200000")
+}
+
+/// A program that writes, and that the kernel kills for want of memory, while the peer does not read: what is queued is
+/// delivered.
+fn out_of_memory(lab: &Lab) -> Result<()> {
+    let group = MemoryGroup::new(64 << 20)?;
+    let mut sending = lab
+        .python(Host::Server, "send_and_exit.py")
+        .args(&format!("{PORT} {}", group.0.display()))
+        .spawn()?;
+    lab.wait_for_port(Proto::Tcp, PORT, &mut sending)?;
+    receives_all(lab, PORT)?;
+    let end = sending.finish(LIMIT)?;
+    ensure!(
+        end.status.signal() == Some(Signal::KILL.as_raw()),
+        "the program ended by {}, not for want of memory",
+        end.status
+    );
+    Ok(())
+}
+
+/// A control group whose processes are killed when they use more memory.
+struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    fn new(most: u64) -> Result<Self> {
+        let name = format!("flye2e-{}", std::process::id());
+        let (first, second) = ("/sys/fs/cgroup/memory", "/sys/fs/cgroup");
+        let (root, limit) = match Path::new(first).join("cgroup.procs").exists() {
+            true => (first, "memory.limit_in_bytes"),
+            false => (second, "memory.max"),
+        };
+        let group = Self(Path::new(root).join(name));
+        std::fs::create_dir(&group.0).context("making a control group for memory")?;
+        std::fs::write(group.0.join(limit), most.to_string())
+            .with_context(|| format!("{limit}: no control of memory here"))?;
+        Ok(group)
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // A process that is just ending still counts for a moment.
+        let _: Result<()> = wait_until(SOON, || Ok(std::fs::remove_dir(&self.0).ok()));
+    }
 }
 
 /// kill -9 of everything that belongs to Flyover leaves every interface with a working network.
