@@ -62,7 +62,7 @@ impl Sockets {
         loop {
             let (slept, shown) = ep.att.sleep_away(ep.sock, fd, events, until);
             let home = !ep.shared().has(flag::HANDED_OVER);
-            if home && ep.att.kept_fd(ep.sock, fd) != fd {
+            if home && !self.is_still(fd, ep) {
                 // Paired, and closed at the same moment: there is no number to go on with.
                 return Err(Errno::EBADF);
             }
@@ -79,6 +79,19 @@ impl Sockets {
             if until.is_past(self.os.now()) {
                 return Err(Errno::EAGAIN);
             }
+        }
+    }
+
+    /// The number still means this connection.
+    fn is_still(&self, fd: i32, ep: &Ep) -> bool {
+        self.place(fd).is_some_and(|now| now.sock == ep.sock)
+    }
+
+    /// A number for a call on this connection that was made with `fd`, and slept.
+    fn number_of(&self, ep: &Ep, fd: i32) -> i32 {
+        match self.is_still(fd, ep) {
+            true => fd,
+            false => ep.att.kept_fd(ep.sock, fd),
         }
     }
 
@@ -148,8 +161,8 @@ impl Sockets {
                 }
                 Err(Errno::EINTR) => continue,
                 Err(Errno::EAGAIN) => {
-                    let waited = self.wait_away(&ep, at, libc::POLLOUT, *until, done > 0);
-                    at = ep.att.kept_fd(ep.sock, at);
+                    let waited = self.wait_away(&ep, fd, libc::POLLOUT, *until, done > 0);
+                    at = self.number_of(&ep, fd);
                     match waited {
                         // What failed is told at the next call.
                         Ok(shown) if done > 0 && shown & libc::POLLERR != 0 => Errno::EAGAIN,
@@ -242,9 +255,9 @@ impl Sockets {
                 let begun = taken.m.n > 0;
                 let waited = match (peeks, begun) {
                     // What is looked at stays readable: nothing tells when more comes, but an end does.
-                    (true, true) => self.nap_away(&ep, at, *until),
+                    (true, true) => self.nap_away(&ep, fd, *until),
                     _ => {
-                        match self.wait_away(&ep, at, libc::POLLIN | libc::POLLPRI, *until, begun) {
+                        match self.wait_away(&ep, fd, libc::POLLIN | libc::POLLPRI, *until, begun) {
                             // What failed is told at the next call, and an urgent byte ends this one.
                             Ok(shown) if begun && shown & (libc::POLLERR | libc::POLLPRI) != 0 => {
                                 Err(Errno::EAGAIN)
@@ -255,7 +268,7 @@ impl Sockets {
                 };
                 waited.err().map(Err)
             });
-            at = ep.att.kept_fd(ep.sock, at);
+            at = self.number_of(&ep, fd);
             match over {
                 None => {}
                 Some(Err(e)) if taken.m.n == 0 => return Away::Done(Err(e)),
