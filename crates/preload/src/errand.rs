@@ -59,6 +59,8 @@ impl Errand {
     pub fn run(self, lib: &'static Sockets) -> ! {
         let inside = enter::enter();
         let attached = lib.attach().is_ok();
+        // What it makes a place for is held by others.
+        lib.share();
         if self.switch {
             // First: nothing that is made meanwhile is left out.
             lib.switch(self.out);

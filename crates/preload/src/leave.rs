@@ -31,7 +31,7 @@ pub fn before_dup_onto(old: c_int, new: c_int) {
 /// This process, or one that shares its descriptors, is about to execute `path`.
 pub fn before_exec(path: *const c_char) {
     // Who asks the stack for what it inherits is to find it there.
-    let _: Option<()> = fast::inside(Sockets::ripen_all);
+    let _: Option<()> = fast::inside(Sockets::before_others);
     let Some(lib) = init::lib().filter(|lib| lib.ever_attached()) else {
         return;
     };
@@ -52,7 +52,7 @@ pub fn before_shell() {
 
 /// As [`before_exec`] for a file that is named as `execveat(2)` does: `path` below the directory `fd`, or `fd` itself.
 pub fn before_exec_at(fd: c_int, path: *const c_char) {
-    let _: Option<()> = fast::inside(Sockets::ripen_all);
+    let _: Option<()> = fast::inside(Sockets::before_others);
     if init::lib().is_none_or(|lib| !lib.ever_attached()) {
         return;
     }
@@ -76,7 +76,7 @@ pub fn before_exec_at(fd: c_int, path: *const c_char) {
 
 /// As [`before_exec`] for a name that is looked for in PATH.
 pub fn before_exec_file(file: *const c_char) {
-    let _: Option<()> = fast::inside(Sockets::ripen_all);
+    let _: Option<()> = fast::inside(Sockets::before_others);
     if file.is_null() || init::lib().is_none_or(|lib| !lib.ever_attached()) {
         return;
     }
@@ -116,7 +116,10 @@ pub fn before_exec_file(file: *const c_char) {
 /// cookie; for any other one the kernel must have it. The receiver is whoever made the other end (`SO_PEERCRED`): with
 /// a socket pair that is this process, and then its children, which have the library.
 pub fn before_passing(lib: &'static Sockets, through: c_int, fd: c_int) {
-    let _: Option<()> = fast::inside(|lib| lib.ripen(fd));
+    let _: Option<()> = fast::inside(|lib| {
+        lib.ripen(fd);
+        lib.share();
+    });
     lib.mark_shared(fd);
     if fast::is_kernel(fd) {
         return;

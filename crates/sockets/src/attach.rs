@@ -4,6 +4,7 @@
 mod bells;
 mod name;
 mod outgoing;
+mod sharing;
 mod wishes;
 
 use core::cell::Cell;
@@ -266,6 +267,8 @@ pub struct Attachment {
     daemons: AtomicU64,
     /// Socket from which wakes are sent.
     pub wake_tx: i32,
+    /// The keeper did not answer when the reports of ends were asked for: it is not waited for before this time, ns.
+    reports_late: AtomicU64,
     bells: bells::Bells,
     outgoing: outgoing::Outgoing,
 }
@@ -319,6 +322,7 @@ impl Attachment {
             make_nic: parts.nics,
             nic_count: parts.nic_count,
             wake_tx,
+            reports_late: AtomicU64::new(0),
             bells: bells::Bells::default(),
             outgoing: outgoing::Outgoing::default(),
         })

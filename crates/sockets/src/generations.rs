@@ -224,6 +224,9 @@ impl Sockets {
     #[inline(always)]
     pub fn before_fork(&self) {
         self.ripen_before_fork();
+        if let Some(att) = self.attached() {
+            att.share();
+        }
         self.epolls.before_fork(self.os);
         self.lineage.holds_sets.store(true, Ordering::Relaxed);
     }

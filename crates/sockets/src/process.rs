@@ -345,6 +345,7 @@ impl Sockets {
         if let Some((att, cookie)) = self.attach().ok().zip(self.cookie(fd).ok())
             && let Some(sock) = att.find_cookie(cookie)
         {
+            att.holds_too(sock);
             return self.settle(fd, entry_of(att, sock, v6));
         }
         let dgram = w == Wanted::Udp;
@@ -353,6 +354,7 @@ impl Sockets {
             || dgram && self.kernel_local(fd).map_or(true, |l| l.port != 0);
         if used {
             let mark = (!dgram).then(|| self.make_mark(fd, v6, Reason::Adopted, None));
+            self.share();
             return self.settle(fd, mark.flatten().unwrap_or(Entry::Kernel(0)));
         }
         self.settle(

@@ -148,7 +148,9 @@ shm_struct! {
         /// `TCP_DEFER_ACCEPT`, seconds.
         pub defer_accept: SharedCell<u32>,
         /// `TCP_SYNCNT`; 0 is the default.
-        pub syncnt: SharedCell<u32>,
+        pub syncnt: HalfCell,
+        /// Who made the descriptor, owner + 1, while he lives; 0: nobody in particular (`stack/ends.rs`).
+        pub holder: HalfCell,
         /// `TCP_NOTSENT_LOWAT`; 0 is unlimited.
         pub notsent_lowat: SharedCell<u32>,
         /// `TCP_LINGER2` seconds; 0 is the default.

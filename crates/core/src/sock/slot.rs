@@ -37,6 +37,7 @@ impl Locked<'_, '_, '_> {
         };
         let s = self.st.sock(id);
         s.put_flag(flag::V6, v6);
+        s.holder.set(u32::from(self.env.me) + 1);
         s.cookie.store(cookie, Release);
         Ok(self.st.sock_ref(id))
     }

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod buf;
 pub mod deferred;
+pub mod ends;
 pub mod heirloom;
 pub mod layout;
 pub mod locked;

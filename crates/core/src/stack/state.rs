@@ -54,6 +54,10 @@ shm_struct! {
         pub ip_id: SharedCell<u32>,
         /// 1 while new sockets are to stay with the kernel, by order of an administrator.
         pub off: Shared32,
+        /// Whether the keeper hears of the end of kernel sockets (`ends.rs`).
+        pub reports: Shared64,
+        /// A bit for each owner whose sockets others may hold, too.
+        pub sharing: [Shared64; super::ends::SHARERS],
         /// Wheel: next tick to be handled.
         pub wheel_tick: SharedCell<u64>,
         /// Wheel: nothing fires before, ns; 0 is "empty".

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
-    sockopt,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, getsockname, recv, send,
+    socket_with, sockopt,
 };
 
 /// `SKNLGRP_INET_TCP_DESTROY` (1), `..UDP..` (2), `SKNLGRP_INET6_TCP_DESTROY` (3), `..UDP..` (4) as a mask.
@@ -41,7 +41,7 @@ const REPORT: usize = 1283;
 /// A queue for fewer reports than this is read more often.
 const FEW: usize = 4096;
 
-/// Makes the socket, in the calling thread's network namespace. Without CAP_NET_ADMIN its queue is as large as the system
+/// Makes the socket, which hears nothing yet ([`Deaths::hear`]), in the calling thread's network namespace. Without CAP_NET_ADMIN its queue is as large as the system
 /// lets anybody's be: reports are lost sooner then, which [`Deaths::lost`] shows.
 ///
 /// # Errors
@@ -56,7 +56,7 @@ pub fn listen() -> io::Result<OwnedFd> {
     )?;
     let forced = sockopt::set_socket_recv_buffer_size_force(&sock, QUEUE);
     forced.or_else(|_| sockopt::set_socket_recv_buffer_size(&sock, QUEUE))?;
-    bind(&sock, &SocketAddrNetlink::new(0, GROUPS))?;
+    bind(&sock, &SocketAddrNetlink::new(0, 0))?;
     Ok(sock)
 }
 
@@ -81,6 +81,17 @@ impl Deaths {
             lost: false,
             short: room / REPORT < FEW,
         }
+    }
+
+    /// From now on the end of every socket of the namespace is reported, or no longer: each report costs the kernel some work,
+    /// whoever's socket it was.
+    pub fn hear(&self, on: bool) -> io::Result<()> {
+        let name: SocketAddrNetlink = getsockname(&self.sock)?.try_into()?;
+        let groups = if on { GROUPS } else { 0 };
+        Ok(bind(
+            &self.sock,
+            &SocketAddrNetlink::new(name.pid(), groups),
+        )?)
     }
 
     /// Asks for the TCP sockets of a family that nobody has open any more. They still wait for the last acknowledgment, which
@@ -160,6 +171,7 @@ mod tests {
     #[test]
     fn the_cookie_of_every_dead_socket_is_reported() {
         let mut deaths = Deaths::new(listen().unwrap());
+        deaths.hear(true).unwrap();
         let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
         let udp = UdpSocket::bind("[::1]:0").unwrap();
         let unbound = socket_with(
@@ -202,6 +214,7 @@ mod tests {
         let shut = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         shut.shutdown(std::net::Shutdown::Write).unwrap();
         let mut deaths = Deaths::new(listen().unwrap());
+        deaths.hear(true).unwrap();
         let cookies = [&client, &shut].map(|s| sockopt::socket_cookie(s).unwrap());
         drop(client);
         deaths.ask_for_closed(AddressFamily::INET);
@@ -220,6 +233,7 @@ mod tests {
         sockopt::set_socket_recv_buffer_size(&sock, 16 << 10).unwrap();
         let mut deaths = Deaths::new(sock);
         assert!(deaths.short);
+        deaths.hear(true).unwrap();
         let made = || {
             socket_with(
                 AddressFamily::INET,

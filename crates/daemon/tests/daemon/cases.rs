@@ -61,6 +61,7 @@ cases! {
     }
     keeper {
         an_endpoint_ends_with_its_kernel_socket,
+        what_a_process_held_alone_ends_with_it,
         events_of_kernel_sockets_are_reported,
         parked_sockets_are_held,
     }

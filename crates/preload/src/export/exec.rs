@@ -22,7 +22,7 @@ fn current() -> Strings {
 
 fn others_may_hold() {
     if let Some(lib) = init::lib() {
-        let _: Option<()> = fast::inside(Sockets::ripen_all);
+        let _: Option<()> = fast::inside(Sockets::before_others);
         lib.note_fork();
     }
 }

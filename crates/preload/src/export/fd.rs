@@ -121,7 +121,11 @@ pub unsafe extern "C" fn pidfd_getfd(
     // SAFETY: plain numbers.
     let fd = unsafe { next::pidfd_getfd(pidfd, target, flags) };
     if fd >= 0 {
-        let _: Option<()> = fast::inside(|lib| lib.on_unknown(fd));
+        // Looked at now: who made it does not know that we hold it, and may end.
+        let _: Option<()> = fast::inside(|lib| {
+            lib.on_unknown(fd);
+            let _ = lib.look(fd);
+        });
     }
     fd
 }

@@ -78,6 +78,9 @@ impl Sockets {
         let s = ep.shared();
         let near = s.k_near.load(Ordering::Relaxed) != 0;
         // Threads that block in calls on it go on, with a descriptor that is kept for them.
+        if !(last && near || copied) {
+            let _: bool = ep.att.await_reports();
+        }
         let later = ep.att.close_later(fd, ep.sock, last && near);
         if last {
             self.epolls.forget_away(self, fd, ep);
@@ -98,6 +101,9 @@ impl Sockets {
         let copied = self.is_copied(fd);
         let last = self.is_sole_holder(fd) || (copied && self.is_last_copy(fd));
         if !last {
+            if !copied {
+                let _: bool = ep.att.await_reports();
+            }
             // As Linux: a membership lives as long as the open socket, not the number.
             let _: bool = ep.att.close_later(fd, ep.sock, false);
             return;

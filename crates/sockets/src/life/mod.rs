@@ -213,6 +213,8 @@ impl Sockets {
     /// Lets `flyover ss` list a socket that stayed with the kernel.
     pub(crate) fn tell_ss(&self, fd: i32, reason: Reason) {
         let Some(att) = self.attached() else { return };
+        // Nobody but the kernel tells of its end.
+        let _: bool = att.await_reports();
         // Accelerated sockets come first: when the table fills up, those of the kernel are not listed any more.
         if att.stack.socks_used() > att.stack.limits().socks / 4 {
             return;

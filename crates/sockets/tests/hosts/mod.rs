@@ -98,13 +98,17 @@ impl Daemon for FakeDaemon {
     fn resolve(&mut self, _: u32, _: Ip) {}
 }
 
-struct FakeKeeper;
+struct FakeKeeper(Stack<'static>);
 
 impl Keeper for FakeKeeper {
     fn reg_os(&self, _: SockRef, _: bool, _: i32) {}
     fn park(&self, _: SockRef, _: i32) {}
     fn unpark(&self, _: SockRef) {}
-    fn poke(&self) {}
+    fn poke(&self) {
+        if self.0.reports_are_wanted() {
+            self.0.reports_begin();
+        }
+    }
 }
 
 struct FakeConnector {
@@ -128,7 +132,7 @@ impl Connector for FakeConnector {
                 os: self.os,
                 kernel: self.kernel,
             }),
-            keeper: Box::new(FakeKeeper),
+            keeper: Box::new(FakeKeeper(self.stack)),
             nic_count: 1,
             nics: Box::new(move |_| {
                 let nic = nic.lock().expect("lock").take()?;

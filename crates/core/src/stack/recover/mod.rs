@@ -187,6 +187,7 @@ impl Locked<'_, '_, '_> {
             }
             let _: Result<u32, u32> = s.rlock.compare_exchange(tag, 0, Release, Relaxed);
         }
+        self.holder_gone(owner);
         !(sending || reading) || self.mend_buffers(owner)
     }
 }

@@ -26,6 +26,7 @@ impl Stack<'_> {
         }
         for r in self.each_sock() {
             tagged(self.sock(r.id).rlock.load(Relaxed));
+            tagged(self.sock(r.id).holder.get());
         }
         for i in 0..self.state.set_slots.touched(self.sets) {
             let set = self.sets.at(Idx::new(i));

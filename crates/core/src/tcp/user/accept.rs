@@ -34,6 +34,7 @@ impl Locked<'_, '_, '_> {
             .store(p.acc_len.load(Relaxed).saturating_sub(1), Release);
         crate::stretch::place();
         s.acc_next.set(OptIdx::NONE);
+        s.holder.set(u32::from(self.env.me) + 1);
         s.clear_flag(flag::IN_ACCEPTQ | flag::ORPHAN);
         crate::stretch::place();
         Ok(st.sock_ref(child))
@@ -47,6 +48,7 @@ impl Locked<'_, '_, '_> {
             self.abort(child);
             return;
         }
+        s.holder.set(0);
         s.acc_next.set(p.acc_head.get());
         if p.acc_head.get().is_none() {
             p.acc_tail.set(child.into());

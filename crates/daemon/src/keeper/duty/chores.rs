@@ -12,6 +12,8 @@ use crate::keeper::served::{Wish, monotonic};
 const LINGER: u64 = 1_000 * MS;
 /// When reports of deaths were lost and no process is attached for this long, all sockets count as dead, ns.
 const LOST_LINGER: u64 = 10_000 * MS;
+/// Without sockets the reports of their end go on for so long, ns.
+pub(super) const NEEDLESS: u64 = 1_000 * MS;
 /// Least time between two walks for dead sockets, ns.
 const WALK_PAUSE: u64 = 5 * MS;
 /// A short queue of reports is read this often meanwhile, ns.
@@ -22,6 +24,7 @@ const MAX_OUTBOX: usize = 4096;
 impl Duty {
     /// Everything that needs the lock or the daemon, as far as these can be had now.
     pub(super) fn work(&mut self) {
+        self.hear_on_demand();
         self.take_over_from_dead();
         self.served.mend();
         self.bury();
@@ -33,6 +36,33 @@ impl Duty {
         self.look_after_end();
         self.listen_again();
         self.pass_wishes();
+    }
+
+    /// Reports of the end of sockets begin when somebody asks for them, and end some time after the last socket.
+    fn hear_on_demand(&mut self) {
+        let stack = self.served.stack();
+        if stack.reports_are_wanted() {
+            self.hear(true);
+            stack.reports_begin();
+        }
+        if stack.socks_used() > 0 || !stack.reports_are_on() {
+            self.needless_since = None;
+            return;
+        }
+        let now = monotonic();
+        let since = *self.needless_since.get_or_insert(now);
+        if now.saturating_sub(since) >= NEEDLESS {
+            self.needless_since = None;
+            if stack.reports_end() {
+                self.hear(false);
+            }
+        }
+    }
+
+    pub(super) fn hear(&self, on: bool) {
+        if let Err(e) = self.deaths.hear(on) {
+            tracing::error!(on, "the reports of the end of sockets: {e}");
+        }
     }
 
     fn take_over_from_dead(&mut self) {

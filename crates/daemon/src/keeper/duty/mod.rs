@@ -73,6 +73,8 @@ pub struct Duty {
     /// Sockets may have ended unheard, of those with the cookies that follow: a census tells.
     uninformed: bool,
     doubtful: BTreeSet<u64>,
+    /// Since when nobody needs the reports of deaths.
+    needless_since: Option<u64>,
     /// Since when no process is attached.
     alone_since: Option<u64>,
     /// Since when no socket is left either.
@@ -151,6 +153,7 @@ impl Duty {
             deaf: false,
             uninformed,
             doubtful: BTreeSet::new(),
+            needless_since: None,
             alone_since: None,
             idle_since: None,
             told_idle: false,
@@ -162,6 +165,9 @@ impl Duty {
         };
         if !fresh {
             duty.succeed();
+        }
+        if duty.served.stack().reports_are_on() {
+            duty.hear(true);
         }
         if uninformed {
             duty.doubtful = duty.served.stack().cookies().collect();
@@ -263,6 +269,9 @@ impl Duty {
         let walk = (self.deaf || !cookies.is_empty()).then_some(self.next_walk.max(now + RETRY));
         let read = (self.deaf && self.deaths.short).then_some(self.next_read.max(now));
         let look = self.look_due.then_some(self.next_look.max(now));
+        let needless = self
+            .needless_since
+            .map(|since| since.saturating_add(chores::NEEDLESS));
         let alone = (self.attached.is_empty() && !self.told_idle).then_some(now + IDLE_TICK);
         retry
             .then_some(now + RETRY)
@@ -270,6 +279,7 @@ impl Duty {
             .chain(walk)
             .chain(read)
             .chain(look)
+            .chain(needless)
             .chain(alone)
             .chain(self.audit.due())
             .chain(self.estate.due())

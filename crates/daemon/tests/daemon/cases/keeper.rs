@@ -79,6 +79,13 @@ impl Process {
             .unwrap()
     }
 
+    /// The keeper hears of the end of kernel sockets from now on.
+    fn has_reports(&self) {
+        self.stack.want_reports();
+        self.fds.keeper.poke();
+        eventually("the reports", || self.stack.reports_are_on().then_some(()));
+    }
+
     fn exists(&self, sock: SockRef) -> bool {
         self.stack.get(sock).is_some()
     }
@@ -95,6 +102,7 @@ pub fn an_endpoint_ends_with_its_kernel_socket() {
             (udp, sock)
         })
         .collect();
+    process.has_reports();
     // A second descriptor keeps one of them.
     let copy = pairs[7].0.try_clone().unwrap();
     let socks: Vec<SockRef> = pairs.iter().map(|(_, sock)| *sock).collect();
@@ -104,6 +112,42 @@ pub fn an_endpoint_ends_with_its_kernel_socket() {
     assert!(process.exists(socks[7]));
     drop(copy);
     eventually("no endpoint", || (left() == 0).then_some(()));
+}
+
+/// Nobody but the dead process held it: it ends with him, whatever the kernel says. What others may hold, the kernel tells of.
+pub fn what_a_process_held_alone_ends_with_it() {
+    let _space = Space::new();
+    let daemon = Daemon::start();
+    let (witness, alone, sharer) = (
+        Process::new(&daemon),
+        Process::new(&daemon),
+        Process::new(&daemon),
+    );
+    let socks: Vec<UdpSocket> = (0..3)
+        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+        .collect();
+    let cookie = |n: usize| socket_cookie(&socks[n]).unwrap();
+    let own = alone.endpoint(cookie(0));
+    drop(alone);
+    eventually("its end", || (!witness.exists(own)).then_some(()));
+
+    let shared = sharer.endpoint(cookie(1));
+    sharer.has_reports();
+    sharer.stack.note_sharing(sharer.owner);
+    let last = witness.endpoint(cookie(2));
+    let (owner, stack) = (sharer.owner, sharer.stack);
+    drop(sharer);
+    // What it left has been looked at.
+    eventually("the burial", || (!stack.is_sharing(owner)).then_some(()));
+    assert!(witness.exists(shared), "somebody may hold it");
+    drop(socks);
+    eventually("the kernel's word", || {
+        (!witness.exists(shared) && !witness.exists(last)).then_some(())
+    });
+    // Without sockets there is nothing to hear of.
+    eventually("the end of the reports", || {
+        (!stack.reports_are_on()).then_some(())
+    });
 }
 
 pub fn events_of_kernel_sockets_are_reported() {
@@ -128,6 +172,7 @@ pub fn events_of_kernel_sockets_are_reported() {
         });
         udp.recv(&mut [0]).unwrap();
     }
+    process.has_reports();
     // The registration holds no reference: the endpoint ends with the socket all the same.
     drop(udp);
     eventually("the end", || (!process.exists(sock)).then_some(()));
