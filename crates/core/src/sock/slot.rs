@@ -25,24 +25,22 @@ impl Locked<'_, '_, '_> {
     /// # Errors
     /// [`Error::NoBuffers`] when the table is full; TIME_WAIT connections are recycled first.
     pub fn sock_alloc(&mut self, kind: Kind, v6: bool, cookie: u64) -> Result<SockRef, Error> {
-        let id = match self.alloc_slot(kind) {
+        let id = match self.alloc_slot(kind, cookie) {
             Some(id) => id,
             None => {
                 self.recycle_time_wait();
-                self.alloc_slot(kind).ok_or_else(|| {
+                self.alloc_slot(kind, cookie).ok_or_else(|| {
                     count!(self, no_socket_slot);
                     Error::NoBuffers
                 })?
             }
         };
-        let s = self.st.sock(id);
-        s.put_flag(flag::V6, v6);
-        s.holder.set(u32::from(self.env.me) + 1);
-        s.cookie.store(cookie, Release);
+        self.st.sock(id).put_flag(flag::V6, v6);
         Ok(self.st.sock_ref(id))
     }
 
-    pub(crate) fn alloc_slot(&mut self, kind: Kind) -> Option<SockId> {
+    /// `cookie`: the kernel socket's, 0 for none yet.
+    pub(crate) fn alloc_slot(&mut self, kind: Kind, cookie: u64) -> Option<SockId> {
         let st = self.st;
         let id = st.state.sock_slots.alloc(st.socks, 1)?;
         let s = st.sock(id);
@@ -53,6 +51,11 @@ impl Locked<'_, '_, '_> {
         super::opts::defaults(st, s);
         s.gen_.store(generation, Release);
         s.state.store(TcpState::Closed as u32, Release);
+        // Before it is anything: without cookie and holder nobody would see to its end if the caller died here.
+        s.cookie.store(cookie, Release);
+        if cookie != 0 {
+            s.holder.set(u32::from(self.env.me) + 1);
+        }
         s.kind.store(kind as u32, Release);
         let _: u32 = st.state.socks_used.fetch_add(1, Relaxed);
         Some(id)

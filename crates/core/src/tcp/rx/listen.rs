@@ -148,9 +148,9 @@ impl Locked<'_, '_, '_> {
     /// A slot for a connection that came through this listener, with the listener's options.
     fn new_child(&mut self, listener: SockId) -> Option<SockId> {
         let st = self.st;
-        let id = self.alloc_slot(Kind::Tcp).or_else(|| {
+        let id = self.alloc_slot(Kind::Tcp, 0).or_else(|| {
             self.recycle_time_wait();
-            self.alloc_slot(Kind::Tcp)
+            self.alloc_slot(Kind::Tcp, 0)
         })?;
         let (p, s) = (st.sock(listener), st.sock(id));
         opts::inherit(p, s);

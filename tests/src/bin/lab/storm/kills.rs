@@ -284,7 +284,7 @@ fn settle(lab: &Lab) -> Result<u64> {
         let count = |name: &str| number(&dump, name);
         let left = ["sockets_used", "buffers_used", "items_used"].map(|n| (n, count(n)));
         let filters = dump["filters"].as_array().map_or(0, Vec::len);
-        last = format!("{left:?}, {filters} filters");
+        last = format!("{left:?}, {filters} filters; {}", sockets(&dump));
         // The echo server's listener and its datagram socket, each with a filter.
         let clean = left.iter().all(|(name, value)| match *name {
             "sockets_used" => *value <= 2,
