@@ -10,7 +10,7 @@ import sys
 from peer import Wire
 from stage import Stage, open_control
 
-GROUPS = ("opening", "receiving", "closing", "strange", "congested", "dice", "recovery", "sending")
+GROUPS = ("opening", "receiving", "closing", "strange", "congested", "dice", "recovery", "details", "sending")
 
 interface, mac, peer_mac, address, peer, path = sys.argv[1:7]
 wanted = sys.argv[7:]

@@ -200,6 +200,7 @@ impl Fuzzer {
         let flags = SendFlags {
             more: self.rng.chance(10_000),
             oob: self.rng.chance(5_000),
+            eor: false,
         };
         let cut = self.rng.below(n as u64 + 1) as usize;
         let (a, b) = self.buf[..n].split_at(cut);

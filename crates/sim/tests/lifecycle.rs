@@ -544,7 +544,17 @@ fn urgent_data() {
         net.hosts[1].locked(|l| l.set_opt(b.id, SockOpt::OobInline, u32::from(inline)));
         let send = |net: &mut Net<'_>, data: &[u8], oob| {
             net.hosts[0]
-                .locked(|l| l.tcp_send(a.id, &[data], SendFlags { more: false, oob }))
+                .locked(|l| {
+                    l.tcp_send(
+                        a.id,
+                        &[data],
+                        SendFlags {
+                            more: false,
+                            oob,
+                            eor: false,
+                        },
+                    )
+                })
                 .unwrap();
         };
         send(&mut net, b"before", false);

@@ -5,8 +5,13 @@ use crate::error::Error;
 use crate::sock::{Kind, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
+use crate::tcp::timers;
 use crate::tcp::user::handover::is_frozen;
 use flyover_wire::{FlowKey, IPPROTO_TCP, Seq};
+
+/// Linux's numbers.
+const ENETUNREACH: i32 = 101;
+const EHOSTUNREACH: i32 = 113;
 
 /// What an ICMP message reports of a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,7 +38,7 @@ impl Locked<'_, '_, '_> {
         }
         match what {
             IcmpError::FragNeeded(mtu) => self.lower_mtu(id, mtu),
-            IcmpError::Unreachable(errno) => self.unreachable(id, errno),
+            IcmpError::Unreachable(errno) => self.unreachable(id, seq, errno),
         }
     }
 
@@ -59,7 +64,7 @@ impl Locked<'_, '_, '_> {
         }
     }
 
-    fn unreachable(&mut self, id: SockId, errno: i32) {
+    fn unreachable(&mut self, id: SockId, seq: Option<Seq>, errno: i32) {
         let s = self.st.sock(id);
         match s.kind() {
             // The kernel socket behind the descriptor has the same addresses and got the same message: it keeps the
@@ -68,8 +73,21 @@ impl Locked<'_, '_, '_> {
             Kind::Tcp if s.tcp_state() == TcpState::SynSent && !s.has(flag::ORPHAN) => {
                 self.reset_conn(id, Error::Errno(errno));
             }
+            Kind::Tcp if s.tcp_state() == TcpState::SynRcvd && s.has(flag::CHILD) => {
+                // As Linux: only no way to the net or the host ends it.
+                if matches!(errno, EHOSTUNREACH | ENETUNREACH) {
+                    self.destroy(id);
+                }
+            }
             // Established: a soft error (RFC 1122 section 4.2.3.9), the timers decide.
-            _ => {}
+            _ => {
+                s.tcb.soft_error.set(errno.unsigned_abs());
+                if matches!(errno, EHOSTUNREACH | ENETUNREACH)
+                    && seq == Some(Seq(s.tcb.snd_una.get()))
+                {
+                    timers::take_step_back(self, id);
+                }
+            }
         }
     }
 }

@@ -50,6 +50,21 @@ impl Stack<'_> {
             .swap(0, core::sync::atomic::Ordering::AcqRel)
             .cast_signed()
     }
+
+    /// As [`Self::take_error`]; without one, what ICMP said of a connection that goes on (as Linux's `SO_ERROR`).
+    pub fn take_any_error(self, id: SockId) -> i32 {
+        let soft = &self.sock(id).tcb.soft_error;
+        match self.take_error(id) {
+            0 => {
+                let e = soft.get();
+                if e != 0 {
+                    soft.set(0);
+                }
+                e.cast_signed()
+            }
+            e => e,
+        }
+    }
 }
 
 /// A connection fails in two stores, the error first, so that no reader takes the failure for the end of the stream.

@@ -45,11 +45,12 @@ fn tail_with_room(st: Stack<'_>, s: &Sock, batch: &mut Batch, left: usize) -> Op
     if let Some(tail) = s.sq_tail.get().opt() {
         let b = st.buf(tail);
         let used = b.off.get().saturating_add(b.len.get());
-        if (used as usize) < BUF_SIZE {
+        if (used as usize) < BUF_SIZE && b.total.get() != RECORD_END {
             return Some((tail, used));
         }
     }
     let id = batch.next(st, left)?;
+    st.buf(id).total.set(0);
     match s.sq_tail.get().opt() {
         Some(tail) => st.buf(tail).next.set(id.into()),
         None => s.sq_head.set(id.into()),
@@ -137,7 +138,7 @@ pub(crate) fn gather<'m>(
                 s.sq_cur.set(id.into());
                 s.sq_cur_off.set(base);
             }
-            if got >= len {
+            if got >= len || b.total.get() == RECORD_END {
                 break;
             }
         }
@@ -146,6 +147,16 @@ pub(crate) fn gather<'m>(
     }
     (windows, got)
 }
+
+/// What was queued last ends a record (`MSG_EOR`): no segment goes on behind it.
+pub(crate) fn end_record(st: Stack<'_>, s: &Sock) {
+    if let Some(tail) = s.sq_tail.get().opt() {
+        st.buf(tail).total.set(RECORD_END);
+    }
+}
+
+/// `Buf::total` of the last buffer of a record.
+const RECORD_END: u32 = 1;
 
 /// Frees the whole queue.
 pub(crate) fn free_all(st: Stack<'_>, s: &Sock) {

@@ -15,6 +15,7 @@ pub mod cc;
 mod ecn;
 pub(crate) mod flight;
 pub(crate) mod loss;
+mod patience;
 pub mod reasm;
 pub mod rtt;
 pub mod rx;

@@ -117,8 +117,8 @@ shm_struct! {
         pub retransmits: ByteCell,
         /// Index of the first run there.
         pub runs_first: ByteCell,
-        /// Fills the gap; always 0.
-        pub gap: HalfCell,
+        /// An error that the timers will tell of, if nothing is acknowledged before: an errno.
+        pub soft_error: HalfCell,
 
         /// Congestion window, segments.
         pub cwnd: SharedCell<u32>,

@@ -3,13 +3,14 @@
 
 use super::cc::Phase;
 use super::flight::Flight;
+use super::patience::{given_up, is_deaf, remaining_patience};
 use super::rx::count;
 use super::state::TcpState;
 use super::tcb::{Tcb, rtx, tflag};
 use super::user::connect::LINEAR_SYNS;
 use super::{loss, rtt, tx, user};
 use crate::error::Error;
-use crate::sock::{Kind, Sock, SockId, flag};
+use crate::sock::{Kind, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::stack::wheel;
 use crate::time::{Instant, MS, SEC, US};
@@ -303,8 +304,7 @@ fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
     count!(l, tcp_rto);
     let shut = t.snd_wnd.get() == 0 && !s.has(flag::ORPHAN);
     if if shut { is_deaf(l, s) } else { given_up(l, s) } {
-        count!(l, tcp_failed);
-        l.reset_conn(id, Error::TimedOut);
+        give_up(l, id);
         return;
     }
     loss::enter_loss(l.st.flight(id), loss::micros(l.env.now));
@@ -332,56 +332,26 @@ fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
     arm(l, id, rtx::RTO, wait);
 }
 
-/// Of `TCP_USER_TIMEOUT`, since the first retransmission.
-fn remaining_patience(l: &Locked<'_, '_, '_>, s: &Sock) -> Option<u64> {
-    let (user, stamp) = (s.user_timeout.get(), s.tcb.retrans_stamp.get());
-    let gone = l.env.now.ms32().wrapping_sub(stamp);
-    (user != 0 && stamp != 0).then(|| u64::from(user.saturating_sub(gone)) * MS)
+/// The end by time; what ICMP said is the reason, if nothing was acknowledged since.
+fn give_up(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    count!(l, tcp_failed);
+    let why = match l.st.sock(id).tcb.soft_error.get() {
+        0 => Error::TimedOut,
+        n => Error::Errno(n.cast_signed()),
+    };
+    l.reset_conn(id, why);
 }
 
-/// The peer shut its window after we had sent: retransmissions are probes, and it is gone when it is silent.
-fn is_deaf(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
-    let t = &s.tcb;
-    let silent = l.env.now.since(Instant(t.last_rx.get()));
-    let stamp = t.retrans_stamp.get();
-    let since = match stamp {
-        0 => 0,
-        n => u64::from(l.env.now.ms32().wrapping_sub(n)) * MS,
-    };
-    let user = u64::from(s.user_timeout.get()) * MS;
-    let mut most = rtt::largest(&l.st.opts) * 2;
-    if user != 0 {
-        if since > user {
-            return true;
-        }
-        most = most.min(user);
+/// There is no way for what the timer sent again: it is sent again as soon as if it had not been sent (RFC 6069).
+pub(crate) fn take_step_back(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let t = &l.st.sock(id).tcb;
+    if t.retransmits.get() == 0 || t.backoff.get() == 0 || t.rtx_kind.get() != rtx::RTO {
+        return;
     }
-    silent > most && since > most
-}
-
-/// `tcp_retries2`, the orphan's limit and `TCP_USER_TIMEOUT` (`retransmits_timed_out`): as times, that so many
-/// retransmissions would take at the least.
-fn given_up(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
-    let t = &s.tcb;
-    if t.retransmits.get() == 0 || t.retrans_stamp.get() == 0 {
-        return false;
-    }
-    let gone = u64::from(l.env.now.ms32().wrapping_sub(t.retrans_stamp.get())) * MS;
-    let user = u64::from(s.user_timeout.get()) * MS;
-    if user != 0 {
-        return gone >= user;
-    }
-    let o = &l.st.opts;
-    let limit = if s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ) {
-        o.orphan_retries
-    } else {
-        o.retries2
-    };
-    let (least, most) = (u64::from(o.rto_min_ms) * MS, rtt::largest(o));
-    let doubled = (most / least.max(1)).max(1).ilog2();
-    let n = limit.min(doubled);
-    let model = ((2u64 << n) - 1) * least + u64::from(limit - n) * most;
-    gone >= model
+    t.backoff.set(t.backoff.get() - 1);
+    let rto = rtt::rto(t, &l.st.opts);
+    let wait = until_timeout(l, l.st.flight(id), rto).unwrap_or(1);
+    arm(l, id, rtx::RTO, wait);
 }
 
 /// Zero-window probe. It goes on as long as the peer answers (RFC 9293 section 3.8.6.1).
@@ -408,8 +378,7 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let silent = l.env.now.since(Instant(t.last_rx.get()));
     let user = u64::from(s.user_timeout.get()) * MS;
     if n > limit || (user != 0 && n > 1 && silent >= user) {
-        count!(l, tcp_failed);
-        l.reset_conn(id, Error::TimedOut);
+        give_up(l, id);
         return;
     }
     count!(l, tcp_persist);

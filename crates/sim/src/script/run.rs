@@ -199,6 +199,7 @@ impl<'m> Runner<'m> {
                     SendFlags {
                         more: *more,
                         oob: *oob,
+                        eor: false,
                     },
                 )?;
             }

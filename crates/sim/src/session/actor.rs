@@ -335,8 +335,17 @@ impl Actor {
             let more = self.rng.chance(self.plan.more) && (n as u64) < left;
             let (a, b) = self.buf.split_at(n / 3);
             let id = self.sock().id;
-            let r = net.hosts[self.host]
-                .locked(|l| l.tcp_send(id, &[a, b], SendFlags { more, oob: false }));
+            let r = net.hosts[self.host].locked(|l| {
+                l.tcp_send(
+                    id,
+                    &[a, b],
+                    SendFlags {
+                        more,
+                        oob: false,
+                        eor: false,
+                    },
+                )
+            });
             match r {
                 Ok(n) => {
                     assert!(n > 0, "sent nothing");

@@ -33,7 +33,7 @@ impl Sockets {
         };
         match (level, name) {
             (libc::SOL_SOCKET, libc::SO_ERROR) if tcp => {
-                let e = ep.att.stack.take_error(ep.sock.id);
+                let e = ep.att.stack.take_any_error(ep.sock.id);
                 put(into, &e.to_ne_bytes())
             }
             (libc::SOL_SOCKET, libc::SO_ERROR) => {

@@ -116,6 +116,7 @@ impl Sockets {
         let _call = ep.att.call();
         let how = SendFlags {
             more: flags & libc::MSG_MORE != 0,
+            eor: flags & libc::MSG_EOR != 0,
             oob: flags & libc::MSG_OOB != 0,
         };
         // MSG_ZEROCOPY without SO_ZEROCOPY is an ordinary send, and the option is not set on an endpoint.

@@ -43,6 +43,7 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
     acceptable::take_stamp(l, s, seg);
     // The peer answers: zero-window and keep-alive probes may go on (RFC 9293 section 3.8.6.1, RFC 1122 section 4.2.3.6).
     t.probes.set(0);
+    t.soft_error.set(0);
     let mut a = Ack::new(l.st.flight(id), l.env.now);
     let echo = echo_of(t, seg);
     if seg.seq_len() > 0 {

@@ -91,16 +91,13 @@ fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
     }
     let edge = Seq(t.rcv_adv.get());
     let end = seg.seq.add(seg.len);
-    let taken_whole = seg.seq == nxt && !seg.seq.after(edge) && s.rq_available() == 0;
-    if end.after(edge) && !taken_whole {
+    // As Linux, what begins within the window is taken whole: the step before has refused what may not be.
+    if end.after(edge) && seg.seq != nxt && seg.seq.after_eq(edge) {
         t.tflags.set(t.tflags.get() | tflag::ACK_AT_ONCE);
         seg.flags = seg.flags.without(TcpFlags::FIN);
-        if seg.seq.after_eq(edge) {
-            count!(l, tcp_drop_window);
-            seg.len = 0;
-            return false;
-        }
-        seg.len = edge.since(seg.seq);
+        count!(l, tcp_drop_window);
+        seg.len = 0;
+        return false;
     }
     true
 }

@@ -169,7 +169,9 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
     }
     // As Linux: a FIN alone pushes nothing, nor does what the program wants to add to.
     let pushed = piece.push && t.tflags.get() & tflag::NO_PUSH == 0;
-    if got > 0 && (pushed || piece.burst_end || got > segment_room(t)) {
+    // What ends a record is shorter than was asked for.
+    let cut = got < piece.len;
+    if got > 0 && (pushed || cut || piece.burst_end || got > segment_room(t)) {
         flags = flags.with(TcpFlags::PSH);
     }
     let mut urgent = 0;

@@ -18,6 +18,8 @@ pub struct SendFlags {
     pub more: bool,
     /// `MSG_OOB`: the last byte is urgent.
     pub oob: bool,
+    /// `MSG_EOR`: what follows is in another segment.
+    pub eor: bool,
 }
 
 /// Bytes that the send queue may hold: `SO_SNDBUF`, or, auto-tuned, twice the congestion window.
@@ -119,6 +121,9 @@ impl Locked<'_, '_, '_> {
         } else {
             f
         });
+        if flags.eor && all {
+            sendq::end_record(st, s);
+        }
         if flags.oob && all {
             oob::queue_urgent(t, s);
         }

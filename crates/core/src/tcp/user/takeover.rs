@@ -58,6 +58,7 @@ fn forget(s: &Sock) {
     ] {
         byte.set(0);
     }
+    t.soft_error.set(0);
     flight::forget(t);
     for word in [
         &t.ts_recent_at,
