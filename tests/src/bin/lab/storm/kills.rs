@@ -268,7 +268,9 @@ fn taken(note: &Path) -> Result<u64> {
 /// The sink's line about a stream: its bytes, and how it ended.
 pub(super) fn verdict(sink: &Proc, number: u64) -> Option<(u64, String)> {
     let printed = sink.stdout();
-    let mut lines = printed.lines().rev().map(str::split_whitespace);
+    // The last line may be half written.
+    let (whole, _) = printed.rsplit_once('\n')?;
+    let mut lines = whole.lines().rev().map(str::split_whitespace);
     lines.find_map(|mut words| {
         let about = words.next()?.parse::<u64>().ok()?;
         let bytes = words.next()?.parse().ok()?;
