@@ -517,6 +517,51 @@ fn a_large_frame_ends_the_batch() {
     assert_eq!(a.st.sock(c).rq_available() as usize, 5 * segment.len());
 }
 
+/// A process dies between the steps of a transmission: what it sent is lost (it lay in its outbox), and nothing, or not all,
+/// says that it was sent.
+#[test]
+fn what_a_dead_sender_noted_by_half_is_sent_again() {
+    for half in ["no segment, no timer", "no timer"] {
+        let m = Memory::new();
+        let mut now = 1_000_000_000u64;
+        let (mut a, mut b) = m.hosts(now);
+        let server = Endpoint {
+            ip: ip(2),
+            port: 80,
+        };
+        let lis = b.with(now, |l| {
+            let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+            l.tcp_listen(r.id, server, false, 8).expect("listen");
+            r.id
+        });
+        let c = connect(&mut a, now, 4000, server);
+        exchange(&mut a, &mut b, &mut now);
+        let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+        let sent = a.with(now, |l| l.tcp_send(c, &[b"hello"], SendFlags::default()));
+        assert_eq!(sent.ok(), Some(5));
+        let mut head = [0; HEAD_LEN];
+        while b.nics.0.rx_next(&mut head).is_some() {
+            b.nics.0.rx_done();
+        }
+        let t = &a.st.sock(c).tcb;
+        t.t_rtx.set(0);
+        if half != "no timer" {
+            t.runs_n.set(0);
+            t.packets_out.set(0);
+        }
+        let _: bool = a.with(now, |l| l.recover(1));
+        for _ in 0..20 {
+            now += 100_000_000;
+            let _ = a.with(now, |l| l.poll(64));
+            exchange(&mut a, &mut b, &mut now);
+        }
+        let mut got = Vec::new();
+        b.read(now, s, &mut got);
+        assert_eq!(got, b"hello", "{half}");
+        assert_eq!(a.st.sock(c).tcb.packets_out.get(), 0, "{half}");
+    }
+}
+
 #[test]
 fn reported_deaths_are_noted_for_the_next_keeper_until_they_are_looked_into() {
     let opts = opts();

@@ -340,6 +340,37 @@ impl Flight<'_> {
         self.tidy(n);
     }
 
+    /// The runs follow one another from SND.UNA (the first may have begun before it) to SND.NXT, and are counted right.
+    pub fn is_sound(&self) -> bool {
+        let t = self.tcb;
+        let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
+        let mut at = una;
+        let mut counted = [0u32; 4];
+        for i in 0..self.len() {
+            let Some(r) = self.get(i) else { return false };
+            let follows = r.start == at || i == 0 && una.after(r.start);
+            if !follows || !r.end.after(at) {
+                return false;
+            }
+            at = r.end;
+            let marks = [
+                true,
+                r.has(mark::SACKED),
+                r.has(mark::LOST),
+                r.has(mark::RETRANS),
+            ];
+            for (sum, counts) in counted.iter_mut().zip(marks) {
+                *sum = sum.saturating_add(if counts { r.count() } else { 0 });
+            }
+        }
+        let cells = [&t.packets_out, &t.sacked_out, &t.lost_out, &t.retrans_out];
+        at == nxt
+            && cells
+                .iter()
+                .zip(counted)
+                .all(|(cell, sum)| cell.get() == sum)
+    }
+
     /// End of the highest run that the peer holds (Linux's `tcp_highest_sack_seq` says where it begins).
     pub fn highest_sacked(&self) -> Option<Run> {
         if self.tcb.sacked_out.get() == 0 {

@@ -10,8 +10,10 @@
 //! | `mod.rs` | the order; buckets, timers, ready lists |
 //! | `lists.rs` | accept queues, TIME_WAIT, memberships, slots that were half made |
 //! | `buffers.rs` | send and receive queues, the free list of buffers |
+//! | `flights.rs` | what is in flight |
 
 mod buffers;
+mod flights;
 mod lists;
 
 use super::locked::Locked;
@@ -48,6 +50,7 @@ impl Locked<'_, '_, '_> {
         st.state.waiter_slots.rebuild(st.waiters);
         self.rebuild_send_queues();
         self.rebuild_timers();
+        self.rebuild_flights();
         self.mend_pairs();
         self.rebuild_ready();
         let _: bool = self.producer_gone(u32::from(dead) + 1);

@@ -243,8 +243,11 @@ fn one_death(
         tally.early += 1;
         return Ok(());
     }
-    let (bytes, end) = wait_until(DELIVERY, || Ok(verdict(&survivors.sink, number)))
-        .with_context(|| format!("the sink waits for the end of a stream of {taken} bytes"))?;
+    let (bytes, end) =
+        wait_until(DELIVERY, || Ok(verdict(&survivors.sink, number))).with_context(|| {
+            let left = dump(lab).map_or_else(|e| format!("{e:#}"), |dump| in_full(&dump));
+            format!("the sink waits for the end of a stream of {taken} bytes; {left}")
+        })?;
     match end.as_str() {
         "eof" => {
             ensure!(
@@ -309,6 +312,19 @@ pub fn dump(lab: &Lab) -> Result<Value> {
     printed.forget();
     let value: Value = serde_json::from_str(&printed.stdout)?;
     value.get(0).cloned().context("no stack")
+}
+
+/// Everything that a dump says of sockets that are no listener's, less what is 0.
+fn in_full(dump: &Value) -> String {
+    let sockets = dump["sockets"].as_array().into_iter().flatten();
+    let connected = sockets.filter(|sock| sock["state"] != "LISTEN");
+    let row = |sock: &Value| {
+        let fields = sock.as_object().into_iter().flatten();
+        let told = fields.filter(|(_, value)| value.as_u64() != Some(0));
+        told.map(|(name, value)| format!(" {name}={value}"))
+            .collect::<String>()
+    };
+    connected.map(|sock| format!("\n{}", row(sock))).collect()
 }
 
 /// The sockets of a dump, with what tells why they are there.
