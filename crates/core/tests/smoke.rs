@@ -1,5 +1,6 @@
 //! Two stacks on one wire in memory: the shortest way to see that a change broke something basic.
 
+use core::sync::atomic::Ordering::Relaxed;
 use flyover_config::StackOpts;
 use flyover_core::sock::{Kind, SHUT_RD, SHUT_WR};
 use flyover_core::{
@@ -560,6 +561,36 @@ fn what_a_dead_sender_noted_by_half_is_sent_again() {
         assert_eq!(got, b"hello", "{half}");
         assert_eq!(a.st.sock(c).tcb.packets_out.get(), 0, "{half}");
     }
+}
+
+/// A process dies in the middle of closing: the connection is nobody's, and neither FIN nor RST was sent.
+#[test]
+fn a_close_that_was_begun_is_finished() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let lis = b.with(now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+        l.tcp_listen(r.id, server, false, 8).expect("listen");
+        r.id
+    });
+    let c = connect(&mut a, now, 4000, server);
+    exchange(&mut a, &mut b, &mut now);
+    let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    let sent = b.with(now, |l| l.tcp_send(s, &[b"unread"], SendFlags::default()));
+    assert_eq!(sent.ok(), Some(6));
+    exchange(&mut a, &mut b, &mut now);
+    let sock = a.st.sock(c);
+    sock.set_flag(flyover_core::sock::flag::ORPHAN);
+    sock.shut.store(SHUT_RD | SHUT_WR, Relaxed);
+    let _: bool = a.with(now, |l| l.recover(1));
+    exchange(&mut a, &mut b, &mut now);
+    assert_eq!(a.st.socks_used(), 0);
+    assert_eq!(b.st.sock(s).tcp_state(), TcpState::Closed);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use crate::sock::{Kind, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
+use crate::tcp::tcb::tflag;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::{Idx, OptIdx};
 
@@ -30,6 +31,27 @@ impl Locked<'_, '_, '_> {
                 item.sock.set(OptIdx::NONE);
                 item.set.set(OptIdx::NONE);
                 item.hdr.tag.store(0, Relaxed);
+            }
+        }
+    }
+
+    /// Whoever died while he closed a connection left it without descriptor, and without FIN or end: nobody would close it
+    /// again.
+    pub(super) fn finish_closes(&mut self) {
+        let st = self.st;
+        const NOT_HERE: u32 = flag::IN_ACCEPTQ
+            | flag::IN_SYNQ
+            | flag::HANDING_OVER
+            | flag::HANDED_OVER
+            | flag::PAIRED;
+        for r in st.each_sock() {
+            let s = st.sock(r.id);
+            let open = matches!(s.tcp_state(), TcpState::Established | TcpState::CloseWait);
+            let here = s.flags.load(Relaxed) & NOT_HERE == 0 && s.kind() == Kind::Tcp;
+            let begun = here && s.has(flag::ORPHAN);
+            if begun && open && s.tcb.tflags.get() & tflag::FIN_QUEUED == 0 {
+                s.clear_flag(flag::ORPHAN);
+                self.close(r.id);
             }
         }
     }

@@ -58,6 +58,7 @@ impl Locked<'_, '_, '_> {
         if let Some(i) = suspect.checked_sub(1) {
             self.give_up(Idx::new(i & (st.limits().socks - 1)));
         }
+        self.finish_closes();
         whole
     }
 
