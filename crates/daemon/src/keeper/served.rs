@@ -367,6 +367,11 @@ impl Served {
         }
     }
 
+    /// Buffers are still to be sorted out: a reader was at work.
+    pub fn is_unmended(&self) -> bool {
+        self.unmended.is_some()
+    }
+
     /// Who holds the lock.
     pub fn lock_owner(&self) -> Option<u16> {
         self.stack.lock().owner()

@@ -33,6 +33,8 @@ const CHANNELS: u64 = 1 << 16;
 const MS: u64 = 1_000_000;
 /// How often that is looked at, ns.
 const IDLE_TICK: u64 = 250 * MS;
+/// Pause before buffers are looked at again that could not be sorted out, ns.
+const MEND: u64 = 20 * MS;
 /// Work that needs the lock is tried again after this time, ns.
 const RETRY: u64 = 2 * MS;
 
@@ -266,6 +268,8 @@ impl Duty {
         } = &self.pending;
         let locked = !gone.is_empty() || !events.is_empty() || !icmp.is_empty();
         let retry = locked || (self.control.is_some() && !self.outbox.is_empty());
+        // A reader that is stopped may take long.
+        let mend = self.served.is_unmended().then_some(now + MEND);
         let walk = (self.deaf || !cookies.is_empty()).then_some(self.next_walk.max(now + RETRY));
         let read = (self.deaf && self.deaths.short).then_some(self.next_read.max(now));
         let look = self.look_due.then_some(self.next_look.max(now));
@@ -276,6 +280,7 @@ impl Duty {
         retry
             .then_some(now + RETRY)
             .into_iter()
+            .chain(mend)
             .chain(walk)
             .chain(read)
             .chain(look)
