@@ -325,6 +325,22 @@ fn a_megabyte_each_way_and_nothing_left() {
     }
 }
 
+/// A connection from `a` to a listener of `b`: its two ends.
+fn connected(a: &mut Host<'_>, b: &mut Host<'_>, now: &mut u64) -> (SockId, SockId) {
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let lis = b.with(*now, |l| {
+        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
+        l.tcp_listen(r.id, server, false, 8).expect("listen");
+        r.id
+    });
+    let c = connect(a, *now, 4000, server);
+    exchange(a, b, now);
+    (c, b.with(*now, |l| l.tcp_accept(lis)).expect("accepted").id)
+}
+
 /// A V-NIC that reads from a connection, as another thread does at any time, when a reset is sent.
 struct AtReset<'m> {
     nic: MemNic,
@@ -383,18 +399,7 @@ fn the_reset_is_known_here_before_the_peer_knows() {
     let m = Memory::new();
     let mut now = 1_000_000_000u64;
     let (mut a, mut b) = m.hosts(now);
-    let server = Endpoint {
-        ip: ip(2),
-        port: 80,
-    };
-    let lis = b.with(now, |l| {
-        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
-        l.tcp_listen(r.id, server, false, 8).expect("listen");
-        r.id
-    });
-    let c = connect(&mut a, now, 4000, server);
-    exchange(&mut a, &mut b, &mut now);
-    let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    let (c, s) = connected(&mut a, &mut b, &mut now);
     a.with(now, |l| l.shutdown(c, SHUT_RD | SHUT_WR))
         .expect("shut down");
     exchange(&mut a, &mut b, &mut now);
@@ -479,18 +484,7 @@ fn a_large_frame_ends_the_batch() {
     let m = Memory::new();
     let mut now = 1_000_000_000u64;
     let (mut a, mut b) = m.hosts(now);
-    let server = Endpoint {
-        ip: ip(2),
-        port: 80,
-    };
-    let lis = b.with(now, |l| {
-        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
-        l.tcp_listen(r.id, server, false, 8).expect("listen");
-        r.id
-    });
-    let c = connect(&mut a, now, 4000, server);
-    exchange(&mut a, &mut b, &mut now);
-    let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    let (c, s) = connected(&mut a, &mut b, &mut now);
     let segment = vec![7u8; b.st.sock(s).tcb.mss.get() as usize];
     for _ in 0..5 {
         let sent = b.with(now, |l| l.tcp_send(s, &[&segment], SendFlags::default()));
@@ -526,18 +520,7 @@ fn what_a_dead_sender_noted_by_half_is_sent_again() {
         let m = Memory::new();
         let mut now = 1_000_000_000u64;
         let (mut a, mut b) = m.hosts(now);
-        let server = Endpoint {
-            ip: ip(2),
-            port: 80,
-        };
-        let lis = b.with(now, |l| {
-            let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
-            l.tcp_listen(r.id, server, false, 8).expect("listen");
-            r.id
-        });
-        let c = connect(&mut a, now, 4000, server);
-        exchange(&mut a, &mut b, &mut now);
-        let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+        let (c, s) = connected(&mut a, &mut b, &mut now);
         let sent = a.with(now, |l| l.tcp_send(c, &[b"hello"], SendFlags::default()));
         assert_eq!(sent.ok(), Some(5));
         let mut head = [0; HEAD_LEN];
@@ -569,18 +552,7 @@ fn a_close_that_was_begun_is_finished() {
     let m = Memory::new();
     let mut now = 1_000_000_000u64;
     let (mut a, mut b) = m.hosts(now);
-    let server = Endpoint {
-        ip: ip(2),
-        port: 80,
-    };
-    let lis = b.with(now, |l| {
-        let r = l.sock_alloc(Kind::Tcp, false, 1).expect("slot");
-        l.tcp_listen(r.id, server, false, 8).expect("listen");
-        r.id
-    });
-    let c = connect(&mut a, now, 4000, server);
-    exchange(&mut a, &mut b, &mut now);
-    let s = b.with(now, |l| l.tcp_accept(lis)).expect("accepted").id;
+    let (c, s) = connected(&mut a, &mut b, &mut now);
     let sent = b.with(now, |l| l.tcp_send(s, &[b"unread"], SendFlags::default()));
     assert_eq!(sent.ok(), Some(6));
     exchange(&mut a, &mut b, &mut now);

@@ -192,6 +192,11 @@ impl<'m> Stack<'m> {
         Instant(self.state.attended.load(Acquire))
     }
 
+    /// A frame of an outbox was refused.
+    pub fn count_outbox_lost(self) {
+        let _: u64 = self.state.stats.tx_outbox_lost.fetch_add(1, Relaxed);
+    }
+
     /// Counts polls.
     pub fn poll_seq(self) -> u64 {
         self.state.poll_seq.load(Acquire)

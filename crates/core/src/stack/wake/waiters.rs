@@ -33,11 +33,6 @@ impl Stack<'_> {
         let _: u64 = self.state.stats.bells.fetch_add(1, Relaxed);
     }
 
-    /// A frame of an outbox was refused.
-    pub fn count_outbox_lost(self) {
-        let _: u64 = self.state.stats.tx_outbox_lost.fetch_add(1, Relaxed);
-    }
-
     /// True while nobody has woken this waiter; needs no lock.
     pub fn still_asleep(self, w: WaiterId) -> bool {
         self.waiters.at(w).state.load(Acquire) == wstate::ASLEEP
