@@ -20,7 +20,7 @@ use crate::{Caps, HEAD_LEN, PacketGeometry, RxMeta, TxOffload, TxResult, Vnic, V
 use queue::Fetched;
 use ring::{Content, Ring, Slot, TP_STATUS_COPY, TP_STATUS_VLAN_VALID};
 
-/// Frames that wait: an eighth of what the socket's queue holds of super-frames.
+/// Frames that wait: some 4 MB of super-frames, a small part of what the socket's queue holds (32 MB and more).
 const DEEP: u32 = 56;
 
 /// Room for a whole frame whose checksum the CPU has to verify before its bytes are delivered.
