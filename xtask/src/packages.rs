@@ -58,6 +58,7 @@ const NEEDED_BY_LOCAL: &[(&str, &str)] =
 /// What only the tests need.
 const NEEDED_BY_TESTS: &[(&str, &str)] = &[
     ("/usr/lib32/libc.so", "gcc-multilib"),
+    ("/usr/include/liburing.h", "liburing-dev"),
     ("wget", "wget"),
     ("rsync", "rsync"),
     ("socat", "socat"),

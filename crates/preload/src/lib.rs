@@ -12,6 +12,7 @@
 //! | `cancel.rs` | cancelled threads let go of the stack first |
 //! | `os_linux.rs`, `sys.rs` | the operating system, by raw system calls |
 //! | `leave.rs`, `target.rs` | descriptors that go where the library is not: handed over to the kernel first |
+//! | `uring.rs` | what a program asks an `io_uring` for: its sockets are handed over first |
 //! | `errand.rs` | `flyover handover`: a program that only hands over what it was given |
 //! | `link.rs` | the daemon, the keeper, the mappings |
 //!
@@ -42,3 +43,4 @@ mod short;
 mod signal;
 mod sys;
 mod target;
+mod uring;

@@ -99,6 +99,31 @@ next! {
         = no_such_call() as ssize_t;
     fn syscall(nr: libc::c_long, a: usize, b: usize, c: usize, d: usize, e: usize, f: usize) -> libc::c_long
         = libc::c_long::from(no_such_call());
+    // liburing's answer with errors, not with `errno`.
+    fn io_uring_setup(entries: u32, params: *mut c_void) -> c_int = -libc::ENOSYS;
+    fn io_uring_enter(ring: u32, submit: u32, wait: u32, flags: u32, mask: *mut sigset_t) -> c_int = -libc::ENOSYS;
+    fn io_uring_enter2(ring: u32, submit: u32, wait: u32, flags: u32, mask: *mut sigset_t, size: size_t) -> c_int
+        = -libc::ENOSYS;
+    fn io_uring_register(ring: u32, what: u32, arg: *const c_void, count: u32) -> c_int = -libc::ENOSYS;
+    fn io_uring_submit(ring: *mut c_void) -> c_int = -libc::ENOSYS;
+    fn io_uring_submit_and_wait(ring: *mut c_void, wait: u32) -> c_int = -libc::ENOSYS;
+    fn io_uring_submit_and_get_events(ring: *mut c_void) -> c_int = -libc::ENOSYS;
+    fn io_uring_submit_and_wait_timeout(
+        ring: *mut c_void, cqe: *mut *mut c_void, wait: u32, timeout: *mut c_void, mask: *mut sigset_t,
+    ) -> c_int = -libc::ENOSYS;
+    fn io_uring_wait_cqes(
+        ring: *mut c_void, cqe: *mut *mut c_void, wait: u32, timeout: *mut c_void, mask: *mut sigset_t,
+    ) -> c_int = -libc::ENOSYS;
+    fn io_uring_wait_cqe_timeout(ring: *mut c_void, cqe: *mut *mut c_void, timeout: *mut c_void) -> c_int
+        = -libc::ENOSYS;
+    fn io_uring_register_files(ring: *mut c_void, files: *const c_int, count: u32) -> c_int = -libc::ENOSYS;
+    fn io_uring_register_files_tags(ring: *mut c_void, files: *const c_int, tags: *const u64, count: u32) -> c_int
+        = -libc::ENOSYS;
+    fn io_uring_register_files_update(ring: *mut c_void, first: u32, files: *const c_int, count: u32) -> c_int
+        = -libc::ENOSYS;
+    fn io_uring_register_files_update_tag(
+        ring: *mut c_void, first: u32, files: *const c_int, tags: *const u64, count: u32,
+    ) -> c_int = -libc::ENOSYS;
     fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t = no_such_call() as ssize_t;
     fn recvfrom(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int, addr: *mut sockaddr, len: *mut socklen_t)
         -> ssize_t = no_such_call() as ssize_t;

@@ -44,11 +44,13 @@ pub enum Reason {
     Adopted = 18,
     /// A connection within this host whose other end is not (yet) in the stack.
     Unpaired = 19,
+    /// Given to an `io_uring`, whose requests the kernel carries out.
+    Ring = 20,
 }
 
 impl Reason {
     /// All reasons in order of their codes.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::NotInet,
         Self::NoDaemon,
         Self::Loopback,
@@ -69,6 +71,7 @@ impl Reason {
         Self::Ordered,
         Self::Adopted,
         Self::Unpaired,
+        Self::Ring,
     ];
 
     /// True when nothing but circumstance keeps the socket with the kernel: it may be taken over.
@@ -115,6 +118,7 @@ impl Reason {
             Self::Ordered => "ordered",
             Self::Adopted => "adopted",
             Self::Unpaired => "unpaired",
+            Self::Ring => "io-uring",
         }
     }
 }

@@ -14,6 +14,7 @@ mod resolver;
 mod signals;
 mod socket;
 mod stream;
+mod uring;
 
 use flyover_sockets::process::Answer;
 use flyover_sockets::{Errno, Sockets};

@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_long, c_void};
 
 use super::{epoll, fd, message, poll, socket, stream};
-use crate::{fast, next};
+use crate::{errno, fast, next, uring};
 
 /// Calls that carry data or ask: of a descriptor that is none of ours they go straight on.
 const BY_DESCRIPTOR: [c_long; 23] = [
@@ -93,6 +93,21 @@ unsafe fn named(nr: c_long, [a, b, c, d, e, f]: [usize; 6]) -> Option<c_long> {
                 message::recvmmsg(fd, b as *mut _, c as u32, d as c_int, e as *mut _).into()
             }
             libc::SYS_sendmmsg => message::sendmmsg(fd, b as *mut _, c as u32, d as c_int).into(),
+            libc::SYS_io_uring_setup => {
+                let ring = next::syscall(nr, a, b, c, d, e, f);
+                uring::made(ring as c_int, b as *const _);
+                ring
+            }
+            libc::SYS_io_uring_enter => {
+                let before = errno::get();
+                uring::before_enter(fd, b as u32, d as u32);
+                errno::set(before);
+                return None;
+            }
+            libc::SYS_io_uring_register => {
+                uring::before_register(b as u32, c as *const _, d as u32);
+                return None;
+            }
             _ => return life(nr, [a, b, c, d, e, f]),
         }
     })

@@ -45,7 +45,12 @@ impl Sockets {
     /// Hands `fd` over to a program that will not ask the stack. Datagrams that wait to be read cannot move and are
     /// dropped, counted, so that those that come later are heard of.
     pub fn let_go(&self, fd: i32) -> bool {
-        if self.hand_over(fd, Reason::HandedOver) {
+        self.let_go_for(fd, Reason::HandedOver)
+    }
+
+    /// The same for that reason.
+    pub(super) fn let_go_for(&self, fd: i32, reason: Reason) -> bool {
+        if self.hand_over(fd, reason) {
             return true;
         }
         let Some(ep) = self
@@ -55,7 +60,7 @@ impl Sockets {
             return false;
         };
         ep.att.locked(|l| l.udp_drop_unread(ep.sock.id));
-        self.hand_over(fd, Reason::HandedOver)
+        self.hand_over(fd, reason)
     }
 
     /// The endpoint of `fd`. In a child that shares our memory the table may say something else of a number than the

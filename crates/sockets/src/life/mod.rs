@@ -13,6 +13,7 @@ pub mod listen;
 pub mod names;
 mod orphaned;
 mod resume;
+pub mod ring;
 pub mod takeover;
 pub mod withdraw;
 
