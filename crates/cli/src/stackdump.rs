@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use flyover_config::Options as _;
+use flyover_core::sock::net::Net;
 use flyover_core::stack::layout::Layout;
 use flyover_core::tcp::tcb::Tcb;
 use flyover_core::{Sock, Stack};
@@ -130,6 +131,10 @@ fn dump(view: &View, info: StackInfo, zeros: bool) -> anyhow::Result<Dump> {
             let mut sock = Map::new();
             let at = layout.socks + row.id.id.raw() as usize * size_of::<Sock>();
             fields::<Sock>(view, at, zeros, &mut sock);
+            if stack.net_of(row.id.id).is_some() {
+                let at = layout.nets + row.id.id.raw() as usize * size_of::<Net>();
+                fields::<Net>(view, at, zeros, &mut sock);
+            }
             sock.insert("slot".to_owned(), row.id.id.raw().into());
             sock.insert(
                 "kind".to_owned(),
@@ -281,7 +286,7 @@ mod tests {
 
     #[test]
     fn objects_by_their_tables() {
-        let mut bytes = vec![0; size_of::<Sock>()];
+        let mut bytes = vec![0; size_of::<Net>()];
         let field = |fields: &[Field], name: &str| {
             fields
                 .iter()
@@ -289,21 +294,21 @@ mod tests {
                 .map(|f| f.offset)
                 .unwrap()
         };
-        bytes[field(Sock::FIELDS, "backlog")] = 7;
-        let nested = field(Sock::FIELDS, "tcb") + field(Tcb::FIELDS, "snd_nxt");
+        bytes[field(Net::FIELDS, "backlog")] = 7;
+        let nested = field(Net::FIELDS, "tcb") + field(Tcb::FIELDS, "snd_nxt");
         bytes[nested..nested + 4].copy_from_slice(&1000u32.to_ne_bytes());
         let mut some = Map::new();
-        table(Sock::FIELDS, &bytes, "", false, &mut some);
+        table(Net::FIELDS, &bytes, "", false, &mut some);
         assert_eq!(some.len(), 2);
         assert_eq!(
             (&some["backlog"], &some["tcb.snd_nxt"]),
             (&7.into(), &1000.into())
         );
         let mut all = Map::new();
-        table(Sock::FIELDS, &bytes, "", true, &mut all);
+        table(Net::FIELDS, &bytes, "", true, &mut all);
         assert!(all.len() > 60);
         // a short copy shows what it has
-        table(Sock::FIELDS, &bytes[..10], "", true, &mut Map::new());
+        table(Net::FIELDS, &bytes[..10], "", true, &mut Map::new());
     }
 
     #[test]

@@ -485,7 +485,7 @@ fn a_large_frame_ends_the_batch() {
     let mut now = 1_000_000_000u64;
     let (mut a, mut b) = m.hosts(now);
     let (c, s) = connected(&mut a, &mut b, &mut now);
-    let segment = vec![7u8; b.st.sock(s).tcb.mss.get() as usize];
+    let segment = vec![7u8; b.st.tcb(s).mss.get() as usize];
     for _ in 0..5 {
         let sent = b.with(now, |l| l.tcp_send(s, &[&segment], SendFlags::default()));
         assert_eq!(sent.ok(), Some(segment.len()));
@@ -527,7 +527,7 @@ fn what_a_dead_sender_noted_by_half_is_sent_again() {
         while b.nics.0.rx_next(&mut head).is_some() {
             b.nics.0.rx_done();
         }
-        let t = &a.st.sock(c).tcb;
+        let t = a.st.tcb(c);
         t.t_rtx.set(0);
         if half != "no timer" {
             t.runs_n.set(0);
@@ -542,7 +542,7 @@ fn what_a_dead_sender_noted_by_half_is_sent_again() {
         let mut got = Vec::new();
         b.read(now, s, &mut got);
         assert_eq!(got, b"hello", "{half}");
-        assert_eq!(a.st.sock(c).tcb.packets_out.get(), 0, "{half}");
+        assert_eq!(a.st.tcb(c).packets_out.get(), 0, "{half}");
     }
 }
 

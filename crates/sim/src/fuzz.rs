@@ -378,11 +378,8 @@ impl Fuzzer {
             local: sock.local(),
             remote: sock.remote(),
         };
-        let seq = Some(Seq(sock
-            .tcb
-            .snd_una
-            .get()
-            .wrapping_add(self.rng.magnitude(3000) as u32)));
+        let una = net.hosts[self.host].stack.tcb(s.id).snd_una.get();
+        let seq = Some(Seq(una.wrapping_add(self.rng.magnitude(3000) as u32)));
         let what = if self.rng.chance(70_000) {
             IcmpError::FragNeeded(self.rng.range(0, 1500) as u32)
         } else {

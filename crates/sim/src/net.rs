@@ -285,8 +285,8 @@ impl<'m> Net<'m> {
         let st = self.hosts[i].stack;
         let mut out = String::new();
         for r in st.each_sock() {
-            let s = st.sock(r.id);
-            let t = &s.tcb;
+            let s = st.net(r.id);
+            let t = &s.net.tcb;
             out += &format!(
                 "\n  {:?} {:?} {} > {} {} flags {:#x} shut {} err {} rq {} sq {} una +{} nxt +{} wnd {} cwnd {} \
                  rtx {}@{} delack {} life {} tflags {:#x} children {} ooo {}",
@@ -299,7 +299,7 @@ impl<'m> Net<'m> {
                 s.shut.load(std::sync::atomic::Ordering::Relaxed),
                 s.err.load(std::sync::atomic::Ordering::Relaxed),
                 s.rq_available(),
-                s.sq_len.load(std::sync::atomic::Ordering::Relaxed),
+                s.net.sq_len.load(std::sync::atomic::Ordering::Relaxed),
                 t.snd_una.get().wrapping_sub(t.iss.get()),
                 t.snd_nxt.get().wrapping_sub(t.iss.get()),
                 t.snd_wnd.get(),
@@ -309,7 +309,7 @@ impl<'m> Net<'m> {
                 t.t_delack.get(),
                 t.t_life.get(),
                 t.tflags.get(),
-                s.children.get(),
+                s.net.children.get(),
                 t.ooo_bytes.get(),
             );
         }

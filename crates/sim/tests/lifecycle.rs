@@ -143,7 +143,7 @@ fn our_sequence_numbers_wrap() {
             l.tcp_connect(s.id, client, server).unwrap();
             s
         });
-        if net.hosts[0].stack.sock(s.id).tcb.iss.get() > u32::MAX - 150_000 {
+        if net.hosts[0].stack.tcb(s.id).iss.get() > u32::MAX - 150_000 {
             break s;
         }
         close(&mut net, 0, s);
@@ -198,7 +198,7 @@ fn path_mtu_discovery() {
     };
     let mut told = false;
     transfer(&mut net, socks, 0, 300_000, |net, got| {
-        let t = &net.hosts[0].stack.sock(socks[0].id).tcb;
+        let t = net.hosts[0].stack.tcb(socks[0].id);
         let (una, nxt) = (t.snd_una.get(), t.snd_nxt.get());
         if got > 100_000 && !told && una != nxt {
             told = true;
@@ -210,7 +210,7 @@ fn path_mtu_discovery() {
                     IcmpError::FragNeeded(700),
                 )
             });
-            assert!(net.hosts[0].stack.sock(socks[0].id).pmtu.get() == 0);
+            assert!(net.hosts[0].stack.net(socks[0].id).net.pmtu.get() == 0);
             net.hosts[0]
                 .locked(|l| l.icmp_error(flow, Some(Seq(una)), IcmpError::FragNeeded(1400)));
         }
@@ -267,7 +267,7 @@ fn connecting_without_a_neighbour() {
         net.trace.tail(20)
     );
     assert_eq!(
-        net.hosts[1].stack.sock(socks[1].id).tcb.peer_mss.get(),
+        net.hosts[1].stack.tcb(socks[1].id).peer_mss.get(),
         8960,
         "the SYN says what the MTU carries"
     );
@@ -435,7 +435,7 @@ fn many_tiny_pieces_out_of_order() {
     let (listener, socks) = opened(&mut net);
     let c = connect(&mut net, 4001).unwrap();
     let d = accept(&mut net, listener);
-    let t = &net.hosts[1].stack.sock(socks[1].id).tcb;
+    let t = net.hosts[1].stack.tcb(socks[1].id);
     let (seq, ack) = (t.rcv_nxt.get(), t.snd_nxt.get());
     let peer = Peer {
         local: end(&net, 0, 4000),
@@ -612,7 +612,7 @@ fn slots_change_hands_within_a_batch() {
         TcpState::FinWait2
     );
     let numbers = |net: &Net<'_>, s: SockRef| {
-        let t = &net.hosts[1].stack.sock(s.id).tcb;
+        let t = net.hosts[1].stack.tcb(s.id);
         (t.rcv_nxt.get(), t.snd_nxt.get())
     };
     let peer = |port| Peer {
@@ -640,7 +640,7 @@ fn slots_change_hands_within_a_batch() {
         (5001, TcpState::SynRcvd),
         "the slot changed hands"
     );
-    let t = &net.hosts[1].stack.sock(socks[1].id).tcb;
+    let t = net.hosts[1].stack.tcb(socks[1].id);
     assert_eq!(
         t.last_ack_sent.get(),
         live_seq.wrapping_add(10),

@@ -47,6 +47,7 @@ impl Stack<'_> {
     /// One row.
     pub fn row(self, id: SockRef) -> SockRow {
         let s = self.sock(id.id);
+        let net = self.net_of(id.id).map(|s| s.net);
         let kind = s.kind();
         let listening = kind == Kind::Tcp && s.tcp_state() == TcpState::Listen;
         let state = match kind {
@@ -55,9 +56,9 @@ impl Stack<'_> {
             _ => s.tcp_state(),
         };
         let (recv_q, send_q) = match kind {
-            _ if listening => (s.acc_len.load(Acquire), s.backlog.get()),
+            _ if listening => (self.to_accept(id.id), net.map_or(0, |n| n.backlog.get())),
             Kind::Udp => (s.rq_bytes.load(Relaxed), 0),
-            _ => (s.rq_available(), s.sq_len.load(Relaxed)),
+            _ => (s.rq_available(), net.map_or(0, |n| n.sq_len.load(Relaxed))),
         };
         SockRow {
             id,

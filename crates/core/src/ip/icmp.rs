@@ -43,19 +43,19 @@ impl Locked<'_, '_, '_> {
     }
 
     fn in_flight(&self, id: SockId, seq: Option<Seq>) -> bool {
-        let t = &self.st.sock(id).tcb;
+        let t = self.st.tcb(id);
         let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
         seq.is_some_and(|q| q.after_eq(una) && q.before(nxt))
     }
 
     fn lower_mtu(&mut self, id: SockId, mtu: u32) {
-        let s = self.st.sock(id);
+        let s = self.st.net(id);
         let mtu = mtu.max(self.st.opts.pmtu_min);
-        if s.rt_mtu.get() != 0 && mtu >= s.rt_mtu.get() {
+        if s.net.rt_mtu.get() != 0 && mtu >= s.net.rt_mtu.get() {
             return;
         }
         tx::note_path_mtu(s, mtu, self.env.now, self.st.opts.pmtu_expires_s);
-        s.rt_valid.set(0);
+        s.net.rt_valid.set(0);
         if s.kind() == Kind::Tcp && s.tcp_state().transmits() {
             // What was too large is lost; send it again in smaller segments, without blaming the network's load.
             crate::tcp::user::connect::check_mtu(self, s, mtu);
@@ -65,7 +65,7 @@ impl Locked<'_, '_, '_> {
     }
 
     fn unreachable(&mut self, id: SockId, seq: Option<Seq>, errno: i32) {
-        let s = self.st.sock(id);
+        let s = self.st.net(id);
         match s.kind() {
             // The kernel socket behind the descriptor has the same addresses and got the same message: it keeps the
             // error, and the queue of IP_RECVERR; the keeper notes it (`os_event`).
@@ -81,9 +81,9 @@ impl Locked<'_, '_, '_> {
             }
             // Established: a soft error (RFC 1122 section 4.2.3.9), the timers decide.
             _ => {
-                s.tcb.soft_error.set(errno.unsigned_abs());
+                s.net.tcb.soft_error.set(errno.unsigned_abs());
                 if matches!(errno, EHOSTUNREACH | ENETUNREACH)
-                    && seq == Some(Seq(s.tcb.snd_una.get()))
+                    && seq == Some(Seq(s.net.tcb.snd_una.get()))
                 {
                     timers::take_step_back(self, id);
                 }

@@ -2,6 +2,7 @@
 
 use crate::effects::Effect;
 use crate::sock::Sock;
+use crate::sock::net::NetSock;
 use crate::stack::locked::Locked;
 use crate::time::Instant;
 use core::sync::atomic::Ordering::Relaxed;
@@ -38,25 +39,25 @@ const PMTU_UNIT: u32 = 4;
 const PMTU_BYTES: u32 = 0xffff;
 
 /// The path carries packets of `mtu` bytes only; after `lasts` seconds it may carry more (RFC 1191 section 6.3).
-pub(crate) fn note_path_mtu(s: &Sock, mtu: u32, now: Instant, lasts: u32) {
+pub(crate) fn note_path_mtu(s: NetSock<'_>, mtu: u32, now: Instant, lasts: u32) {
     let until = now.secs32().wrapping_add(lasts) / PMTU_UNIT;
-    s.pmtu.set(until << 16 | mtu.min(PMTU_BYTES));
+    s.net.pmtu.set(until << 16 | mtu.min(PMTU_BYTES));
 }
 
-fn path_mtu_is_over(s: &Sock, now: Instant) -> bool {
-    let until = (s.pmtu.get() >> 16) as u16;
+fn path_mtu_is_over(s: NetSock<'_>, now: Instant) -> bool {
+    let until = (s.net.pmtu.get() >> 16) as u16;
     let now = (now.secs32() / PMTU_UNIT) as u16;
     // The longest time that may be set is less than half of what 16 bits count.
     now.wrapping_sub(until).cast_signed() >= 0
 }
 
 /// The way out for a connected socket, from its cache while that holds.
-pub(crate) fn way(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
-    if s.pmtu.get() != 0 && path_mtu_is_over(s, l.env.now) {
-        s.pmtu.set(0);
-        s.rt_valid.set(0);
+pub(crate) fn way(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>) -> Result<Way, NoWay> {
+    if s.net.pmtu.get() != 0 && path_mtu_is_over(s, l.env.now) {
+        s.net.pmtu.set(0);
+        s.net.rt_valid.set(0);
     }
-    if s.rt_valid.get() == 1 && l.env.cp.version(s.rt_row.get()) == s.rt_version.get() {
+    if s.net.rt_valid.get() == 1 && l.env.cp.version(s.net.rt_row.get()) == s.net.rt_version.get() {
         let nic = s.nic.get();
         if nic != 0 {
             return Ok(cached(s, nic));
@@ -65,28 +66,28 @@ pub(crate) fn way(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
     refresh(l, s)
 }
 
-fn cached(s: &Sock, nic: u32) -> Way {
+fn cached(s: NetSock<'_>, nic: u32) -> Way {
     Way {
         nic: (nic - 1) as usize,
-        smac: Mac::from_u64(s.rt_smac.get()),
-        dmac: Mac::from_u64(s.rt_dmac.get()),
-        mtu: s.rt_mtu.get(),
+        smac: Mac::from_u64(s.net.rt_smac.get()),
+        dmac: Mac::from_u64(s.net.rt_dmac.get()),
+        mtu: s.net.rt_mtu.get(),
     }
 }
 
-fn refresh(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
+fn refresh(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>) -> Result<Way, NoWay> {
     let st = l.st;
     let _: u64 = st.state.stats.route_refresh.fetch_add(1, Relaxed);
     let (dst, src) = (s.remote().ip, s.local().ip);
     let src = (!src.is_unspecified()).then_some(src);
     let found = lookup(l, dst, src);
-    if found == Err(NoWay::Busy) && s.rt_valid.get() == 1 && s.nic.get() != 0 {
+    if found == Err(NoWay::Busy) && s.net.rt_valid.get() == 1 && s.nic.get() != 0 {
         // The writer may lose its CPU in the middle of a change. Until it goes on, the last way known serves.
         return Ok(cached(s, s.nic.get()));
     }
-    s.rt_valid.set(0);
+    s.net.rt_valid.set(0);
     let fwd = match found {
-        Err(NoWay::Wait) if s.rt_mtu.get() == 0 => {
+        Err(NoWay::Wait) if s.net.rt_mtu.get() == 0 => {
             // The MTU is known before the neighbour is: a SYN that waits announces the right MSS.
             note_mtu(l, s, dst, src);
             return Err(NoWay::Wait);
@@ -104,26 +105,26 @@ fn refresh(l: &mut Locked<'_, '_, '_>, s: &Sock) -> Result<Way, NoWay> {
         None => nic_for(l, fwd.ifindex).ok_or(NoWay::Unreachable)?,
     };
     let mtu = clamp_mtu(l, nic, fwd.mtu);
-    s.rt_row.set(fwd.row);
-    s.rt_version.set(fwd.version);
-    s.rt_ifindex.set(fwd.ifindex);
-    s.rt_smac.set(fwd.smac.to_u64());
-    s.rt_dmac.set(fwd.dmac.to_u64());
-    let mtu = match s.pmtu.get() & PMTU_BYTES {
+    s.net.rt_row.set(fwd.row);
+    s.net.rt_version.set(fwd.version);
+    s.net.rt_ifindex.set(fwd.ifindex);
+    s.net.rt_smac.set(fwd.smac.to_u64());
+    s.net.rt_dmac.set(fwd.dmac.to_u64());
+    let mtu = match s.net.pmtu.get() & PMTU_BYTES {
         0 => mtu,
         p => mtu.min(p),
     };
-    s.rt_mtu.set(mtu);
+    s.net.rt_mtu.set(mtu);
     s.nic.set(nic as u32 + 1);
-    s.rt_valid.set(1);
+    s.net.rt_valid.set(1);
     Ok(cached(s, nic as u32 + 1))
 }
 
-fn note_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, dst: Ip, src: Option<Ip>) {
+fn note_mtu(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, dst: Ip, src: Option<Ip>) {
     if let Resolve::NeedNeigh { ifindex, mtu, .. } = l.env.cp.resolve(dst, src, 0)
         && let Some(nic) = nic_for(l, ifindex)
     {
-        s.rt_mtu.set(clamp_mtu(l, nic, mtu));
+        s.net.rt_mtu.set(clamp_mtu(l, nic, mtu));
     }
 }
 

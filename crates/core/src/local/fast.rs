@@ -9,7 +9,6 @@ use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
-use crate::tcp::tcb::tflag;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use core::sync::atomic::fence;
 
@@ -229,9 +228,7 @@ impl Stack<'_> {
 /// A read takes what is queued, and does nothing else.
 #[inline]
 fn is_plain(s: &Sock) -> bool {
-    s.peek_off.load(Relaxed) == 0
-        && s.k_fresh.load(Relaxed) == 0
-        && s.tcb.tflags.get() & (tflag::URG_IN | tflag::OOB_HERE) == 0
+    s.peek_off.load(Relaxed) == 0 && s.k_fresh.load(Relaxed) == 0 && s.urg.load(Relaxed) == 0
 }
 
 /// Nothing out of the ordinary: both ends stand, and no flag says that somebody has to be told more than that bytes came.
@@ -248,7 +245,7 @@ fn is_open(from: SockRef, s: &Sock, to: SockId, p: &Sock) -> bool {
         && s.shut.load(Relaxed) & SHUT_WR == 0
         && p.shut.load(Relaxed) & SHUT_RD == 0
         && p.sopts.load(Relaxed) == 0
-        && p.tcb.tflags.get() & tflag::URG_IN == 0
+        && p.urg.load(Relaxed) == 0
         && matches!(s.tcp_state(), TcpState::Established | TcpState::CloseWait)
 }
 

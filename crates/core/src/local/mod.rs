@@ -352,7 +352,7 @@ impl Locked<'_, '_, '_> {
         }
         fast::let_go(s);
         // The time of what came without one: nobody had said before that it is wanted.
-        s.tcb.last_rx.set(self.env.now.0);
+        s.last_rx.set(self.env.now.0);
         s.k_pend.store(0, Release);
         s.k_fresh.store(0, Release);
         if !bytes.is_empty() {

@@ -136,7 +136,7 @@ impl Locked<'_, '_, '_> {
         if n < total {
             s.set_flag(flag::NOSPACE);
         }
-        p.tcb.last_rx.set(self.env.now.0);
+        p.last_rx.set(self.env.now.0);
         if flags.oob && n == total {
             oob::local_urgent(self, to);
         }

@@ -1,4 +1,4 @@
-//! A socket slot: what every endpoint has, whatever its protocol. TCP's own state is nested as [`Tcb`].
+//! A socket slot: what every endpoint has. What only one has whose packets go through a V-NIC is beside it, in [`net::Net`].
 //!
 //! Who may touch what: fields of type `Shared32`/`Shared64` may be read without the stack lock (readiness, `ss`);
 //! `rq_head`, `rq_rd` and `rq_out` belong to the holder of the socket's receive lock (`rlock`); `rq_in`, `rq_tail`, `rq_seen`,
@@ -6,6 +6,7 @@
 //! (`plock`); `rq_keep` changes from or to 0 only under both, or in an empty queue; every other cell belongs to the holder of the stack lock.
 
 pub mod flag;
+pub mod net;
 pub mod opts;
 pub mod ready;
 pub mod recvq;
@@ -15,7 +16,6 @@ pub(crate) mod supply;
 
 use crate::stack::buf::Buf;
 use crate::stack::wake::Item;
-use crate::tcp::tcb::Tcb;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use flyover_shm::{HalfCell, Idx, OptIdx, Shared32, Shared64, SharedCell, SlotHdr, shm_struct};
 use flyover_wire::{Endpoint, Ip};
@@ -35,21 +35,27 @@ shm_struct! {
         /// on the list.
         pub pnext: SharedCell<OptIdx<Sock>>,
         /// 1 while on the post-poll list.
-        pub pqueued: SharedCell<u32>,
-        /// 1 when the cache holds a route at all.
-        pub rt_valid: SharedCell<u32>,
-        /// Source MAC.
-        pub rt_smac: SharedCell<u64>,
-        /// Destination MAC.
-        pub rt_dmac: SharedCell<u64>,
-        /// Control-plane row of the cached next hop.
-        pub rt_row: SharedCell<u32>,
-        /// Version of that row.
-        pub rt_version: SharedCell<u32>,
-        /// Interface of the cached route.
-        pub rt_ifindex: SharedCell<u32>,
-        /// Path MTU in bytes of IP packet.
-        pub rt_mtu: SharedCell<u32>,
+        pub pqueued: HalfCell,
+        /// 1 when the second part is in use ([`Sock::is_net`]).
+        pub has_net: HalfCell,
+        /// [`urg`] bits. They change under the stack lock, but for [`urg::TAKEN`].
+        pub urg: Shared32,
+        /// RCV.UP; of a pair's end, its place in the stream. Meaningful with [`urg::ANNOUNCED`].
+        pub rcv_up: SharedCell<u32>,
+        /// Stream position (receive-queue count) of the urgent mark, meaningful with [`urg::HERE`].
+        pub urg_mark: SharedCell<u32>,
+        /// Timer wheel: previous.
+        pub tprev: SharedCell<OptIdx<Sock>>,
+        /// Timer wheel: next.
+        pub tnext: SharedCell<OptIdx<Sock>>,
+        /// Timer wheel: tick at which it fires.
+        pub ttick: SharedCell<u64>,
+        /// Timer wheel: 1 + slot the socket hangs in; 0 when it is not on the wheel.
+        pub tslot: HalfCell,
+        /// 1 + index of the V-NIC that carries the connection; 0 is none.
+        pub nic: HalfCell,
+        /// Filter handle of the daemon; 0 is none.
+        pub filter: SharedCell<u32>,
 
         // Receive queue, the producer's share: a line of its own, which nobody else looks at while bytes flow.
         /// Held by the other end of a pair while it appends: 0, or owner + 1.
@@ -69,6 +75,8 @@ shm_struct! {
         pub rq_chain: SharedCell<u32>,
         /// How often one was taken, new or used before, while the chain was there.
         pub rq_used: SharedCell<u32>,
+        /// Last time anything came from the peer, ns.
+        pub last_rx: SharedCell<u64>,
         /// Calls that the kernel is carrying out on a mark that may be paired.
         pub kbusy: Shared32,
         /// Such calls that came back, for ever.
@@ -81,10 +89,6 @@ shm_struct! {
         pub k_doubt: Shared32,
         /// Of those, how many nobody has read yet.
         pub k_pend: Shared32,
-        /// Filter handle of the daemon; 0 is none.
-        pub filter: SharedCell<u32>,
-        /// Lower path MTU learnt from ICMP, and when it ends (`ip/tx.rs`); 0 is none.
-        pub pmtu: SharedCell<u32>,
 
         // What every call looks at, and what a reader who spins waits for: one line comes with a message.
         /// Everything from here on is cleared when the slot is taken. Of a pair's end: 1 until a holder of the descriptor has
@@ -156,6 +160,7 @@ shm_struct! {
         /// `TCP_LINGER2` seconds; 0 is the default.
         pub linger2: SharedCell<u32>,
 
+        // Names, and the lists that the socket is in.
         /// Local address, high half.
         pub local_hi: SharedCell<u64>,
         /// Local address, low half.
@@ -169,45 +174,8 @@ shm_struct! {
         /// Remote port, host order; 0 when unconnected.
         pub rport: SharedCell<u32>,
 
-        // Send queue: stream bytes from SND.UNA on.
-        /// First buffer.
-        pub sq_head: SharedCell<OptIdx<Buf>>,
-        /// Last buffer.
-        pub sq_tail: SharedCell<OptIdx<Buf>>,
-        /// Bytes in the queue.
-        pub sq_len: Shared32,
-        /// Buffer in which the next new byte to send lies (a hint).
-        pub sq_cur: SharedCell<OptIdx<Buf>>,
-        /// Stream offset (from the queue's start) of that buffer's first byte.
-        pub sq_cur_off: SharedCell<u32>,
-
-        // The demultiplexer, the timer wheel.
         /// Next socket in the same demultiplexer bucket.
         pub hnext: SharedCell<OptIdx<Sock>>,
-        /// Timer wheel: previous.
-        pub tprev: SharedCell<OptIdx<Sock>>,
-        /// Timer wheel: next.
-        pub tnext: SharedCell<OptIdx<Sock>>,
-        /// Timer wheel: 1 + slot the socket hangs in; 0 when it is not on the wheel.
-        pub tslot: HalfCell,
-        /// 1 + index of the V-NIC that carries the connection; 0 is none.
-        pub nic: HalfCell,
-        /// Accept queue: first child (listener); next sibling (child).
-        pub acc_head: SharedCell<OptIdx<Sock>>,
-        /// Timer wheel: tick at which it fires.
-        pub ttick: SharedCell<u64>,
-
-        // Listeners and their children.
-        /// Accept queue: last child.
-        pub acc_tail: SharedCell<OptIdx<Sock>>,
-        /// Accept queue: length.
-        pub acc_len: Shared32,
-        /// Half-open children.
-        pub syn_len: SharedCell<u32>,
-        /// `listen` backlog.
-        pub backlog: SharedCell<u32>,
-        /// Live connections that came through this listener's filter.
-        pub children: SharedCell<u32>,
         /// The child's next sibling in the accept queue.
         pub acc_next: SharedCell<OptIdx<Sock>>,
         /// The listener that made this child.
@@ -236,10 +204,6 @@ shm_struct! {
         // Counters of this socket, for TCP_INFO and `ss`.
         /// Datagrams dropped because the receive queue was full (`SO_RXQ_OVFL`).
         pub drops: Shared32,
-        /// Segments with payload received.
-        pub data_in: SharedCell<u32>,
-        /// Segments with payload sent.
-        pub data_out: SharedCell<u32>,
         /// Segments or datagrams received.
         pub segs_in: Shared32,
         /// Segments or datagrams sent.
@@ -253,17 +217,14 @@ shm_struct! {
         pub bytes_in: Shared64,
         /// Bytes sent, retransmissions not counted.
         pub bytes_out: Shared64,
-
-        /// TCP's control block.
-        pub tcb: Tcb,
     }
 }
 
 const _: () = {
     use core::mem::offset_of;
     assert!(
-        size_of::<Sock>() <= 960,
-        "an idle connection within the host costs no more than 1 KiB an end"
+        2 * size_of::<Sock>() <= 896,
+        "an idle connection within the host costs no more than 1 KiB for both ends, with what it takes of tables"
     );
     assert!(offset_of!(Sock, plock) == 64, "the producer's line");
     assert!(
@@ -271,6 +232,10 @@ const _: () = {
         "the line that comes with a message"
     );
     assert!(offset_of!(Sock, rq_head) == 192, "the consumer's line");
+    assert!(
+        offset_of!(Sock, local_hi) == 256 && offset_of!(Sock, hnext) < 320,
+        "whoever looks for a socket reads one line of it"
+    );
     assert!(
         size_of::<Sock>().is_multiple_of(64),
         "slots begin with a line"
@@ -312,6 +277,16 @@ pub const SHUT_WR: u32 = 2;
 pub const OS_DATA: u32 = 1;
 /// [`Sock::os_ready`]: the kernel socket has an error, or messages about errors.
 pub const OS_ERROR: u32 = 2;
+
+/// Bits of [`Sock::urg`].
+pub mod urg {
+    /// Urgent data was announced by the peer.
+    pub const ANNOUNCED: u32 = 1;
+    /// The urgent byte is in the queue, or was.
+    pub const HERE: u32 = 2;
+    /// It was read out of band. Set by the reader, under no lock.
+    pub const TAKEN: u32 = 4;
+}
 
 /// Index of a socket slot.
 pub type SockId = Idx<Sock>;

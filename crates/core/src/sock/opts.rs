@@ -132,25 +132,19 @@ impl Locked<'_, '_, '_> {
                 s.put_flag(flag::NODELAY, on);
                 if on {
                     // As Linux, which sends everything then, a cork or not.
-                    s.tcb.tflags.set(s.tcb.tflags.get() & !tflag::MORE);
-                    self.post(id);
+                    self.lift_more(id);
                 }
             }
             SockOpt::Cork => {
                 s.put_flag(flag::CORK, on);
                 if !on {
-                    s.tcb.tflags.set(s.tcb.tflags.get() & !tflag::MORE);
-                    self.post(id);
+                    self.lift_more(id);
                 }
             }
             SockOpt::QuickAck => {
                 s.put_flag(flag::QUICKACK, on);
                 if on {
-                    s.tcb.tflags.set(s.tcb.tflags.get() & !tflag::ANSWERS);
-                }
-                if on && s.tcb.unacked.get() > 0 {
-                    s.tcb.tflags.set(s.tcb.tflags.get() | tflag::ACK_NOW);
-                    self.post(id);
+                    self.acknowledge_quickly(id);
                 }
             }
             SockOpt::KeepAlive => {
@@ -193,6 +187,24 @@ impl Locked<'_, '_, '_> {
             SockOpt::V6Only => s.put_flag(flag::V6ONLY, on),
         }
     }
+
+    /// What `MSG_MORE` held back goes out.
+    fn lift_more(&mut self, id: SockId) {
+        let Some(s) = self.st.net_of(id) else { return };
+        let t = &s.net.tcb;
+        t.tflags.set(t.tflags.get() & !tflag::MORE);
+        self.post(id);
+    }
+
+    fn acknowledge_quickly(&mut self, id: SockId) {
+        let Some(s) = self.st.net_of(id) else { return };
+        let t = &s.net.tcb;
+        t.tflags.set(t.tflags.get() & !tflag::ANSWERS);
+        if t.unacked.get() > 0 {
+            t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+            self.post(id);
+        }
+    }
 }
 
 impl Stack<'_> {
@@ -209,7 +221,7 @@ impl Stack<'_> {
             SockOpt::KeepIntvl => s.keepintvl.get(),
             SockOpt::KeepCnt => s.keepcnt.get(),
             SockOpt::UserTimeout => s.user_timeout.get(),
-            SockOpt::MaxSeg => match s.tcb.mss.get() {
+            SockOpt::MaxSeg => match self.net_of(id).map_or(0, |s| s.net.tcb.mss.get()) {
                 0 => s.user_mss.get(),
                 n => n,
             },

@@ -5,9 +5,8 @@ use super::{Kind, OS_DATA, OS_ERROR, SHUT_RD, SHUT_WR, Sock, SockId, flag};
 use crate::stack::Stack;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
-use crate::tcp::tcb::tflag;
 use crate::tcp::user::send::has_space;
-use core::sync::atomic::Ordering::{Acquire, Relaxed};
+use core::sync::atomic::Ordering::Acquire;
 
 impl Stack<'_> {
     /// The `poll` mask now.
@@ -22,7 +21,7 @@ impl Stack<'_> {
             return 0;
         }
         match s.kind() {
-            Kind::Tcp => tcp(self, s),
+            Kind::Tcp => tcp(self, id, s),
             Kind::Udp => udp(s),
             Kind::Free | Kind::Kernel => ev::ERR | ev::HUP,
         }
@@ -53,16 +52,16 @@ impl Stack<'_> {
 
     /// As [`Self::take_error`]; without one, what ICMP said of a connection that goes on (as Linux's `SO_ERROR`).
     pub fn take_any_error(self, id: SockId) -> i32 {
-        let soft = &self.sock(id).tcb.soft_error;
-        match self.take_error(id) {
-            0 => {
+        match (self.take_error(id), self.net_of(id)) {
+            (0, Some(s)) => {
+                let soft = &s.net.tcb.soft_error;
                 let e = soft.get();
                 if e != 0 {
                     soft.set(0);
                 }
                 e.cast_signed()
             }
-            e => e,
+            (e, _) => e,
         }
     }
 }
@@ -81,11 +80,11 @@ fn settled(s: &Sock) {
     }
 }
 
-fn tcp(st: Stack<'_>, s: &Sock) -> u32 {
+fn tcp(st: Stack<'_>, id: SockId, s: &Sock) -> u32 {
     settled(s);
     let state = s.tcp_state();
     if state == TcpState::Listen {
-        let some = s.acc_len.load(Acquire) > 0 || s.os_ready.load(Acquire) != 0;
+        let some = st.to_accept(id) > 0 || s.os_ready.load(Acquire) != 0;
         return if some { ev::IN | ev::RDNORM } else { 0 };
     }
     let shut = s.shut.load(Acquire);
@@ -97,16 +96,15 @@ fn tcp(st: Stack<'_>, s: &Sock) -> u32 {
         m |= ev::IN | ev::RDNORM | ev::RDHUP;
     }
     if state != TcpState::SynSent && state != TcpState::SynRcvd {
-        let urgent = s.tcb.tflags.get() & tflag::URG_IN != 0;
-        let skipped = u32::from(urgent && crate::tcp::user::oob::next_is_urgent(s));
+        let skipped = u32::from(crate::tcp::user::oob::next_is_urgent(s));
         let queued = s.rq_available().saturating_add(st.kernel_bytes_of(s));
         if queued >= s.rcvlowat.get().max(1).saturating_add(skipped) {
             m |= ev::IN | ev::RDNORM;
         }
-        if shut & SHUT_WR != 0 || has_space(st, s, s.sq_len.load(Relaxed)) {
+        if shut & SHUT_WR != 0 || has_space(st, id) {
             m |= ev::OUT | ev::WRNORM;
         }
-        if urgent && crate::tcp::user::oob::pending(s) {
+        if crate::tcp::user::oob::pending(s) {
             m |= ev::PRI;
         }
     }

@@ -1,6 +1,6 @@
 //! The send queue: the stream from SND.UNA on, in buffers. Everything here needs the stack lock.
 
-use super::Sock;
+use super::net::NetSock;
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, Batch, BufId, Freed};
 use core::sync::atomic::Ordering::{Relaxed, Release};
@@ -10,7 +10,7 @@ use flyover_shm::{OptIdx, ShmBytes};
 pub(crate) const GATHER: usize = 18;
 
 /// Copies `data` to the end of the queue, at most `max` bytes; returns what fitted.
-pub(crate) fn append(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) -> usize {
+pub(crate) fn append(st: Stack<'_>, s: NetSock<'_>, data: &[&[u8]], max: usize) -> usize {
     let mut done = 0usize;
     let all = data.iter().map(|d| d.len()).sum::<usize>().min(max);
     let mut batch = Batch::new();
@@ -34,15 +34,22 @@ pub(crate) fn append(st: Stack<'_>, s: &Sock, data: &[&[u8]], max: usize) -> usi
     finish(s, done)
 }
 
-fn finish(s: &Sock, done: usize) -> usize {
-    s.sq_len
-        .store(s.sq_len.load(Relaxed).wrapping_add(done as u32), Release);
+fn finish(s: NetSock<'_>, done: usize) -> usize {
+    s.net.sq_len.store(
+        s.net.sq_len.load(Relaxed).wrapping_add(done as u32),
+        Release,
+    );
     done
 }
 
 /// The last buffer if it has room, else a new one: its id and the bytes in use (offset included).
-fn tail_with_room(st: Stack<'_>, s: &Sock, batch: &mut Batch, left: usize) -> Option<(BufId, u32)> {
-    if let Some(tail) = s.sq_tail.get().opt() {
+fn tail_with_room(
+    st: Stack<'_>,
+    s: NetSock<'_>,
+    batch: &mut Batch,
+    left: usize,
+) -> Option<(BufId, u32)> {
+    if let Some(tail) = s.net.sq_tail.get().opt() {
         let b = st.buf(tail);
         let used = b.off.get().saturating_add(b.len.get());
         if (used as usize) < BUF_SIZE && b.total.get() != RECORD_END {
@@ -51,26 +58,29 @@ fn tail_with_room(st: Stack<'_>, s: &Sock, batch: &mut Batch, left: usize) -> Op
     }
     let id = batch.next(st, left)?;
     st.buf(id).total.set(0);
-    match s.sq_tail.get().opt() {
+    match s.net.sq_tail.get().opt() {
         Some(tail) => st.buf(tail).next.set(id.into()),
-        None => s.sq_head.set(id.into()),
+        None => s.net.sq_head.set(id.into()),
     }
     crate::stretch::place();
-    s.sq_tail.set(id.into());
+    s.net.sq_tail.set(id.into());
     Some((id, 0))
 }
 
 /// Takes `n` acknowledged bytes off the front.
-pub(crate) fn consume(st: Stack<'_>, s: &Sock, n: u32) {
-    let mut left = n.min(s.sq_len.load(Relaxed));
-    s.sq_len
-        .store(s.sq_len.load(Relaxed).wrapping_sub(left), Release);
-    s.sq_cur_off.set(s.sq_cur_off.get().saturating_sub(left));
+pub(crate) fn consume(st: Stack<'_>, s: NetSock<'_>, n: u32) {
+    let mut left = n.min(s.net.sq_len.load(Relaxed));
+    s.net
+        .sq_len
+        .store(s.net.sq_len.load(Relaxed).wrapping_sub(left), Release);
+    s.net
+        .sq_cur_off
+        .set(s.net.sq_cur_off.get().saturating_sub(left));
     let mut guard = st.limits().bufs;
     let mut freed = Freed::new(st);
     while left > 0 && guard > 0 {
         guard -= 1;
-        let Some(id) = s.sq_head.get().opt() else {
+        let Some(id) = s.net.sq_head.get().opt() else {
             break;
         };
         let b = st.buf(id);
@@ -82,16 +92,16 @@ pub(crate) fn consume(st: Stack<'_>, s: &Sock, n: u32) {
         }
         left -= have;
         let next = b.next.get();
-        if next.opt().is_none() && left == 0 && s.sq_len.load(Relaxed) > 0 {
+        if next.opt().is_none() && left == 0 && s.net.sq_len.load(Relaxed) > 0 {
             break;
         }
-        if s.sq_cur.get().opt() == Some(id) {
-            s.sq_cur.set(OptIdx::NONE);
+        if s.net.sq_cur.get().opt() == Some(id) {
+            s.net.sq_cur.set(OptIdx::NONE);
         }
-        s.sq_head.set(next);
+        s.net.sq_head.set(next);
         crate::stretch::place();
         if next.opt().is_none() {
-            s.sq_tail.set(OptIdx::NONE);
+            s.net.sq_tail.set(OptIdx::NONE);
         }
         freed.add(id);
     }
@@ -101,15 +111,15 @@ pub(crate) fn consume(st: Stack<'_>, s: &Sock, n: u32) {
 /// `hint` is true for new data (the cursor is used and moved), false for retransmissions.
 pub(crate) fn gather<'m>(
     st: Stack<'m>,
-    s: &Sock,
+    s: NetSock<'_>,
     off: u32,
     len: u32,
     hint: bool,
     out: &mut [ShmBytes<'m>; GATHER],
 ) -> (usize, u32) {
-    let (mut cur, mut base) = match s.sq_cur.get().opt() {
-        Some(c) if hint && s.sq_cur_off.get() <= off => (Some(c), s.sq_cur_off.get()),
-        _ => (s.sq_head.get().opt(), 0),
+    let (mut cur, mut base) = match s.net.sq_cur.get().opt() {
+        Some(c) if hint && s.net.sq_cur_off.get() <= off => (Some(c), s.net.sq_cur_off.get()),
+        _ => (s.net.sq_head.get().opt(), 0),
     };
     let mut windows = 0usize;
     let mut got = 0u32;
@@ -135,8 +145,8 @@ pub(crate) fn gather<'m>(
             windows += 1;
             got += n;
             if hint {
-                s.sq_cur.set(id.into());
-                s.sq_cur_off.set(base);
+                s.net.sq_cur.set(id.into());
+                s.net.sq_cur_off.set(base);
             }
             if got >= len || b.total.get() == RECORD_END {
                 break;
@@ -149,8 +159,8 @@ pub(crate) fn gather<'m>(
 }
 
 /// What was queued last ends a record (`MSG_EOR`): no segment goes on behind it.
-pub(crate) fn end_record(st: Stack<'_>, s: &Sock) {
-    if let Some(tail) = s.sq_tail.get().opt() {
+pub(crate) fn end_record(st: Stack<'_>, s: NetSock<'_>) {
+    if let Some(tail) = s.net.sq_tail.get().opt() {
         st.buf(tail).total.set(RECORD_END);
     }
 }
@@ -158,12 +168,15 @@ pub(crate) fn end_record(st: Stack<'_>, s: &Sock) {
 /// `Buf::total` of the last buffer of a record.
 const RECORD_END: u32 = 1;
 
-/// Frees the whole queue.
-pub(crate) fn free_all(st: Stack<'_>, s: &Sock) {
-    st.free_chain(s.sq_head.get());
-    s.sq_head.set(OptIdx::NONE);
-    s.sq_tail.set(OptIdx::NONE);
-    s.sq_cur.set(OptIdx::NONE);
-    s.sq_cur_off.set(0);
-    s.sq_len.store(0, Release);
+/// Frees the whole queue, if there is one.
+pub(crate) fn free_all(st: Stack<'_>, s: NetSock<'_>) {
+    if !s.is_net() {
+        return;
+    }
+    st.free_chain(s.net.sq_head.get());
+    s.net.sq_head.set(OptIdx::NONE);
+    s.net.sq_tail.set(OptIdx::NONE);
+    s.net.sq_cur.set(OptIdx::NONE);
+    s.net.sq_cur_off.set(0);
+    s.net.sq_len.store(0, Release);
 }

@@ -1,14 +1,15 @@
 //! Taking and giving back socket slots.
 
+use super::net::NetSock;
 use super::{Kind, Sock, SockId, SockRef, flag, recvq, sendq};
 use crate::effects::Effect;
 use crate::error::Error;
 use crate::stack::locked::Locked;
 use crate::stack::wake::imode;
 use crate::stack::wheel;
+use crate::tcp::reasm;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
-use crate::tcp::{reasm, tcb::Tcb};
 use core::mem::offset_of;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::{Object, SlotHdr, SlotObject};
@@ -25,11 +26,22 @@ impl Locked<'_, '_, '_> {
     /// # Errors
     /// [`Error::NoBuffers`] when the table is full; TIME_WAIT connections are recycled first.
     pub fn sock_alloc(&mut self, kind: Kind, v6: bool, cookie: u64) -> Result<SockRef, Error> {
-        let id = match self.alloc_slot(kind, cookie) {
+        self.take_slot(kind, kind != Kind::Kernel, v6, cookie)
+    }
+
+    /// The same; `net`: with the second part.
+    pub(crate) fn take_slot(
+        &mut self,
+        kind: Kind,
+        net: bool,
+        v6: bool,
+        cookie: u64,
+    ) -> Result<SockRef, Error> {
+        let id = match self.alloc_slot(kind, net, cookie) {
             Some(id) => id,
             None => {
                 self.recycle_time_wait();
-                self.alloc_slot(kind, cookie).ok_or_else(|| {
+                self.alloc_slot(kind, net, cookie).ok_or_else(|| {
                     count!(self, no_socket_slot);
                     Error::NoBuffers
                 })?
@@ -40,7 +52,7 @@ impl Locked<'_, '_, '_> {
     }
 
     /// `cookie`: the kernel socket's, 0 for none yet.
-    pub(crate) fn alloc_slot(&mut self, kind: Kind, cookie: u64) -> Option<SockId> {
+    pub(crate) fn alloc_slot(&mut self, kind: Kind, net: bool, cookie: u64) -> Option<SockId> {
         let st = self.st;
         let id = st.state.sock_slots.alloc(st.socks, 1)?;
         let s = st.sock(id);
@@ -48,6 +60,9 @@ impl Locked<'_, '_, '_> {
         let generation = s.gen_.load(Relaxed).wrapping_add(1);
         s.clear_from(offset_of!(Sock, k_fresh));
         clear_before(s);
+        if net {
+            let _: NetSock<'_> = st.become_net(id);
+        }
         super::opts::defaults(st, s);
         s.gen_.store(generation, Release);
         s.state.store(TcpState::Closed as u32, Release);
@@ -75,7 +90,7 @@ impl Locked<'_, '_, '_> {
     /// came through a listener's filter stay.
     pub fn withdraw(&mut self, id: SockId) {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         if s.tcp_state() == TcpState::Listen {
             // A connection that began now would end in the kernel, which knows nothing of it.
             s.set_flag(flag::WITHDRAWN);
@@ -85,7 +100,7 @@ impl Locked<'_, '_, '_> {
         if filter == 0 {
             return;
         }
-        if s.children.get() > 0 {
+        if s.is_net() && s.net.children.get() > 0 {
             self.env.fx.push(Effect::Narrow {
                 filter,
                 listener: st.sock_ref(id),
@@ -105,7 +120,7 @@ impl Locked<'_, '_, '_> {
     /// the last of them is gone: its filter serves them.
     pub(crate) fn destroy(&mut self, id: SockId) {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         if s.kind() == Kind::Free {
             return;
         }
@@ -114,7 +129,7 @@ impl Locked<'_, '_, '_> {
         st.state.intent.store(before, Relaxed);
     }
 
-    fn take_apart(&mut self, id: SockId, s: &Sock) {
+    fn take_apart(&mut self, id: SockId, s: NetSock<'_>) {
         let st = self.st;
         crate::local::gone(self, id);
         crate::local::settle(self, id);
@@ -127,7 +142,7 @@ impl Locked<'_, '_, '_> {
         self.drop_items(id);
         s.set_tcp_state(TcpState::Closed);
         self.leave_parent(id);
-        if s.children.get() > 0 {
+        if s.is_net() && s.net.children.get() > 0 {
             s.set_flag(flag::ORPHAN);
             s.cookie.store(0, Release);
             if s.filter.get() != 0 {
@@ -153,14 +168,14 @@ impl Locked<'_, '_, '_> {
     }
 
     /// Frees what is queued in both directions.
-    pub(crate) fn release_queues(&mut self, s: &Sock) {
+    pub(crate) fn release_queues(&mut self, s: NetSock<'_>) {
         let st = self.st;
         sendq::free_all(st, s);
         reasm::free_all(st, s);
         // A reader in another thread or process may be inside: it holds the receive lock for the length of a copy.
         // Its owner is alive or the keeper clears the lock, so this is bounded.
         let mut tries = 0u32;
-        while !recvq::lock(s, self.env.me) {
+        while !recvq::lock(&s, self.env.me) {
             tries += 1;
             if tries > 1_000_000 {
                 count!(self, corrupt);
@@ -168,8 +183,8 @@ impl Locked<'_, '_, '_> {
             }
             core::hint::spin_loop();
         }
-        recvq::free_all(st, s);
-        recvq::unlock(s);
+        recvq::free_all(st, &s);
+        recvq::unlock(&s);
     }
 
     /// Ends the memberships in epoll sets; threads that block on the socket stay.
@@ -215,16 +230,16 @@ impl Locked<'_, '_, '_> {
         let Some(parent) = s.parent.get().opt() else {
             return;
         };
-        let p = st.sock(parent);
+        let p = st.net(parent);
         if p.gen_.load(Relaxed) != s.parent_gen.get() || p.kind() != Kind::Tcp {
             return;
         }
         if s.has(flag::IN_SYNQ) {
             s.clear_flag(flag::IN_SYNQ);
-            p.syn_len.set(p.syn_len.get().saturating_sub(1));
+            p.net.syn_len.set(p.net.syn_len.get().saturating_sub(1));
         }
-        p.children.set(p.children.get().saturating_sub(1));
-        if p.children.get() == 0 && p.has(flag::ORPHAN) && p.tcp_state() == TcpState::Closed {
+        p.net.children.set(p.net.children.get().saturating_sub(1));
+        if p.net.children.get() == 0 && p.has(flag::ORPHAN) && p.tcp_state() == TcpState::Closed {
             self.destroy(parent);
         }
     }
@@ -243,24 +258,17 @@ fn clear_before(s: &Sock) {
     ] {
         word.store(0, Relaxed);
     }
-    for word in [
-        &s.filter,
-        &s.pmtu,
-        &s.rt_valid,
-        &s.rt_row,
-        &s.rt_version,
-        &s.rt_ifindex,
-        &s.rt_mtu,
-    ] {
+    for word in [&s.rcv_up, &s.urg_mark, &s.filter] {
         word.set(0);
     }
-    s.rt_smac.set(0);
-    s.rt_dmac.set(0);
+    s.urg.store(0, Relaxed);
+    for half in [&s.has_net, &s.tslot, &s.nic] {
+        half.set(0);
+    }
+    for at in [&s.tprev, &s.tnext] {
+        at.set(flyover_shm::OptIdx::NONE);
+    }
+    for long in [&s.ttick, &s.last_rx] {
+        long.set(0);
+    }
 }
-
-/// Bytes of one slot, for `flyover ps`.
-pub const SLOT_BYTES: usize = size_of::<Sock>();
-const _: () = assert!(
-    size_of::<Tcb>() < SLOT_BYTES && SLOT_BYTES <= 2048,
-    "an idle connection costs at most 2 KiB"
-);

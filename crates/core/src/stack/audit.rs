@@ -41,13 +41,10 @@ impl Stack<'_> {
         }
         for r in self.each_sock() {
             a.socks += 1;
-            let s = self.sock(r.id);
-            for head in [
-                crate::sock::recvq::first(s),
-                s.sq_head.get(),
-                s.tcb.ooo.get(),
-            ] {
-                self.audit_chain(&mut a, head);
+            self.audit_chain(&mut a, crate::sock::recvq::first(self.sock(r.id)));
+            if let Some(s) = self.net_of(r.id) {
+                self.audit_chain(&mut a, s.net.sq_head.get());
+                self.audit_chain(&mut a, s.net.tcb.ooo.get());
             }
         }
         a

@@ -4,6 +4,7 @@ use super::buf::{BUF_SIZE, Buf};
 use super::state::StackState;
 use super::wake::{Item, Set, Waiter};
 use crate::sock::Sock;
+use crate::sock::net::Net;
 use crate::tcp::flight::Table;
 use flyover_config::StackOpts;
 use flyover_shm::Object;
@@ -42,6 +43,8 @@ pub struct Layout {
     pub buckets: usize,
     /// Sockets.
     pub socks: usize,
+    /// Second parts of those of the network.
+    pub nets: usize,
     /// What each socket has in flight.
     pub flights: usize,
     /// Buffer descriptions.
@@ -65,7 +68,10 @@ pub const LAYOUT_HASH: u64 = mix(
             mix(
                 mix(
                     mix(
-                        mix(mix(StackState::HASH, Sock::HASH), Table::HASH),
+                        mix(
+                            mix(mix(StackState::HASH, Sock::HASH), Net::HASH),
+                            Table::HASH,
+                        ),
                         Buf::HASH,
                     ),
                     Item::HASH,
@@ -118,6 +124,7 @@ impl Layout {
         let nics = take(n(NICS, size_of::<NicState>()), 4096);
         let buckets = take(n(limits.buckets, 4 * 3), 4096);
         let socks = take(n(limits.socks, size_of::<Sock>()), 4096);
+        let nets = take(n(limits.socks, size_of::<Net>()), 4096);
         let flights = take(n(limits.socks, size_of::<Table>()), 4096);
         let bufs = take(n(limits.bufs, size_of::<Buf>()), 4096);
         let items = take(n(limits.items, size_of::<Item>()), 4096);
@@ -131,6 +138,7 @@ impl Layout {
             nics,
             buckets,
             socks,
+            nets,
             flights,
             bufs,
             items,

@@ -14,6 +14,7 @@ pub mod stats;
 pub mod wake;
 pub mod wheel;
 
+use crate::sock::net::Net;
 use crate::sock::{Kind, Sock, SockId, SockRef, flag};
 use crate::tcp::flight::{Flight, Table};
 use crate::time::Instant;
@@ -57,6 +58,7 @@ pub struct View<'m> {
     pub(crate) nics: Arena<'m, NicState>,
     pub(crate) buckets: Arena<'m, Bucket>,
     pub(crate) socks: Arena<'m, Sock>,
+    pub(crate) nets: Arena<'m, Net>,
     pub(crate) flights: Arena<'m, Table>,
     pub(crate) bufs: Arena<'m, Buf>,
     pub(crate) items: Arena<'m, Item>,
@@ -100,6 +102,7 @@ impl<'m> Stack<'m> {
             nics: Arena::new(region, l.nics, layout::NICS).map_err(e)?,
             buckets: Arena::new(region, l.buckets, l.limits.buckets).map_err(e)?,
             socks: Arena::new(region, l.socks, l.limits.socks).map_err(e)?,
+            nets: Arena::new(region, l.nets, l.limits.socks).map_err(e)?,
             flights: Arena::new(region, l.flights, l.limits.socks).map_err(e)?,
             bufs: Arena::new(region, l.bufs, l.limits.bufs).map_err(e)?,
             items: Arena::new(region, l.items, l.limits.items).map_err(e)?,
@@ -161,7 +164,7 @@ impl<'m> Stack<'m> {
     #[inline]
     pub(crate) fn flight(self, id: SockId) -> Flight<'m> {
         Flight {
-            tcb: &self.sock(id).tcb,
+            tcb: self.tcb(id),
             table: self.flights.at(Idx::new(id.raw())),
         }
     }

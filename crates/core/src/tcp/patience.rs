@@ -1,21 +1,22 @@
 //! How long a sender goes on without an answer.
 
 use super::rtt;
-use crate::sock::{Sock, flag};
+use crate::sock::flag;
+use crate::sock::net::NetSock;
 use crate::stack::locked::Locked;
 use crate::time::{Instant, MS};
 
 /// Of `TCP_USER_TIMEOUT`, since the first retransmission.
-pub(super) fn remaining_patience(l: &Locked<'_, '_, '_>, s: &Sock) -> Option<u64> {
-    let (user, stamp) = (s.user_timeout.get(), s.tcb.retrans_stamp.get());
+pub(super) fn remaining_patience(l: &Locked<'_, '_, '_>, s: NetSock<'_>) -> Option<u64> {
+    let (user, stamp) = (s.user_timeout.get(), s.net.tcb.retrans_stamp.get());
     let gone = l.env.now.ms32().wrapping_sub(stamp);
     (user != 0 && stamp != 0).then(|| u64::from(user.saturating_sub(gone)) * MS)
 }
 
 /// The peer shut its window after we had sent: retransmissions are probes, and it is gone when it is silent.
-pub(super) fn is_deaf(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
-    let t = &s.tcb;
-    let silent = l.env.now.since(Instant(t.last_rx.get()));
+pub(super) fn is_deaf(l: &Locked<'_, '_, '_>, s: NetSock<'_>) -> bool {
+    let t = &s.net.tcb;
+    let silent = l.env.now.since(Instant(s.last_rx.get()));
     let stamp = t.retrans_stamp.get();
     let since = match stamp {
         0 => 0,
@@ -34,8 +35,8 @@ pub(super) fn is_deaf(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
 
 /// `tcp_retries2`, the orphan's limit and `TCP_USER_TIMEOUT` (`retransmits_timed_out`): as times, that so many
 /// retransmissions would take at the least.
-pub(super) fn given_up(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
-    let t = &s.tcb;
+pub(super) fn given_up(l: &Locked<'_, '_, '_>, s: NetSock<'_>) -> bool {
+    let t = &s.net.tcb;
     if t.retransmits.get() == 0 || t.retrans_stamp.get() == 0 {
         return false;
     }

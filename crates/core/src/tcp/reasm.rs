@@ -1,5 +1,6 @@
 //! The reassembly queue: buffers ordered by sequence number, above RCV.NXT.
 
+use crate::sock::net::NetSock;
 use crate::sock::{Sock, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, BufId};
@@ -9,9 +10,9 @@ use flyover_wire::Seq;
 
 /// Inserts a buffer whose `seq` and `len` are set. What overlaps older data is cut off; false when nothing was left
 /// (the caller then frees the buffer).
-pub(crate) fn insert(st: Stack<'_>, s: &Sock, id: BufId) -> bool {
+pub(crate) fn insert(st: Stack<'_>, s: NetSock<'_>, id: BufId) -> bool {
     let new = st.buf(id);
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let mut prev: Option<BufId> = None;
     let mut cur = t.ooo.get().opt();
     let mut guard = st.limits().bufs;
@@ -89,9 +90,9 @@ pub(crate) fn insert(st: Stack<'_>, s: &Sock, id: BufId) -> bool {
 }
 
 /// The first stretch of `[start, end)` that is held already.
-pub(crate) fn overlap(st: Stack<'_>, s: &Sock, start: Seq, end: Seq) -> Option<(Seq, Seq)> {
+pub(crate) fn overlap(st: Stack<'_>, s: NetSock<'_>, start: Seq, end: Seq) -> Option<(Seq, Seq)> {
     let mut found: Option<(Seq, Seq)> = None;
-    let mut cur = s.tcb.ooo.get().opt();
+    let mut cur = s.net.tcb.ooo.get().opt();
     let mut guard = st.limits().bufs;
     while let Some(c) = cur
         && guard > 0
@@ -120,16 +121,16 @@ fn next_start(st: Stack<'_>, cur: Option<BufId>) -> Option<Seq> {
     cur.map(|c| Seq(st.buf(c).seq.get()))
 }
 
-fn link(st: Stack<'_>, s: &Sock, prev: Option<BufId>, to: Option<BufId>) {
+fn link(st: Stack<'_>, s: NetSock<'_>, prev: Option<BufId>, to: Option<BufId>) {
     match prev {
         Some(p) => st.buf(p).next.set(to.into()),
-        None => s.tcb.ooo.set(to.into()),
+        None => s.net.tcb.ooo.set(to.into()),
     }
 }
 
 /// Moves what has become in order to the receive queue; returns the bytes.
-pub(crate) fn deliver(st: Stack<'_>, s: &Sock) -> u32 {
-    let t = &s.tcb;
+pub(crate) fn deliver(st: Stack<'_>, s: NetSock<'_>) -> u32 {
+    let t = &s.net.tcb;
     let mut moved = 0u32;
     let mut guard = st.limits().bufs;
     while let Some(id) = t.ooo.get().opt() {
@@ -154,8 +155,8 @@ pub(crate) fn deliver(st: Stack<'_>, s: &Sock) -> u32 {
         b.off.set(b.off.get().saturating_add(cut));
         b.len.set(b.len.get() - cut);
         let n = b.len.get();
-        join(st, s, id, n);
-        recvq::publish(s, n);
+        join(st, &s, id, n);
+        recvq::publish(&s, n);
         t.rcv_nxt.set(nxt.add(n).0);
         moved = moved.wrapping_add(n);
     }
@@ -190,15 +191,18 @@ fn join(st: Stack<'_>, s: &Sock, id: BufId, n: u32) {
 
 /// More pieces than this are not kept out of order: each holds a buffer, however small it is. A whole window of full
 /// segments fits, every second one missing.
-pub(crate) fn is_crowded(s: &Sock) -> bool {
-    s.tcb.ooo_bufs.get() > 64 + s.rcvbuf.get() / 1024
+pub(crate) fn is_crowded(s: NetSock<'_>) -> bool {
+    s.net.tcb.ooo_bufs.get() > 64 + s.rcvbuf.get() / 1024
 }
 
 /// Frees everything held out of order.
-pub(crate) fn free_all(st: Stack<'_>, s: &Sock) {
-    st.free_chain(s.tcb.ooo.get());
-    s.tcb.ooo.set(OptIdx::NONE);
-    s.tcb.ooo_bytes.set(0);
-    s.tcb.ooo_bufs.set(0);
-    s.tcb.rsack_n.set(0);
+pub(crate) fn free_all(st: Stack<'_>, s: NetSock<'_>) {
+    if !s.is_net() {
+        return;
+    }
+    st.free_chain(s.net.tcb.ooo.get());
+    s.net.tcb.ooo.set(OptIdx::NONE);
+    s.net.tcb.ooo_bytes.set(0);
+    s.net.tcb.ooo_bufs.set(0);
+    s.net.tcb.rsack_n.set(0);
 }

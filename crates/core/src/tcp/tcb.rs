@@ -63,10 +63,10 @@ shm_struct! {
         pub rcv_nxt: SharedCell<u32>,
         /// Right edge of the window that the peer was told (RCV.NXT + RCV.WND).
         pub rcv_adv: SharedCell<u32>,
-        /// RCV.UP, meaningful with `URG_IN`.
-        pub rcv_up: SharedCell<u32>,
         /// Sequence number of a FIN that is ahead of RCV.NXT; meaningful with `FIN_SEEN`.
         pub rcv_fin: SharedCell<u32>,
+        /// Segments with payload received.
+        pub data_in: SharedCell<u32>,
         /// Bytes received in order since the last ACK we sent.
         pub unacked: SharedCell<u32>,
         /// First out-of-order buffer.
@@ -231,18 +231,12 @@ shm_struct! {
         pub t_keep: SharedCell<u64>,
         /// Deadline of TIME_WAIT, FIN_WAIT_2 or the user timeout, ns; 0 is off.
         pub t_life: SharedCell<u64>,
-        /// Last time anything came from the peer, ns.
-        pub last_rx: SharedCell<u64>,
         /// Last time data was sent, ns.
         pub last_tx: SharedCell<u64>,
         /// When the oldest unanswered transmission was made, ns; 0 when none: for `TCP_USER_TIMEOUT`.
         pub first_rtx: SharedCell<u64>,
         /// Rate limit of challenge ACKs: last one, ns.
         pub challenge_at: SharedCell<u64>,
-        /// Out-of-band byte received; meaningful with `OOB_HERE`.
-        pub oob: SharedCell<u32>,
-        /// Stream position (receive-queue count) of the urgent mark.
-        pub urg_mark: SharedCell<u32>,
     }
 }
 
@@ -264,10 +258,6 @@ pub mod tflag {
     pub const ACK_NOW: u32 = 1 << 6;
     /// Urgent data is to be sent.
     pub const URG_OUT: u32 = 1 << 7;
-    /// Urgent data was announced by the peer.
-    pub const URG_IN: u32 = 1 << 8;
-    /// An out-of-band byte can be read.
-    pub const OOB_HERE: u32 = 1 << 9;
     /// The neighbour was unresolved at the last transmission.
     pub const BLOCKED: u32 = 1 << 10;
     /// The connection was opened actively.

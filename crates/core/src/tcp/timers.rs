@@ -6,7 +6,7 @@ use super::flight::Flight;
 use super::patience::{given_up, is_deaf, remaining_patience};
 use super::rx::count;
 use super::state::TcpState;
-use super::tcb::{Tcb, rtx, tflag};
+use super::tcb::{rtx, tflag};
 use super::user::connect::LINEAR_SYNS;
 use super::{loss, rtt, tx, user};
 use crate::error::Error;
@@ -22,11 +22,11 @@ const NEIGH_PATIENCE: u64 = 3 * SEC;
 
 /// Hangs the socket at its earliest deadline.
 pub(crate) fn rearm(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    if user::handover::is_frozen(s) {
+    let s = l.st.net(id);
+    if user::handover::is_frozen(&s) {
         return;
     }
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let mut min = u64::MAX;
     for d in [
         t.t_rtx.get(),
@@ -45,7 +45,7 @@ pub(crate) fn rearm(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// Starts the timer of retransmissions and their relatives.
 pub(crate) fn arm(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32, wait: u64) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     t.rtx_kind.set(kind);
     t.t_rtx.set(l.env.now.0.saturating_add(wait));
     rearm(l, id);
@@ -61,7 +61,7 @@ pub(crate) fn set_xmit(l: &mut Locked<'_, '_, '_>, id: SockId) {
 /// The retransmission timer starts anew, or stops when nothing is in flight. Where a probe or the reordering window had
 /// the timer, the time since the first segment was sent is taken off.
 pub(crate) fn rearm_rto(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     if t.packets_out.get() == 0 {
         if t.rtx_kind.get() != rtx::RETRY {
             t.t_rtx.set(0);
@@ -87,8 +87,8 @@ fn until_timeout(l: &Locked<'_, '_, '_>, t: Flight<'_>, rto: u64) -> Option<u64>
 /// RFC 8985 section 7.2: after two round trips; with a single segment in flight, the peer's delayed ACK on top. Never
 /// later than the timeout, which `advancing` would put off. False: no probe now.
 pub(crate) fn schedule_probe(l: &mut Locked<'_, '_, '_>, id: SockId, advancing: bool) -> bool {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let open = matches!(t.cc_phase(), Phase::Open | Phase::Cwr);
     let out = t.packets_out.get();
     if out == 0 || !open || t.tflags.get() & tflag::SACK == 0 || !s.tcp_state().transmits() {
@@ -114,7 +114,7 @@ pub(crate) fn schedule_probe(l: &mut Locked<'_, '_, '_>, id: SockId, advancing: 
 
 /// Something could not be sent for a reason that passes: look again after `ns`, doubled each time.
 pub(crate) fn retry(l: &mut Locked<'_, '_, '_>, id: SockId, ns: u64) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     let kind = t.rtx_kind.get();
     if t.t_rtx.get() != 0 && kind != rtx::RETRY && t.tflags.get() & tflag::BLOCKED == 0 {
         return;
@@ -133,10 +133,10 @@ pub(crate) fn retry(l: &mut Locked<'_, '_, '_>, id: SockId, ns: u64) {
 
 /// After transmission: data waits, nothing is in flight and the window is closed: the persist timer.
 pub(crate) fn after_output(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
-    if flight != 0 || t.t_rtx.get() != 0 || s.sq_len.load(Relaxed) == 0 {
+    if flight != 0 || t.t_rtx.get() != 0 || s.net.sq_len.load(Relaxed) == 0 {
         return;
     }
     let corked = s.has(flag::CORK) || t.tflags.get() & tflag::MORE != 0;
@@ -155,11 +155,11 @@ pub(crate) fn after_output(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// A deadline passed (or the wheel fired early: then nothing is due and the socket is hung up again).
 pub(crate) fn expire(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    if s.kind() != Kind::Tcp || user::handover::is_frozen(s) {
+    let s = l.st.net(id);
+    if s.kind() != Kind::Tcp || user::handover::is_frozen(&s) {
         return;
     }
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let now = l.env.now.0;
     let due = |d: u64| d != 0 && d <= now;
     if due(t.t_delack.get()) {
@@ -187,8 +187,8 @@ pub(crate) fn expire(l: &mut Locked<'_, '_, '_>, id: SockId) {
 }
 
 fn retransmission(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let kind = t.rtx_kind.get();
     t.rtx_kind.set(rtx::NONE);
     match s.tcp_state() {
@@ -212,7 +212,7 @@ fn retransmission(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// The neighbour may be resolved by now, the V-NIC have room, or the cork's time be up.
 fn retry_now(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     t.tflags.set(t.tflags.get() & !tflag::MORE);
     if l.st.sock(id).has(flag::CORK) && t.tflags.get() & tflag::BLOCKED == 0 {
         uncork_once(l, id);
@@ -235,8 +235,8 @@ fn uncork_once(l: &mut Locked<'_, '_, '_>, id: SockId) {
 }
 
 fn syn_timeout(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let active = s.tcp_state() == TcpState::SynSent;
     if user::accept::is_bereft(l.st, id) {
         l.destroy(id);
@@ -296,8 +296,8 @@ fn resend_syn(l: &mut Locked<'_, '_, '_>, id: SockId, active: bool) {
 
 /// RFC 6298 section 5.4 to 5.6 (`tcp_retransmit_timer`).
 fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     if t.packets_out.get() == 0 {
         return;
     }
@@ -313,8 +313,8 @@ fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
     // The route may be the reason, or a neighbour that went away without a word: the kernel, which never sees our
     // packets go unanswered, is asked to look after it (RFC 1122 section 2.3.2.1).
-    s.rt_valid.set(0);
-    crate::ip::tx::doubt_neighbour(l, s);
+    s.net.rt_valid.set(0);
+    crate::ip::tx::doubt_neighbour(l, &s);
     let sent = tx::send_first_again(l, id);
     if s.kind() != Kind::Tcp || !s.tcp_state().transmits() {
         return;
@@ -335,7 +335,7 @@ fn timeout(l: &mut Locked<'_, '_, '_>, id: SockId) {
 /// The end by time; what ICMP said is the reason, if nothing was acknowledged since.
 fn give_up(l: &mut Locked<'_, '_, '_>, id: SockId) {
     count!(l, tcp_failed);
-    let why = match l.st.sock(id).tcb.soft_error.get() {
+    let why = match l.st.tcb(id).soft_error.get() {
         0 => Error::TimedOut,
         n => Error::Errno(n.cast_signed()),
     };
@@ -344,7 +344,7 @@ fn give_up(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// There is no way for what the timer sent again: it is sent again as soon as if it had not been sent (RFC 6069).
 pub(crate) fn take_step_back(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     if t.retransmits.get() == 0 || t.backoff.get() == 0 || t.rtx_kind.get() != rtx::RTO {
         return;
     }
@@ -356,9 +356,9 @@ pub(crate) fn take_step_back(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// Zero-window probe. It goes on as long as the peer answers (RFC 9293 section 3.8.6.1).
 fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
-    if s.sq_len.load(Relaxed) == 0 {
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
+    if s.net.sq_len.load(Relaxed) == 0 {
         return;
     }
     if tx::next_piece(l.st, id, l.env).is_some() {
@@ -375,7 +375,7 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
     } else {
         l.st.opts.retries2
     };
-    let silent = l.env.now.since(Instant(t.last_rx.get()));
+    let silent = l.env.now.since(Instant(s.last_rx.get()));
     let user = u64::from(s.user_timeout.get()) * MS;
     if n > limit || (user != 0 && n > 1 && silent >= user) {
         give_up(l, id);
@@ -390,14 +390,14 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
 }
 
 fn keepalive(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     if !s.has(flag::KEEPALIVE) || !keeps_alive(s.tcp_state()) {
         return;
     }
     let idle = u64::from(s.keepidle.get()) * SEC;
-    let silent = l.env.now.since(Instant(t.last_rx.get()));
-    let busy = t.snd_nxt.get() != t.snd_una.get() || s.sq_len.load(Relaxed) > 0;
+    let silent = l.env.now.since(Instant(s.last_rx.get()));
+    let busy = t.snd_nxt.get() != t.snd_una.get() || s.net.sq_len.load(Relaxed) > 0;
     if silent < idle || busy {
         let wait = if busy { idle } else { idle - silent };
         t.t_keep.set(l.env.now.0.saturating_add(wait.max(MS)));
@@ -443,13 +443,13 @@ fn end_of_life(l: &mut Locked<'_, '_, '_>, id: SockId) {
 impl Locked<'_, '_, '_> {
     /// Starts the keep-alive timer when the option is on and the state has one.
     pub(crate) fn start_keepalive(&mut self, id: SockId) {
-        let s = self.st.sock(id);
-        let t: &Tcb = &s.tcb;
+        let Some(s) = self.st.net_of(id) else { return };
+        let t = &s.net.tcb;
         if !s.has(flag::KEEPALIVE) || !keeps_alive(s.tcp_state()) {
             t.t_keep.set(0);
             return;
         }
-        let last = t.last_rx.get().max(1);
+        let last = s.last_rx.get().max(1);
         let at = Instant(last).after(u64::from(s.keepidle.get()) * SEC);
         t.t_keep.set(at.0.max(self.env.now.0 + MS));
         rearm(self, id);

@@ -80,7 +80,7 @@ impl Locked<'_, '_, '_> {
         remote: Option<Endpoint>,
     ) -> Result<(), Error> {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         if s.kind() != Kind::Udp {
             return Err(Error::Invalid);
         }
@@ -90,7 +90,7 @@ impl Locked<'_, '_, '_> {
             port: 0,
             ip: local.ip.unspecified_same_family(),
         }));
-        s.rt_valid.set(0);
+        s.net.rt_valid.set(0);
         st.hash_port(id);
         Ok(())
     }
@@ -110,7 +110,7 @@ impl Locked<'_, '_, '_> {
     ) -> Result<usize, Error> {
         let src = via.src;
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         let e = s.err.swap(0, AcqRel);
         if e != 0 {
             return Err(Error::Errno(e.cast_signed()));
@@ -164,7 +164,7 @@ impl Locked<'_, '_, '_> {
             ip_id: 0,
             payload_len: len as u32,
         };
-        let sent = self.send_datagram(s, &spec, way.nic, data, len);
+        let sent = self.send_datagram(&s, &spec, way.nic, data, len);
         if sent.is_ok() {
             // As `sock_wfree`: what has left is room anew, an edge for those who asked for one.
             self.raise(id, ev::SPACE);

@@ -182,8 +182,9 @@ impl Served {
     pub fn narrow_orphans(&mut self) {
         let stack = self.stack;
         let shells = stack.each_sock().filter(|sock| {
-            let sock = stack.sock(sock.id);
-            sock.has(flag::ORPHAN) && sock.filter.get() != 0 && sock.children.get() > 0
+            stack.net_of(sock.id).is_some_and(|s| {
+                s.has(flag::ORPHAN) && s.filter.get() != 0 && s.net.children.get() > 0
+            })
         });
         for listener in shells {
             self.narrow(stack.sock(listener.id).filter.get(), listener);

@@ -60,10 +60,13 @@ impl Sockets {
     fn of_connection(&self, ep: &Ep, level: i32, name: i32, into: &mut [u8]) -> Answer {
         let s = ep.shared();
         let stack = ep.att.stack;
+        let net = has_connection(ep)
+            .then(|| stack.net_of(ep.sock.id))
+            .flatten();
+        let mss = net.map_or(0, |s| s.net.tcb.mss.get());
+        let mtu = net.map_or(0, |s| s.net.rt_mtu.get());
         match (level, name) {
-            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) if has_connection(ep) && s.tcb.mss.get() != 0 => {
-                put(into, &s.tcb.mss.get().to_ne_bytes())
-            }
+            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) if mss != 0 => put(into, &mss.to_ne_bytes()),
             (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) if has_connection(ep) => {
                 let clamp = match s.wclamp.get() {
                     0 => s.rcvbuf.get(),
@@ -71,13 +74,9 @@ impl Sockets {
                 };
                 put(into, &clamp.to_ne_bytes())
             }
-            (libc::IPPROTO_IP, libc::IP_MTU) if has_connection(ep) && s.rt_mtu.get() != 0 => {
-                put(into, &s.rt_mtu.get().to_ne_bytes())
-            }
-            (libc::IPPROTO_IPV6, libc::IPV6_MTU)
-                if ep.v6 && has_connection(ep) && s.rt_mtu.get() != 0 =>
-            {
-                put(into, &s.rt_mtu.get().to_ne_bytes())
+            (libc::IPPROTO_IP, libc::IP_MTU) if mtu != 0 => put(into, &mtu.to_ne_bytes()),
+            (libc::IPPROTO_IPV6, libc::IPV6_MTU) if ep.v6 && mtu != 0 => {
+                put(into, &mtu.to_ne_bytes())
             }
             // For what is not a raw socket, Linux gives the local port.
             (libc::IPPROTO_IP, IP_PROTOCOL) if has_connection(ep) => {
@@ -129,7 +128,7 @@ impl Sockets {
         if state == TcpState::Listen {
             // tcpi_unacked of a listener: connections that wait to be accepted, of both halves.
             if let Some(word) = kernels.get_mut(24..28) {
-                let both = options::int(word) as u32 + ep.shared().acc_len.load(Ordering::Relaxed);
+                let both = options::int(word) as u32 + ep.att.stack.to_accept(ep.sock.id);
                 word.copy_from_slice(&both.to_ne_bytes());
             }
             return put(into, kernels.get(..len).unwrap_or_default());

@@ -102,7 +102,7 @@ impl Sockets {
         }
         let mut w = CmsgWriter::new(control);
         if n > 0 || s.rq_available() > 0 {
-            cmsg::stamp(self.os, asked, s.tcb.last_rx.get(), &mut w);
+            cmsg::stamp(self.os, asked, s.last_rx.get(), &mut w);
         }
         if asked & options::INQ != 0 {
             let left = ep.att.stack.inq(ep.sock.id);

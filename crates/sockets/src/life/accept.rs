@@ -54,7 +54,7 @@ impl Sockets {
                 if let Some(done) = self.take_either(fd, ep, flags) {
                     return done;
                 }
-                if polled || s.acc_len.load(Ordering::Acquire) == 0 {
+                if polled || ep.att.stack.to_accept(ep.sock.id) == 0 {
                     return Err(Errno::EAGAIN);
                 }
                 continue;
@@ -72,7 +72,7 @@ impl Sockets {
 
     fn take_either(&self, fd: i32, ep: &Ep, flags: i32) -> Option<Result<Accepted, Errno>> {
         let s = ep.shared();
-        if s.acc_len.load(Ordering::Acquire) != 0
+        if ep.att.stack.to_accept(ep.sock.id) != 0
             && let Some(done) = self.take_ours(fd, ep, flags)
         {
             return Some(done);

@@ -74,7 +74,7 @@ impl Sockets {
                 if let Err(e) = self.os.listen(fd, backlog) {
                     return Answer::Error(e);
                 }
-                ep.att.locked(|_| s.backlog.set(clamp(backlog)));
+                ep.att.locked(|l| l.set_backlog(ep.sock.id, clamp(backlog)));
                 Answer::Value(0)
             }
             _ => Answer::Error(Errno::EINVAL),

@@ -1,7 +1,8 @@
 //! Buffers after a death: which queue holds them, and which are free.
 
 use crate::error::Error;
-use crate::sock::{Kind, Sock, SockId, flag, recvq};
+use crate::sock::net::NetSock;
+use crate::sock::{Kind, SockId, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{Buf, BufId};
 use crate::stack::locked::Locked;
@@ -71,8 +72,12 @@ impl Locked<'_, '_, '_> {
                 s.rq_tail.set(received.last);
                 s.rq_fill.set(0);
             }
-            let bad = received.cut | walk(st, s.sq_head.get()).cut | walk(st, s.tcb.ooo.get()).cut;
-            if bad {
+            let mut cut = received.cut;
+            if let Some(s) = st.net_of(r.id) {
+                cut |= walk(st, s.net.sq_head.get()).cut;
+                cut |= walk(st, s.net.tcb.ooo.get()).cut;
+            }
+            if cut {
                 self.cut(r.id);
             }
         }
@@ -88,7 +93,7 @@ impl Locked<'_, '_, '_> {
     }
 
     fn cut(&mut self, id: SockId) {
-        let s = self.st.sock(id);
+        let s = self.st.net(id);
         let _: u64 = self.st.state.stats.corrupt.fetch_add(1, Relaxed);
         forget_queues(s);
         s.rlock.store(0, Release);
@@ -102,10 +107,10 @@ impl Locked<'_, '_, '_> {
     pub(super) fn rebuild_send_queues(&mut self) {
         let st = self.st;
         for r in st.each_sock() {
-            let s = st.sock(r.id);
+            let Some(s) = st.net_of(r.id) else { continue };
             let mut bytes = 0u32;
             let mut last = OptIdx::NONE;
-            let mut cur = s.sq_head.get().opt();
+            let mut cur = s.net.sq_head.get().opt();
             let mut guard = st.limits().bufs;
             while let Some(id) = cur
                 && guard > 0
@@ -115,10 +120,10 @@ impl Locked<'_, '_, '_> {
                 last = id.into();
                 cur = st.buf(id).next.get().opt();
             }
-            s.sq_tail.set(last);
-            s.sq_cur.set(OptIdx::NONE);
-            s.sq_cur_off.set(0);
-            s.sq_len.store(bytes, Release);
+            s.net.sq_tail.set(last);
+            s.net.sq_cur.set(OptIdx::NONE);
+            s.net.sq_cur_off.set(0);
+            s.net.sq_len.store(bytes, Release);
         }
     }
 }
@@ -157,12 +162,16 @@ fn reach(st: Stack<'_>, id: BufId) -> bool {
     true
 }
 
-fn forget_queues(s: &Sock) {
-    recvq::forget(s);
-    for head in [&s.sq_head, &s.sq_tail, &s.sq_cur, &s.tcb.ooo] {
+fn forget_queues(s: NetSock<'_>) {
+    recvq::forget(&s);
+    s.rq_out.store(s.rq_in.load(Relaxed), Relaxed);
+    if !s.is_net() {
+        return;
+    }
+    let (n, t) = (s.net, &s.net.tcb);
+    for head in [&n.sq_head, &n.sq_tail, &n.sq_cur, &t.ooo] {
         head.set(OptIdx::NONE);
     }
-    s.tcb.ooo_bufs.set(0);
-    s.sq_len.store(0, Relaxed);
-    s.rq_out.store(s.rq_in.load(Relaxed), Relaxed);
+    t.ooo_bufs.set(0);
+    n.sq_len.store(0, Relaxed);
 }

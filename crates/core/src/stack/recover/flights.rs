@@ -13,14 +13,14 @@ impl Locked<'_, '_, '_> {
     pub(super) fn rebuild_flights(&mut self) {
         let st = self.st;
         for r in st.each_sock() {
-            let s = st.sock(r.id);
+            let Some(s) = st.net_of(r.id) else { continue };
             if s.kind() != Kind::Tcp || s.has(flag::PAIRED) || !s.tcp_state().transmits() {
                 continue;
             }
             if !st.flight(r.id).is_sound() {
                 self.note_flight_anew(r.id);
             }
-            if s.tcb.packets_out.get() > 0 && s.tcb.t_rtx.get() == 0 {
+            if s.net.tcb.packets_out.get() > 0 && s.net.tcb.t_rtx.get() == 0 {
                 timers::rearm_rto(self, r.id);
             }
         }
@@ -28,7 +28,7 @@ impl Locked<'_, '_, '_> {
 
     /// All that is not acknowledged was sent just now, as far as anybody knows.
     fn note_flight_anew(&mut self, id: SockId) {
-        let t = &self.st.sock(id).tcb;
+        let t = self.st.tcb(id);
         flight::forget(t);
         let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
         if !nxt.after(una) {

@@ -45,11 +45,11 @@ impl Locked<'_, '_, '_> {
             | flag::HANDED_OVER
             | flag::PAIRED;
         for r in st.each_sock() {
-            let s = st.sock(r.id);
+            let s = st.net(r.id);
             let open = matches!(s.tcp_state(), TcpState::Established | TcpState::CloseWait);
-            let here = s.flags.load(Relaxed) & NOT_HERE == 0 && s.kind() == Kind::Tcp;
+            let here = s.flags.load(Relaxed) & NOT_HERE == 0 && s.kind() == Kind::Tcp && s.is_net();
             let begun = here && s.has(flag::ORPHAN);
-            if begun && open && s.tcb.tflags.get() & tflag::FIN_QUEUED == 0 {
+            if begun && open && s.net.tcb.tflags.get() & tflag::FIN_QUEUED == 0 {
                 s.clear_flag(flag::ORPHAN);
                 self.close(r.id);
             }
@@ -61,13 +61,13 @@ impl Locked<'_, '_, '_> {
     pub(super) fn rebuild_listeners(&mut self) {
         let st = self.st;
         for r in st.each_sock() {
-            let s = st.sock(r.id);
-            s.acc_head.set(OptIdx::NONE);
-            s.acc_tail.set(OptIdx::NONE);
-            s.acc_len.store(0, Release);
+            let Some(s) = st.net_of(r.id) else { continue };
+            s.net.acc_head.set(OptIdx::NONE);
+            s.net.acc_tail.set(OptIdx::NONE);
+            s.net.acc_len.store(0, Release);
             s.acc_next.set(OptIdx::NONE);
-            s.syn_len.set(0);
-            s.children.set(0);
+            s.net.syn_len.set(0);
+            s.net.children.set(0);
         }
         for r in st.each_sock() {
             self.return_to_parent(r.id);
@@ -83,13 +83,13 @@ impl Locked<'_, '_, '_> {
         let Some(parent) = s.parent.get().opt() else {
             return;
         };
-        let p = st.sock(parent);
+        let p = st.net(parent);
         if p.gen_.load(Relaxed) != s.parent_gen.get() || p.kind() != Kind::Tcp {
             return;
         }
-        p.children.set(p.children.get().wrapping_add(1));
+        p.net.children.set(p.net.children.get().wrapping_add(1));
         if s.has(flag::IN_SYNQ) {
-            p.syn_len.set(p.syn_len.get().wrapping_add(1));
+            p.net.syn_len.set(p.net.syn_len.get().wrapping_add(1));
             return;
         }
         let unclaimed = s.has(flag::IN_ACCEPTQ)
@@ -97,13 +97,14 @@ impl Locked<'_, '_, '_> {
         if !unclaimed || p.tcp_state() != TcpState::Listen {
             return;
         }
-        match p.acc_tail.get().opt() {
+        match p.net.acc_tail.get().opt() {
             Some(t) => st.sock(t).acc_next.set(id.into()),
-            None => p.acc_head.set(id.into()),
+            None => p.net.acc_head.set(id.into()),
         }
-        p.acc_tail.set(id.into());
-        p.acc_len
-            .store(p.acc_len.load(Relaxed).wrapping_add(1), Release);
+        p.net.acc_tail.set(id.into());
+        p.net
+            .acc_len
+            .store(p.net.acc_len.load(Relaxed).wrapping_add(1), Release);
         s.set_flag(flag::IN_ACCEPTQ | flag::ORPHAN);
     }
 

@@ -67,7 +67,7 @@ impl Locked<'_, '_, '_> {
         match self.st.sock(id).kind() {
             Kind::Tcp => self.reset_conn(id, Error::Reset),
             // Datagrams may get lost.
-            Kind::Udp => self.release_queues(self.st.sock(id)),
+            Kind::Udp => self.release_queues(self.st.net(id)),
             Kind::Free | Kind::Kernel => {}
         }
     }

@@ -254,7 +254,7 @@ pub(super) fn enter_recovery(l: &mut Locked<'_, '_, '_>, id: SockId, ece: bool) 
 
 /// After a timeout: was it spurious, is the episode over? (`tcp_process_loss`)
 fn process_loss(l: &Locked<'_, '_, '_>, id: SockId, a: &mut Ack) {
-    let (s, t) = (l.st.sock(id), l.st.flight(id));
+    let (s, t) = (l.st.net(id), l.st.flight(id));
     let (una, high, nxt) = (
         Seq(t.snd_una.get()),
         Seq(t.recover.get()),
@@ -277,7 +277,8 @@ fn process_loss(l: &Locked<'_, '_, '_>, id: SockId, a: &mut Ack) {
         } else if advanced && !recovered {
             t.recover.set(nxt.0);
             let flight = nxt.since(una);
-            let unsent = s.sq_len.load(Relaxed) > flight && t.tflags.get() & tflag::FIN_SENT == 0;
+            let unsent =
+                s.net.sq_len.load(Relaxed) > flight && t.tflags.get() & tflag::FIN_SENT == 0;
             if unsent && t.snd_wnd.get() > flight {
                 a.rexmit = Rexmit::New;
                 return;

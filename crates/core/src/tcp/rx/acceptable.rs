@@ -3,7 +3,8 @@
 
 use super::data::QUICK;
 use super::{Seg, Step, ack, count};
-use crate::sock::{Sock, SockId};
+use crate::sock::SockId;
+use crate::sock::net::NetSock;
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::{Tcb, tflag};
@@ -15,7 +16,7 @@ use flyover_wire::{Seq, TcpFlags};
 const PAWS_IDLE: u64 = 24 * 24 * 3600 * SEC;
 
 pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Step {
-    let s = l.st.sock(id);
+    let s = l.st.net(id);
     let rst = seg.flags.has(TcpFlags::RST);
     if !seg
         .flags
@@ -26,7 +27,7 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Ste
     }
     if !rst && is_old(l, s, seg) && !is_overtaken(l, s, seg) {
         count!(l, tcp_drop_paws);
-        let pure = seg.seq_len() == 0 && seg.seq.before(Seq(s.tcb.rcv_nxt.get()));
+        let pure = seg.seq_len() == 0 && seg.seq.before(Seq(s.net.tcb.rcv_nxt.get()));
         // As Linux: old acknowledgments are common, and nobody waits for an answer.
         return if pure {
             Step::Done
@@ -52,8 +53,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Ste
 }
 
 /// As Linux: after the peer's FIN its reset may have the number before it.
-pub(super) fn is_reset_before_fin(s: &Sock, seg: &Seg<'_>) -> bool {
-    seg.seq.add(1) == Seq(s.tcb.rcv_nxt.get())
+pub(super) fn is_reset_before_fin(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    seg.seq.add(1) == Seq(s.net.tcb.rcv_nxt.get())
         && matches!(
             s.tcp_state(),
             TcpState::CloseWait | TcpState::LastAck | TcpState::Closing
@@ -61,8 +62,8 @@ pub(super) fn is_reset_before_fin(s: &Sock, seg: &Seg<'_>) -> bool {
 }
 
 /// TS.Recent (RFC 7323 section 4.3), once the segment's ACK is known to be good.
-pub(super) fn take_stamp(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
-    let t = &s.tcb;
+pub(super) fn take_stamp(l: &Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) {
+    let t = &s.net.tcb;
     if t.tflags.get() & tflag::TS != 0
         && let Some((val, _)) = seg.hdr.options.ts
         && seg.seq.before_eq(Seq(t.last_ack_sent.get()))
@@ -75,8 +76,8 @@ pub(super) fn take_stamp(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
 
 /// An acknowledgment that says nothing and was overtaken by a later segment is none of an older connection (Linux's
 /// `tcp_disordered_ack`).
-fn is_overtaken(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+fn is_overtaken(l: &Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     let behind = |val| Seq(t.ts_recent.get()).since(Seq(val));
     let ms = rtt::rto(t, &l.st.opts) / MS;
     seg.flags.has(TcpFlags::ACK)
@@ -93,8 +94,8 @@ fn is_overtaken(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
 
 /// Simultaneous open (RFC 9293 section 3.5, figure 7): the peer's SYN-ACK repeats the SYN that we have, and its ACK is
 /// the one that we wait for. Answering it with another SYN-ACK would go on for ever.
-fn crossing_syn_ack(s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+fn crossing_syn_ack(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     s.tcp_state() == TcpState::SynRcvd
         && t.tflags.get() & tflag::SIMULTANEOUS != 0
         && seg.flags.has(TcpFlags::SYN)
@@ -105,8 +106,8 @@ fn crossing_syn_ack(s: &Sock, seg: &Seg<'_>) -> bool {
 
 /// As Linux's `tcp_sequence`: what ends where we are says nothing new and is still heard, what ends beyond the window only
 /// while nothing waits to be read.
-fn in_window(s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+fn in_window(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     let end = seg.seq.add(seg.seq_len());
     let edge = Seq(t.rcv_adv.get());
     if s.tcp_state() == TcpState::SynRcvd {
@@ -122,8 +123,8 @@ fn in_window(s: &Sock, seg: &Seg<'_>) -> bool {
 }
 
 /// Older than TS.Recent by more than the one tick that Linux grants (`TCP_PAWS_WINDOW`).
-pub(super) fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+pub(super) fn is_old(l: &Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     if t.tflags.get() & tflag::TS == 0 || t.ts_recent_at.get() == 0 {
         return false;
     }
@@ -134,22 +135,22 @@ pub(super) fn is_old(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
 }
 
 /// TS.Recent says nothing after so long a time.
-fn is_idle(l: &Locked<'_, '_, '_>, s: &Sock) -> bool {
-    l.env.now.since(Instant(s.tcb.ts_recent_at.get())) >= PAWS_IDLE
+fn is_idle(l: &Locked<'_, '_, '_>, s: NetSock<'_>) -> bool {
+    l.env.now.since(Instant(s.net.tcb.ts_recent_at.get())) >= PAWS_IDLE
 }
 
 /// Not acceptable: an ACK tells the peer where we are.
-fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
+fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: NetSock<'_>, seg: &Seg<'_>) -> Step {
     if answered_lately(l, s, seg) {
         return Step::Done;
     }
-    let nxt = Seq(s.tcb.rcv_nxt.get());
+    let nxt = Seq(s.net.tcb.rcv_nxt.get());
     if seg.seq.before(nxt) && seg.seq_len() > 0 && !seg.flags.has(TcpFlags::SYN) {
-        quick(&s.tcb);
+        quick(&s.net.tcb);
         let end = seg.seq.add(seg.seq_len()).earliest(nxt);
-        sack::note_twice(&s.tcb, seg.seq, end);
+        sack::note_twice(&s.net.tcb, seg.seq, end);
     }
-    let again = seg.flags.has(TcpFlags::SYN) && seg.seq == Seq(s.tcb.irs.get());
+    let again = seg.flags.has(TcpFlags::SYN) && seg.seq == Seq(s.net.tcb.irs.get());
     if again && s.tcp_state() == TcpState::SynRcvd {
         // The peer did not get our SYN-ACK: its SYN again.
         tx::send_syn_ack(l, id);
@@ -167,12 +168,12 @@ pub(super) fn quick(t: &Tcb) {
 
 /// Two ends that disagree must not answer one another for ever: segments that carry neither data nor FIN are answered
 /// once in 500 ms (as Linux's `tcp_invalid_ratelimit`).
-pub(super) fn answered_lately(l: &Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
+pub(super) fn answered_lately(l: &Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) -> bool {
     let syn = seg.flags.has(TcpFlags::SYN);
     if !syn && (seg.len > 0 || seg.flags.has(TcpFlags::FIN)) {
         return false;
     }
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let last = t.challenge_at.get();
     if last != 0 && l.env.now.since(Instant(last)) < 500 * MS {
         return true;

@@ -2,6 +2,7 @@
 //! the ACK of our FIN brings.
 
 use super::{Seg, Step, acceptable, challenge, count, may_challenge};
+use crate::sock::net::NetSock;
 use crate::sock::{Kind, SHUT_WR, Sock, SockId, flag, sendq};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
@@ -20,8 +21,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
         count!(l, tcp_drop_no_ack);
         return Step::Done;
     }
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     if s.tcp_state() == TcpState::SynRcvd && syn_rcvd(l, p, seg, id) == Step::Done {
         return Step::Done;
     }
@@ -62,7 +63,7 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
     }
     loss::acknowledged(l, id, echo, &mut a);
     if a.has(tell::ADVANCED) {
-        has_room(l, id, s);
+        has_room(l, id, &s);
         finish_states(l, id, s);
         if s.kind() != Kind::Tcp || s.tcp_state() == TcpState::Closed {
             return Step::Done;
@@ -85,8 +86,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
 }
 
 /// It acknowledges what was acknowledged before the last window, or was never sent.
-fn is_ancient(s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+fn is_ancient(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     let una = Seq(t.snd_una.get());
     if !seg.ack.before(una) {
         return false;
@@ -110,8 +111,8 @@ fn echo_of(t: &Tcb, seg: &Seg<'_>) -> Option<u32> {
 }
 
 /// An ACK from before SND.UNA: its SACK blocks are news at the most, neither its window nor its time count.
-fn old(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
-    let t = &s.tcb;
+fn old(l: &mut Locked<'_, '_, '_>, id: SockId, s: NetSock<'_>, seg: &Seg<'_>) -> Step {
+    let t = &s.net.tcb;
     if seg.hdr.options.sack_n > 0 && t.tflags.get() & tflag::SACK != 0 {
         let mut a = Ack::new(l.st.flight(id), l.env.now);
         let _: Option<u32> = echo_of(t, seg);
@@ -127,8 +128,8 @@ fn old(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step 
 
 /// The segment is discarded with a challenge ACK. Not so, as in Linux, when it is the next data and nothing else: whoever
 /// knows all that its header prediction compares is no blind attacker.
-fn too_old(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> Step {
-    let t = &s.tcb;
+fn too_old(l: &mut Locked<'_, '_, '_>, id: SockId, s: NetSock<'_>, seg: &Seg<'_>) -> Step {
+    let t = &s.net.tcb;
     let predicted = is_predicted(s, seg);
     if predicted {
         acceptable::take_stamp(l, s, seg);
@@ -144,8 +145,8 @@ fn too_old(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock, seg: &Seg<'_>) -> S
 }
 
 /// Linux's header prediction: the next data, and nothing else is new.
-fn is_predicted(s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+fn is_predicted(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     let o = &seg.hdr.options;
     s.tcp_state() == TcpState::Established
         && seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK
@@ -154,14 +155,15 @@ fn is_predicted(s: &Sock, seg: &Seg<'_>) -> bool {
         && (seg.len == 0 || s.bytes_in.load(Relaxed) > 0)
         && window_of(t, seg) == t.snd_wnd.get()
         && t.ooo.get().is_none()
-        && t.tflags.get() & (tflag::FIN_SEEN | tflag::URG_IN) == 0
+        && t.tflags.get() & tflag::FIN_SEEN == 0
+        && s.urg.load(Relaxed) == 0
         && (t.tflags.get() & tflag::TS == 0 || o.ts.is_some() && o.sack_n == 0)
 }
 
 /// SYN_RCVD: the ACK of our SYN establishes the connection.
 fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     if seg.ack != Seq(t.iss.get()).add(1)
         && !seg.ack.in_window(
             Seq(t.iss.get()).add(1),
@@ -218,8 +220,8 @@ fn window_of(t: &Tcb, seg: &Seg<'_>) -> u32 {
 }
 
 /// Linux's `tcp_may_update_window`.
-pub(super) fn may_update_window(s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+pub(super) fn may_update_window(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     let wl1 = Seq(t.snd_wl1.get());
     let larger = window_of(t, seg) > t.snd_wnd.get() || seg.hdr.window == 0;
     seg.ack.after(Seq(t.snd_una.get())) || seg.seq.after(wl1) || seg.seq == wl1 && larger
@@ -228,8 +230,8 @@ pub(super) fn may_update_window(s: &Sock, seg: &Seg<'_>) -> bool {
 /// SND.WND, guarded by WL1 against old segments. As Linux, a segment that acknowledges something new counts
 /// whatever its sequence number: it may be repeated data with the peer's present window, and a window that was kept
 /// would reach as far beyond its edge as SND.UNA moves. True: it was taken.
-fn update_window(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
-    let t = &s.tcb;
+fn update_window(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     let wl1 = Seq(t.snd_wl1.get());
     let may = may_update_window(s, seg);
     if may {
@@ -244,8 +246,8 @@ fn update_window(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) -> bool {
 }
 
 /// SND.UNA moves.
-fn advance(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
-    let t = &s.tcb;
+fn advance(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) {
+    let t = &s.net.tcb;
     let una = Seq(t.snd_una.get());
     let acked = seg.ack.since(una);
     let fin = t.tflags.get() & tflag::FIN_SENT != 0 && seg.ack == Seq(t.snd_nxt.get());
@@ -260,16 +262,15 @@ fn advance(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
 
 /// Room for the program to write.
 fn has_room(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock) {
-    let queued = s.sq_len.load(Relaxed);
-    if s.has(flag::NOSPACE) && user::send::has_space(l.st, s, queued) {
+    if s.has(flag::NOSPACE) && user::send::has_space(l.st, id) {
         s.clear_flag(flag::NOSPACE);
         l.raise(id, ev::SPACE);
     }
 }
 
 /// What the acknowledgment of our FIN changes.
-fn finish_states(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock) {
-    if s.tcb.tflags.get() & tflag::FIN_ACKED == 0 {
+fn finish_states(l: &mut Locked<'_, '_, '_>, id: SockId, s: NetSock<'_>) {
+    if s.net.tcb.tflags.get() & tflag::FIN_ACKED == 0 {
         return;
     }
     match s.tcp_state() {

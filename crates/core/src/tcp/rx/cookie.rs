@@ -54,7 +54,7 @@ pub(super) fn offer(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, li
     let iss = seg
         .seq
         .add(mark(l, ends, clock(l), index.unwrap_or(0) as u32));
-    let s = l.st.sock(listener);
+    let s = l.st.net(listener);
     let mut answer = TcpOpts::default();
     let ecn = peer.ts.is_some() && l.st.opts.ecn != 0 && ecn::is_asked(p, seg.flags);
     if let Some((val, _)) = peer.ts {
@@ -66,10 +66,10 @@ pub(super) fn offer(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, li
         }
         answer.ts = Some((own_time(l, ends, bits), val));
         answer.sack_permitted = peer.sack_permitted;
-        answer.wscale = peer.wscale.map(|_| user::connect::own_scale(l, s) as u8);
+        answer.wscale = peer.wscale.map(|_| user::connect::own_scale(l, &s) as u8);
     }
     // While a listener listens nothing else is noted here.
-    s.tcb.challenge_at.set(l.env.now.0.max(1));
+    s.net.tcb.challenge_at.set(l.env.now.0.max(1));
     count!(l, tcp_cookies_out);
     tx::send_cookie(l, p, seg, listener, iss, (answer, ecn));
 }
@@ -103,8 +103,8 @@ pub(super) fn redeem(
     seg: &Seg<'_>,
     listener: SockId,
 ) -> Redeemed {
-    let s = l.st.sock(listener);
-    let last = s.tcb.challenge_at.get();
+    let s = l.st.net(listener);
+    let last = s.net.tcb.challenge_at.get();
     if seg.flags.has(TcpFlags::SYN)
         || last == 0
         || l.env.now.since(Instant(last)) > VALID
@@ -118,7 +118,7 @@ pub(super) fn redeem(
         count!(l, tcp_cookies_bad);
         return Redeemed::Stray;
     };
-    if s.acc_len.load(Relaxed) > s.backlog.get() {
+    if s.net.acc_len.load(Relaxed) > s.net.backlog.get() {
         count!(l, tcp_drop_backlog);
         return Redeemed::Waits;
     }
@@ -133,11 +133,12 @@ pub(super) fn redeem(
         return Redeemed::Waits;
     };
     count!(l, tcp_cookies_in);
-    let s = l.st.sock(child);
-    s.tcb.snd_nxt.set(opened.iss.add(1).0);
-    s.tcb
+    let s = l.st.net(child);
+    s.net.tcb.snd_nxt.set(opened.iss.add(1).0);
+    s.net
+        .tcb
         .rcv_adv
-        .set(irs.add(1).add(user::connect::initial_window(s)).0);
+        .set(irs.add(1).add(user::connect::initial_window(&s)).0);
     user::connect::arm_syn_timer(l, child);
     Redeemed::Opens(child)
 }

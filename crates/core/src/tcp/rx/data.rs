@@ -1,6 +1,7 @@
 //! Seventh: the payload. In order it goes to the receive queue; ahead of a hole to the reassembly queue.
 
 use super::{Seg, Step, acceptable, count, fin};
+use crate::sock::net::NetSock;
 use crate::sock::{SHUT_RD, Sock, SockId, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, Batch, BufId};
@@ -27,8 +28,8 @@ pub(super) fn step(
     seg: &mut Seg<'_>,
     id: SockId,
 ) -> Step {
-    let s = l.st.sock(id);
-    let nxt = Seq(s.tcb.rcv_nxt.get());
+    let s = l.st.net(id);
+    let nxt = Seq(s.net.tcb.rcv_nxt.get());
     let end = seg.seq.add(seg.seq_len());
     if end == seg.seq {
         return Step::Next;
@@ -51,9 +52,12 @@ pub(super) fn step(
     if !end.after(nxt) {
         // All of it came before, a FIN as well.
         count!(l, tcp_dup);
-        acceptable::quick(&s.tcb);
-        s.tcb.tflags.set(s.tcb.tflags.get() | tflag::ACK_AT_ONCE);
-        sack::note_twice(&s.tcb, seg.seq, end);
+        acceptable::quick(&s.net.tcb);
+        s.net
+            .tcb
+            .tflags
+            .set(s.net.tcb.tflags.get() | tflag::ACK_AT_ONCE);
+        sack::note_twice(&s.net.tcb, seg.seq, end);
         return Step::Done;
     }
     if seg.len == 0 {
@@ -62,7 +66,7 @@ pub(super) fn step(
     if !trim(l, s, seg) {
         return Step::Next;
     }
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let holes = !t.ooo.get().is_none() || t.tflags.get() & tflag::FIN_SEEN != 0;
     if seg.seq == Seq(t.rcv_nxt.get()) && !holes {
         in_order(l, p, seg, id)
@@ -72,8 +76,8 @@ pub(super) fn step(
 }
 
 /// Cuts what lies outside the window; false when nothing is left.
-fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
-    let t = &s.tcb;
+fn trim(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &mut Seg<'_>) -> bool {
+    let t = &s.net.tcb;
     let nxt = Seq(t.rcv_nxt.get());
     if seg.seq.before(nxt) {
         count!(l, tcp_dup);
@@ -105,13 +109,13 @@ fn trim(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &mut Seg<'_>) -> bool {
 /// The common case: straight to a waiting reader, or to the end of the receive queue.
 fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
     let st = l.st;
-    let s = st.sock(id);
+    let s = st.net(id);
     let mut windows = [ShmBytes::EMPTY; WINDOWS];
     let mut fresh: [Option<BufId>; WINDOWS] = [None; WINDOWS];
-    let direct = reader(p, s, id);
+    let direct = reader(p, &s, id);
     let (mut n, straight) = direct.map_or((0, 0), |d| d.next(seg.len, &mut windows));
     let mut left = seg.len - straight;
-    let tail = recvq::tail_room(st, s).filter(|(_, room)| *room > 0 && left > 0);
+    let tail = recvq::tail_room(st, &s).filter(|(_, room)| *room > 0 && left > 0);
     let mut appended = 0;
     let mut batch = Batch::new();
     if let Some((id, room)) = tail {
@@ -130,7 +134,10 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         let Some(b) = batch.next(st, left as usize) else {
             free(st, &fresh);
             count!(l, rx_drop_no_buffer);
-            s.tcb.tflags.set(s.tcb.tflags.get() | tflag::ACK_NOW);
+            s.net
+                .tcb
+                .tflags
+                .set(s.net.tcb.tflags.get() | tflag::ACK_NOW);
             return Step::Done;
         };
         let take = left.min(BUF_SIZE as u32);
@@ -158,15 +165,15 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         b.len.set(b.len.get() + appended);
     }
     for b in fresh.iter().flatten() {
-        recvq::append(st, s, *b);
+        recvq::append(st, &s, *b);
     }
-    recvq::publish(s, want);
+    recvq::publish(&s, want);
     if let Some(d) = direct.filter(|_| straight > 0) {
         count!(l, tcp_direct);
         d.add(straight);
-        recvq::note_taken(s, straight);
+        recvq::note_taken(&s, straight);
     }
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     ecn::data_arrived(t, p);
     t.rcv_nxt.set(seg.seq.add(want).0);
     t.rcv_adv
@@ -190,8 +197,8 @@ fn reader<'p>(p: &RxPkt<'p>, s: &Sock, id: SockId) -> Option<&'p Direct<'p>> {
 /// Ahead of a hole, or while holes exist.
 fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
     let st = l.st;
-    let s = st.sock(id);
-    let t = &s.tcb;
+    let s = st.net(id);
+    let t = &s.net.tcb;
     t.tflags.set(t.tflags.get() | tflag::ACK_AT_ONCE);
     ecn::data_arrived(t, p);
     if (st.buf_pressure() || reasm::is_crowded(s)) && seg.seq != Seq(t.rcv_nxt.get()) {
@@ -348,8 +355,8 @@ fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>,
 /// When to acknowledge (RFC 9293 section 3.8.6.3, RFC 5681 section 4.2): at once for every second segment, while
 /// holes exist, and in quick-ACK mode; else within the delayed-ACK time.
 pub(super) fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u32) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let mss = t.mss.get().max(536);
     let unit = unit.min(mss);
     if unit > t.rcv_mss.get() {

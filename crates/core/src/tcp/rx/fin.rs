@@ -1,7 +1,8 @@
 //! Eighth: FIN.
 
 use super::{Seg, count, data};
-use crate::sock::{SHUT_RD, Sock, SockId, flag};
+use crate::sock::net::NetSock;
+use crate::sock::{SHUT_RD, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
@@ -11,8 +12,8 @@ use core::sync::atomic::Ordering::Release;
 use flyover_wire::{Seq, TcpFlags};
 
 pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     if seg.flags.has(TcpFlags::FIN) {
         let at = seg.seq.add(seg.len);
         if at.after(Seq(t.rcv_nxt.get())) {
@@ -43,8 +44,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
 
 /// The FIN that was ahead of a hole is in order now, after our own. As Linux, its acknowledgment still says what was out
 /// of order (`tcp_fin` sends it from within `tcp_ofo_queue`).
-pub(super) fn is_next_while_closing(s: &Sock) -> bool {
-    let t = &s.tcb;
+pub(super) fn is_next_while_closing(s: NetSock<'_>) -> bool {
+    let t = &s.net.tcb;
     t.tflags.get() & tflag::FIN_SEEN != 0
         && t.rcv_fin.get() == t.rcv_nxt.get()
         && matches!(s.tcp_state(), TcpState::FinWait1 | TcpState::FinWait2)
@@ -52,8 +53,8 @@ pub(super) fn is_next_while_closing(s: &Sock) -> bool {
 
 /// The FIN is in order.
 fn take(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let next = match s.tcp_state() {
         TcpState::SynRcvd | TcpState::Established => TcpState::CloseWait,
         TcpState::FinWait1 if t.tflags.get() & tflag::FIN_ACKED != 0 => TcpState::TimeWait,

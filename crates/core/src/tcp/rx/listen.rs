@@ -2,7 +2,8 @@
 
 use super::cookie::{self, Redeemed};
 use super::{Seg, closed, count};
-use crate::sock::{Kind, Sock, SockId, flag, opts};
+use crate::sock::net::NetSock;
+use crate::sock::{Kind, SockId, flag, opts};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use crate::tcp::state::TcpState;
@@ -34,7 +35,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         count!(l, tcp_drop_state);
         return;
     }
-    let listener = l.st.sock(id);
+    let listener = l.st.net(id).net;
     let backlog = listener.backlog.get();
     // As Linux: a full accept queue refuses new SYNs silently; half-open ones are bounded apart.
     if listener.acc_len.load(Relaxed) > backlog {
@@ -61,7 +62,7 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         return;
     };
     tx::send_syn_ack(l, child);
-    if l.st.sock(child).tcb.t_rtx.get() == 0 {
+    if l.st.tcb(child).t_rtx.get() == 0 {
         // Else the neighbour is being resolved, and a sooner timer runs.
         user::connect::arm_syn_timer(l, child);
     }
@@ -92,7 +93,7 @@ pub(super) fn child_of(
         count!(l, tcp_drop_no_slot);
         return None;
     };
-    let s = l.st.sock(child);
+    let s = l.st.net(child);
     s.set_local(p.hdr.destination());
     s.set_remote(p.hdr.source());
     s.nic.set(p.nic as u32 + 1);
@@ -104,8 +105,8 @@ pub(super) fn child_of(
 }
 
 /// Takes the options of the SYN and our side's numbers.
-fn set_up(l: &mut Locked<'_, '_, '_>, s: &Sock, opened: &Opened) {
-    let t = &s.tcb;
+fn set_up(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, opened: &Opened) {
+    let t = &s.net.tcb;
     let (iss, irs) = (opened.iss, opened.irs);
     t.iss.set(iss.0);
     t.snd_una.set(iss.0);
@@ -148,19 +149,19 @@ impl Locked<'_, '_, '_> {
     /// A slot for a connection that came through this listener, with the listener's options.
     fn new_child(&mut self, listener: SockId) -> Option<SockId> {
         let st = self.st;
-        let id = self.alloc_slot(Kind::Tcp, 0).or_else(|| {
+        let id = self.alloc_slot(Kind::Tcp, true, 0).or_else(|| {
             self.recycle_time_wait();
-            self.alloc_slot(Kind::Tcp, 0)
+            self.alloc_slot(Kind::Tcp, true, 0)
         })?;
-        let (p, s) = (st.sock(listener), st.sock(id));
-        opts::inherit(p, s);
+        let (p, s) = (st.net(listener), st.sock(id));
+        opts::inherit(&p, s);
         // A listener that had been shut down before it listened: Linux's clone takes that along.
         s.shut.store(p.shut.load(Relaxed), Relaxed);
         s.parent.set(listener.into());
         s.parent_gen.set(p.gen_.load(Relaxed));
         s.set_flag(flag::CHILD | flag::IN_SYNQ | flag::ORPHAN);
-        p.children.set(p.children.get().wrapping_add(1));
-        p.syn_len.set(p.syn_len.get().wrapping_add(1));
+        p.net.children.set(p.net.children.get().wrapping_add(1));
+        p.net.syn_len.set(p.net.syn_len.get().wrapping_add(1));
         Some(id)
     }
 }

@@ -18,7 +18,8 @@ use super::state::TcpState;
 use super::tcb::tflag;
 use super::tx;
 use super::user::{self, handover::is_frozen};
-use crate::sock::{Kind, Sock, SockId};
+use crate::sock::net::NetSock;
+use crate::sock::{Kind, SockId};
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use core::sync::atomic::Ordering::Relaxed;
@@ -120,7 +121,7 @@ fn is_bereft(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
 }
 
 fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
-    let s = l.st.sock(id);
+    let s = l.st.net(id);
     // A merged frame counts as what the peer sent, as in the kernel.
     let unit = match u32::from(p.meta.gso_size) {
         0 => u32::MAX,
@@ -131,12 +132,15 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
         s.segs_in.load(Relaxed).wrapping_add(segments.max(1)),
         Relaxed,
     );
-    s.data_in.set(s.data_in.get().wrapping_add(segments));
-    if is_frozen(s) {
+    s.net
+        .tcb
+        .data_in
+        .set(s.net.tcb.data_in.get().wrapping_add(segments));
+    if is_frozen(&s) {
         count!(l, tcp_drop_moved);
         return;
     }
-    s.tcb.last_rx.set(l.env.now.0);
+    s.last_rx.set(l.env.now.0);
     if s.nic.get() == 0 {
         s.nic.set(p.nic as u32 + 1);
     }
@@ -145,7 +149,7 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
         TcpState::Closed | TcpState::Listen => closed::handle(l, p, seg),
         TcpState::SynSent => syn_sent::handle(l, p, seg, id),
         TcpState::TimeWait => time_wait::handle(l, p, seg, id),
-        TcpState::FinWait2 if time_wait::is_alone(s) => time_wait::fin_wait_2(l, p, seg, id),
+        TcpState::FinWait2 if time_wait::is_alone(&s) => time_wait::fin_wait_2(l, p, seg, id),
         _ => synchronised(l, p, seg, id),
     }
     l.st.state.intent.store(before, Relaxed);
@@ -153,8 +157,8 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
 
 /// What is sent now does not wait for the end of the batch: the peer counts our duplicate ACKs, and each of its own says
 /// how much may go out.
-fn is_unusual(s: &Sock) -> bool {
-    let t = &s.tcb;
+fn is_unusual(s: NetSock<'_>) -> bool {
+    let t = &s.net.tcb;
     s.kind() == Kind::Tcp && (t.tflags.get() & tflag::ACK_EACH != 0 || t.cc_phase() != Phase::Open)
 }
 
@@ -174,7 +178,7 @@ fn synchronised(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, mut seg: Seg<'_>, id:
         fin::step(l, &seg, id);
     }
     l.post(id);
-    if is_unusual(l.st.sock(id)) {
+    if is_unusual(l.st.net(id)) {
         tx::output(l, id);
     }
 }
@@ -182,8 +186,8 @@ fn synchronised(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, mut seg: Seg<'_>, id:
 impl Locked<'_, '_, '_> {
     /// After a step that ended early: transmit only what became due.
     fn post_if_acking(&mut self, id: SockId) {
-        let s = self.st.sock(id);
-        if s.kind() == crate::sock::Kind::Tcp && s.tcb.tflags.get() & tflag::ACK_NOW != 0 {
+        let s = self.st.net(id);
+        if s.kind() == crate::sock::Kind::Tcp && s.net.tcb.tflags.get() & tflag::ACK_NOW != 0 {
             self.post(id);
         }
     }
@@ -197,7 +201,7 @@ fn challenge(l: &mut Locked<'_, '_, '_>, id: SockId) {
 }
 
 fn may_challenge(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     let last = t.challenge_at.get();
     if last != 0 && l.env.now.since(crate::time::Instant(last)) < 500 * crate::time::MS {
         return false;

@@ -13,8 +13,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) -> Ste
     if !seg.flags.has(TcpFlags::RST) {
         return Step::Next;
     }
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     // As Linux: a peer may send its reset behind what we hold out of order.
     let behind = t.tflags.get() & tflag::SACK != 0 && sack::highest_received(t) == Some(seg.seq);
     let before_fin = acceptable::is_reset_before_fin(s, seg);

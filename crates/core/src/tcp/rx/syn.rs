@@ -13,9 +13,9 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
     if !seg.flags.has(TcpFlags::SYN) {
         return Step::Next;
     }
-    let s = l.st.sock(id);
+    let s = l.st.net(id);
     if s.tcp_state() == TcpState::SynRcvd {
-        let t = &s.tcb;
+        let t = &s.net.tcb;
         // Simultaneous open: the peer's SYN-ACK repeats its SYN (RFC 9293 section 3.5).
         if seg.flags.has(TcpFlags::ACK) && seg.seq.add(1) == Seq(t.rcv_nxt.get()) {
             sack::note_twice(t, seg.seq, seg.seq.add(1));

@@ -2,7 +2,8 @@
 
 use super::{Seg, count};
 use crate::error::Error;
-use crate::sock::{Sock, SockId};
+use crate::sock::SockId;
+use crate::sock::net::NetSock;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use crate::stack::wake::ev;
@@ -12,8 +13,8 @@ use crate::tcp::{cc, ecn, rtt, tx, user};
 use flyover_wire::{Seq, TcpFlags};
 
 pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let acked = seg.flags.has(TcpFlags::ACK);
     if acked && seg.ack != Seq(t.snd_nxt.get()) {
         count!(l, tcp_drop_bad_ack);
@@ -76,15 +77,15 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     }
 }
 
-fn take_syn(l: &mut Locked<'_, '_, '_>, s: &Sock, seg: &Seg<'_>) {
-    let t = &s.tcb;
+fn take_syn(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) {
+    let t = &s.net.tcb;
     t.irs.set(seg.seq.0);
     t.rcv_nxt.set(seg.seq.add(1).0);
     t.drs_seq.set(t.rcv_nxt.get());
     t.rcv_adv.set(
         t.rcv_nxt
             .get()
-            .wrapping_add(user::connect::initial_window(s)),
+            .wrapping_add(user::connect::initial_window(&s)),
     );
     t.last_ack_sent.set(t.rcv_nxt.get());
     // What we did not offer cannot be agreed.

@@ -17,8 +17,8 @@ pub(super) fn is_alone(s: &Sock) -> bool {
 
 /// FIN_WAIT_2 without a program (the first half of Linux's `tcp_timewait_state_process`).
 pub(super) fn fin_wait_2(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let (nxt, edge) = (Seq(t.rcv_nxt.get()), Seq(t.rcv_adv.get()));
     let end = seg.seq.add(seg.seq_len());
     let within = seg.seq == nxt
@@ -56,8 +56,8 @@ pub(super) fn fin_wait_2(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>
 }
 
 pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     if seg.flags.has(TcpFlags::RST) {
         count!(l, tcp_rst_in);
         if seg.seq == Seq(t.rcv_nxt.get()) && !acceptable::is_old(l, s, &seg) {

@@ -2,29 +2,29 @@
 //! the stream when the data arrives, unless `SO_OOBINLINE`.
 
 use super::Seg;
-use crate::sock::{SockId, flag, recvq};
+use crate::sock::{SockId, flag, recvq, urg};
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
-use crate::tcp::tcb::tflag;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_wire::{Seq, TcpFlags};
 
 pub(super) fn step(l: &mut Locked<'_, '_, '_>, seg: &Seg<'_>, id: SockId) {
     if !seg.flags.has(TcpFlags::URG) {
         return;
     }
-    let t = &l.st.sock(id).tcb;
+    let s = l.st.net(id);
     // As Linux, a pointer of 0 means the first byte, as 1 does.
     let at = seg.seq.add(u32::from(seg.hdr.urgent.max(1)) - 1);
-    if at.before(Seq(t.rcv_nxt.get())) {
+    if at.before(Seq(s.net.tcb.rcv_nxt.get())) {
         return;
     }
-    let f = t.tflags.get();
-    if f & tflag::URG_IN != 0 && !at.after(Seq(t.rcv_up.get())) {
+    let announced = s.urg.load(Relaxed) & urg::ANNOUNCED != 0;
+    if announced && !at.after(Seq(s.rcv_up.get())) {
         return;
     }
     pass_over(l, id);
-    t.rcv_up.set(at.0);
-    t.tflags.set((f | tflag::URG_IN) & !tflag::OOB_HERE);
+    s.rcv_up.set(at.0);
+    s.urg.store(urg::ANNOUNCED, Release);
     l.raise(id, ev::PRI);
 }
 

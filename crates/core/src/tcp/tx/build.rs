@@ -1,6 +1,7 @@
 //! Segments: header, options, windows over the queued bytes, and the way to the V-NIC.
 
 use crate::ip::tx::{NoWay, Way, way};
+use crate::sock::net::NetSock;
 use crate::sock::{Sock, SockId, flag, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
@@ -94,8 +95,8 @@ fn options(l: &Locked<'_, '_, '_>, t: &Tcb, with_sack: bool) -> TcpOpts {
 
 /// The window to offer now, in bytes: the free receive buffer, never less than what was offered before, and no
 /// silly small step (RFC 9293 section 3.8.6.2.2).
-pub(crate) fn window_to_offer(st: Stack<'_>, s: &Sock) -> u32 {
-    let t = &s.tcb;
+pub(crate) fn window_to_offer(st: Stack<'_>, s: NetSock<'_>) -> u32 {
+    let t = &s.net.tcb;
     let queued = s.rq_available();
     let offered = Seq(t.rcv_adv.get())
         .diff(Seq(t.rcv_nxt.get()))
@@ -121,8 +122,8 @@ pub(crate) fn window_to_offer(st: Stack<'_>, s: &Sock) -> u32 {
 }
 
 /// The window field, and RCV.ADV with it.
-fn window_field(st: Stack<'_>, s: &Sock) -> u16 {
-    let t = &s.tcb;
+fn window_field(st: Stack<'_>, s: NetSock<'_>) -> u16 {
+    let t = &s.net.tcb;
     let wnd = window_to_offer(st, s);
     let scale = t.rcv_scale.get().min(14);
     let field = wnd.div_ceil(1 << scale).min(0xffff);
@@ -151,8 +152,8 @@ fn acknowledged(l: &mut Locked<'_, '_, '_>, t: &Tcb) {
 /// Sends a stretch of the stream.
 pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> Out {
     let st = l.st;
-    let s = st.sock(id);
-    let t = &s.tcb;
+    let s = st.net(id);
+    let t = &s.net.tcb;
     let way = match ready_way(l, id) {
         Ok(w) => w,
         Err(out) => return out,
@@ -232,8 +233,8 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
 
 /// The way out, or what to do without one.
 fn ready_way(l: &mut Locked<'_, '_, '_>, id: SockId) -> Result<Way, Out> {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     match way(l, s) {
         Ok(w) => {
             if t.tflags.get() & tflag::BLOCKED != 0 {
@@ -262,7 +263,7 @@ pub(super) fn next_ip_id(st: Stack<'_>) -> u16 {
 /// Gives header and payload to the V-NIC.
 fn push(
     l: &mut Locked<'_, '_, '_>,
-    s: &Sock,
+    s: NetSock<'_>,
     way: &Way,
     spec: &TcpSpec<'_>,
     payload: &[ShmBytes<'_>],
@@ -277,8 +278,10 @@ fn push(
         s.segs_out.load(Relaxed).wrapping_add(segments.max(1)),
         Relaxed,
     );
-    s.data_out.set(s.data_out.get().wrapping_add(segments));
-    s.tcb.wstamp.set(micros(l.env.now));
+    s.net
+        .data_out
+        .set(s.net.data_out.get().wrapping_add(segments));
+    s.net.tcb.wstamp.set(micros(l.env.now));
     transmit(l, way, spec, payload, gso)
 }
 
@@ -324,31 +327,41 @@ fn bare(
     options: &TcpOpts,
 ) -> bool {
     let st = l.st;
-    let s = st.sock(id);
+    let s = st.net(id);
     let way = match way(l, s) {
         Ok(w) => w,
         Err(NoWay::Wait | NoWay::Busy) => {
-            s.tcb.tflags.set(s.tcb.tflags.get() | tflag::BLOCKED);
+            s.net
+                .tcb
+                .tflags
+                .set(s.net.tcb.tflags.get() | tflag::BLOCKED);
             timers::retry(l, id, MS);
             return false;
         }
         Err(NoWay::Unreachable) => return false,
     };
     let syn = flags.has(TcpFlags::SYN);
-    let flags = if syn { flags } else { ecn::echo(&s.tcb, flags) };
+    let flags = if syn {
+        flags
+    } else {
+        ecn::echo(&s.net.tcb, flags)
+    };
     let window = if syn {
         // RFC 7323 section 2.2: never scaled in a SYN.
-        let wnd = user::connect::initial_window(s).min(0xffff);
-        let adv = Seq(s.tcb.rcv_nxt.get()).add(wnd);
+        let wnd = user::connect::initial_window(&s).min(0xffff);
+        let adv = Seq(s.net.tcb.rcv_nxt.get()).add(wnd);
         if flags.has(TcpFlags::ACK) {
-            s.tcb.rcv_adv.set(adv.latest(Seq(s.tcb.rcv_adv.get())).0);
+            s.net
+                .tcb
+                .rcv_adv
+                .set(adv.latest(Seq(s.net.tcb.rcv_adv.get())).0);
         }
         wnd as u16
     } else {
         window_field(st, s)
     };
     let ack = if flags.has(TcpFlags::ACK) {
-        Seq(s.tcb.rcv_nxt.get())
+        Seq(s.net.tcb.rcv_nxt.get())
     } else {
         Seq(0)
     };
@@ -385,7 +398,7 @@ fn bare(
 
 /// A bare ACK.
 pub(crate) fn send_ack(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     let options = options(l, t, true);
     if bare(l, id, Seq(t.snd_nxt.get()), TcpFlags::ACK, &options) {
         acknowledged(l, t);
@@ -394,14 +407,14 @@ pub(crate) fn send_ack(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// A segment below the window that the peer must answer: zero-window and keep-alive probe.
 pub(crate) fn send_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     let options = options(l, t, false);
     let _: bool = bare(l, id, Seq(t.snd_una.get()).back(1), TcpFlags::ACK, &options);
 }
 
 /// Options of a SYN: what we can do.
-fn syn_options(l: &Locked<'_, '_, '_>, s: &Sock, answer: bool) -> TcpOpts {
-    let t = &s.tcb;
+fn syn_options(l: &Locked<'_, '_, '_>, s: NetSock<'_>, answer: bool) -> TcpOpts {
+    let t = &s.net.tcb;
     let f = t.tflags.get();
     let mut o = TcpOpts {
         mss: Some(user::connect::our_mss(s)),
@@ -421,8 +434,8 @@ fn syn_options(l: &Locked<'_, '_, '_>, s: &Sock, answer: bool) -> TcpOpts {
 
 /// The SYN of an active open; also its retransmission.
 pub(crate) fn send_syn(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let options = syn_options(l, s, false);
     let mut flags = TcpFlags::SYN;
     if l.st.opts.ecn == 1 && t.backoff.get() == 0 {
@@ -437,8 +450,8 @@ pub(crate) fn send_syn(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// The SYN-ACK of a passive or simultaneous open; also its retransmission.
 pub(crate) fn send_syn_ack(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let options = syn_options(l, s, true);
     let mut flags = TcpFlags::SYN.with(TcpFlags::ACK);
     if t.tflags.get() & tflag::ECN != 0 {
@@ -463,7 +476,7 @@ pub(crate) fn send_rst(l: &mut Locked<'_, '_, '_>, id: SockId) {
     if l.st.sock(id).has(flag::PAIRED) {
         return crate::local::reset_peer(l, id);
     }
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     count!(l, tcp_rst_out);
     let options = options(l, t, true);
     let flags = TcpFlags::RST.with(TcpFlags::ACK);

@@ -2,7 +2,8 @@
 //! sections 3.7.4 and 3.8.6.2.1), and what the V-NIC takes at once.
 
 use super::build::{Piece, header_room, segment_room};
-use crate::sock::{Sock, SockId, flag};
+use crate::sock::net::NetSock;
+use crate::sock::{SockId, flag};
 use crate::stack::Stack;
 use crate::stack::locked::Env;
 use crate::tcp::cc::Phase;
@@ -16,15 +17,15 @@ use flyover_wire::Seq;
 
 /// The next piece of new data, or a FIN, that may be sent; None: nothing now.
 pub(crate) fn next_piece(st: Stack<'_>, id: SockId, env: &mut Env<'_>) -> Option<Piece> {
-    let (s, flight) = (st.sock(id), st.flight(id));
-    let t = &s.tcb;
+    let (s, flight) = (st.net(id), st.flight(id));
+    let t = &s.net.tcb;
     let f = t.tflags.get();
     if f & tflag::FIN_SENT != 0 {
         return None;
     }
     let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
     let sent = nxt.since(una);
-    let queued = s.sq_len.load(Relaxed);
+    let queued = s.net.sq_len.load(Relaxed);
     let unsent = queued.saturating_sub(sent);
     let fin_due = f & tflag::FIN_QUEUED != 0;
     if unsent == 0 {
@@ -84,7 +85,12 @@ const RECENT: u32 = 1_000;
 
 /// What may go is little, and more of it can go at once with the next acknowledgment, which comes soon: as Linux's
 /// `tcp_tso_should_defer`, for the sake of larger bursts.
-fn is_put_off(s: &Sock, t: Flight<'_>, now: Instant, (unsent, wnd, cwnd): (u32, u32, u32)) -> bool {
+fn is_put_off(
+    s: NetSock<'_>,
+    t: Flight<'_>,
+    now: Instant,
+    (unsent, wnd, cwnd): (u32, u32, u32),
+) -> bool {
     let limit = wnd.min(cwnd);
     let mss = t.mss.get().max(1);
     if t.cc_phase() >= Phase::Recovery
@@ -107,8 +113,8 @@ fn is_put_off(s: &Sock, t: Flight<'_>, now: Instant, (unsent, wnd, cwnd): (u32, 
 
 /// Nagle (RFC 1122 section 4.2.3.4), `TCP_CORK` and `MSG_MORE`. As Linux, in Minshall's form: a small segment waits for
 /// the one small segment in flight, not for full ones, so that the tail of a large write goes out at once.
-fn holds_back(s: &Sock, f: u32) -> bool {
-    let t = &s.tcb;
+fn holds_back(s: NetSock<'_>, f: u32) -> bool {
+    let t = &s.net.tcb;
     let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
     if oob::is_sending(t) {
         // Urgent data waits for nothing.
@@ -122,12 +128,12 @@ fn holds_back(s: &Sock, f: u32) -> bool {
 }
 
 /// Payload bytes that one frame may carry: a super-frame, or one segment.
-pub(super) fn largest(_st: Stack<'_>, s: &Sock, env: &mut Env<'_>, mss: u32) -> u32 {
+pub(super) fn largest(_st: Stack<'_>, s: NetSock<'_>, env: &mut Env<'_>, mss: u32) -> u32 {
     let nic = s.nic.get().wrapping_sub(1) as usize;
     let tso = env.nics.nic(nic).map_or(0, |n| n.caps().tso_max);
-    let room = tso.saturating_sub(header_room(s));
+    let room = tso.saturating_sub(header_room(&s));
     // Each segment has an urgent pointer of its own.
-    if room <= mss || oob::is_sending(&s.tcb) {
+    if room <= mss || oob::is_sending(&s.net.tcb) {
         return mss;
     }
     let room = room
@@ -137,16 +143,16 @@ pub(super) fn largest(_st: Stack<'_>, s: &Sock, env: &mut Env<'_>, mss: u32) -> 
 }
 
 /// Segments that Linux would send as one super-frame (`tcp_tso_autosize`), whatever the device can.
-pub(super) fn burst(s: &Sock) -> u32 {
-    let t = &s.tcb;
+pub(super) fn burst(s: NetSock<'_>) -> u32 {
+    let t = &s.net.tcb;
     let mss = t.mss.get().max(1);
     let half = (t.max_wnd.get() / 2).min(0xffff).max(mss);
     (millisecond(s, 0xffff) / mss).max(2).min(half / mss)
 }
 
 /// Counts a piece of one segment; `left`: segments left of the burst that it belongs to.
-pub(super) fn count_burst(s: &Sock, left: u32, piece: &mut Piece) -> u32 {
-    let t = &s.tcb;
+pub(super) fn count_burst(s: NetSock<'_>, left: u32, piece: &mut Piece) -> u32 {
+    let t = &s.net.tcb;
     let mss = segment_room(t);
     // Each segment has an urgent pointer of its own.
     if piece.len > mss || oob::is_sending(t) {
@@ -157,7 +163,7 @@ pub(super) fn count_burst(s: &Sock, left: u32, piece: &mut Piece) -> u32 {
         return left - 1;
     }
     let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
-    let unsent = s.sq_len.load(Relaxed).saturating_sub(flight);
+    let unsent = s.net.sq_len.load(Relaxed).saturating_sub(flight);
     let wnd = t.snd_wnd.get().saturating_sub(flight) / mss;
     burst(s)
         .min(unsent.div_ceil(mss))
@@ -167,8 +173,8 @@ pub(super) fn count_burst(s: &Sock, left: u32, piece: &mut Piece) -> u32 {
 
 /// What the connection sends in about a millisecond, at twice its present rate, as Linux's `tcp_tso_autosize`: a larger
 /// burst would only overflow the queue of a slow line. On paths shorter than half a millisecond the whole super-frame.
-fn millisecond(s: &Sock, whole: u32) -> u32 {
-    let t = &s.tcb;
+fn millisecond(s: NetSock<'_>, whole: u32) -> u32 {
+    let t = &s.net.tcb;
     let srtt = t.srtt.get();
     if srtt < MS / 2 {
         return whole;

@@ -29,12 +29,12 @@ const BURST: u32 = 64;
 
 /// Sends what is due on a connection.
 pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    if s.kind() != Kind::Tcp || is_frozen(s) {
+    let s = l.st.net(id);
+    if s.kind() != Kind::Tcp || is_frozen(&s) {
         return;
     }
     let state = s.tcp_state();
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     if state.transmits() {
         let held_up = rexmit::is_held_up(t);
         t.tflags.set(t.tflags.get() & !tflag::TX_FULL);
@@ -78,10 +78,10 @@ fn acknowledges(state: TcpState) -> bool {
 /// The override of RFC 9293 section 3.8.6.2.1: a window that stays smaller than a segment is used after all. False: it
 /// is closed, or nothing could be sent.
 pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
-    let queued = s.sq_len.load(Relaxed);
+    let queued = s.net.sq_len.load(Relaxed);
     let len = queued
         .saturating_sub(flight)
         .min(t.snd_wnd.get().saturating_sub(flight))
@@ -103,8 +103,8 @@ pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
 
 /// After a round of transmissions that began with SND.NXT at `first`: the probe's timer, and how far the window is used.
 fn sent_new(l: &mut Locked<'_, '_, '_>, id: SockId, first: u32) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let sent = t.snd_nxt.get() != first;
     if sent {
         let _: bool = timers::schedule_probe(l, id, false);
@@ -119,10 +119,10 @@ fn sent_new(l: &mut Locked<'_, '_, '_>, id: SockId, first: u32) {
 
 /// One more segment than the congestion window allows, whole. None: there is none, or the peer does not take it.
 pub(crate) fn send_beyond_cwnd(l: &mut Locked<'_, '_, '_>, id: SockId) -> Option<()> {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
-    let unsent = s.sq_len.load(Relaxed).saturating_sub(flight);
+    let unsent = s.net.sq_len.load(Relaxed).saturating_sub(flight);
     let whole = unsent.min(build::segment_room(t));
     (whole > 0 && t.snd_wnd.get().saturating_sub(flight) >= whole).then(|| {
         let _: bool = send_what_fits(l, id);
@@ -142,8 +142,8 @@ pub(crate) fn send_new_now(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// Sends new data and moves SND.NXT. False: nothing more can go out now.
 fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     match build::send_piece(l, id, piece) {
         Out::Sent(n) => {
             let end = piece.seq.add(n).add(u32::from(piece.fin));
@@ -169,7 +169,7 @@ fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
 
 /// `n` bytes of `piece` are in flight.
 fn went(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece, n: u32, end: Seq) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     let now = loss::micros(l.env.now);
     let before = t.packets_out.get();
     if before == 0 {

@@ -72,7 +72,7 @@ fn send_run(
     most: u32,
     marks: u32,
 ) -> Option<u32> {
-    let (s, flight) = (l.st.sock(id), l.st.flight(id));
+    let (s, flight) = (l.st.net(id), l.st.flight(id));
     let t = flight.tcb;
     if flight.len() + 2 > RUNS {
         flight.make_room();
@@ -88,7 +88,7 @@ fn send_run(
     let mut r = flight.get(i)?;
     let off = r.start.since(Seq(t.snd_una.get()));
     let fin = r.has(mark::FIN);
-    let queued = s.sq_len.load(Relaxed);
+    let queued = s.net.sq_len.load(Relaxed);
     let piece = Piece {
         seq: r.start,
         off,
@@ -141,7 +141,7 @@ fn note(l: &Locked<'_, '_, '_>, flight: Flight<'_>, i: usize, r: Run, marks: u32
 
 /// How many bytes of the run go out: whole segments within the peer's window; beyond a window that was shut, one.
 fn length(l: &mut Locked<'_, '_, '_>, id: SockId, i: usize, most: u32) -> Option<u32> {
-    let (s, flight) = (l.st.sock(id), l.st.flight(id));
+    let (s, flight) = (l.st.net(id), l.st.flight(id));
     let t = flight.tcb;
     let mss = build::segment_room(t);
     let frame = largest(l.st, s, l.env, mss) / mss;

@@ -9,7 +9,7 @@ use crate::tcp::state::TcpState;
 use crate::tcp::tcb::rtx;
 use crate::tcp::{rtt, timers};
 use crate::time::Instant;
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use flyover_shm::OptIdx;
 
 impl Locked<'_, '_, '_> {
@@ -20,18 +20,19 @@ impl Locked<'_, '_, '_> {
     /// [`Error::WouldBlock`] when the queue is empty, [`Error::Invalid`] when the socket does not listen.
     pub fn tcp_accept(&mut self, id: SockId) -> Result<SockRef, Error> {
         let st = self.st;
-        let p = st.sock(id);
+        let p = st.net(id);
         if p.tcp_state() != TcpState::Listen {
             return Err(Error::Invalid);
         }
-        let child = p.acc_head.get().opt().ok_or(Error::WouldBlock)?;
+        let child = p.net.acc_head.get().opt().ok_or(Error::WouldBlock)?;
         let s = st.sock(child);
-        p.acc_head.set(s.acc_next.get());
-        if p.acc_head.get().is_none() {
-            p.acc_tail.set(OptIdx::NONE);
+        p.net.acc_head.set(s.acc_next.get());
+        if p.net.acc_head.get().is_none() {
+            p.net.acc_tail.set(OptIdx::NONE);
         }
-        p.acc_len
-            .store(p.acc_len.load(Relaxed).saturating_sub(1), Release);
+        p.net
+            .acc_len
+            .store(p.net.acc_len.load(Relaxed).saturating_sub(1), Release);
         crate::stretch::place();
         s.acc_next.set(OptIdx::NONE);
         s.holder.set(u32::from(self.env.me) + 1);
@@ -43,20 +44,30 @@ impl Locked<'_, '_, '_> {
     /// Gives an accepted connection back to the front of the queue: its descriptor could not be made.
     pub fn unaccept(&mut self, listener: SockId, child: SockId) {
         let st = self.st;
-        let (p, s) = (st.sock(listener), st.sock(child));
+        let (p, s) = (st.net(listener), st.sock(child));
         if p.tcp_state() != TcpState::Listen {
             self.abort(child);
             return;
         }
         s.holder.set(0);
-        s.acc_next.set(p.acc_head.get());
-        if p.acc_head.get().is_none() {
-            p.acc_tail.set(child.into());
+        s.acc_next.set(p.net.acc_head.get());
+        if p.net.acc_head.get().is_none() {
+            p.net.acc_tail.set(child.into());
         }
-        p.acc_head.set(child.into());
-        p.acc_len
-            .store(p.acc_len.load(Relaxed).wrapping_add(1), Release);
+        p.net.acc_head.set(child.into());
+        p.net
+            .acc_len
+            .store(p.net.acc_len.load(Relaxed).wrapping_add(1), Release);
         s.set_flag(flag::IN_ACCEPTQ | flag::ORPHAN);
+    }
+}
+
+impl Stack<'_> {
+    /// Connections of a listener that wait to be accepted. Needs no lock.
+    #[inline]
+    pub fn to_accept(self, listener: SockId) -> u32 {
+        self.net_of(listener)
+            .map_or(0, |p| p.net.acc_len.load(Acquire))
     }
 }
 
@@ -80,7 +91,7 @@ pub(crate) fn establish_child(l: &mut Locked<'_, '_, '_>, child: SockId) -> bool
     let Some(parent) = s.parent.get().opt() else {
         return true;
     };
-    let p = st.sock(parent);
+    let p = st.net(parent);
     let alive = p.gen_.load(Relaxed) == s.parent_gen.get() && p.tcp_state() == TcpState::Listen;
     if !alive {
         // The listener closed meanwhile: as Linux, the child is reset.
@@ -88,7 +99,7 @@ pub(crate) fn establish_child(l: &mut Locked<'_, '_, '_>, child: SockId) -> bool
         l.destroy(child);
         return false;
     }
-    if p.acc_len.load(Relaxed) > p.backlog.get() {
+    if p.net.acc_len.load(Relaxed) > p.net.backlog.get() {
         if st.opts.abort_on_overflow {
             crate::tcp::tx::send_rst(l, child);
             l.destroy(child);
@@ -97,16 +108,17 @@ pub(crate) fn establish_child(l: &mut Locked<'_, '_, '_>, child: SockId) -> bool
     }
     if s.has(flag::IN_SYNQ) {
         s.clear_flag(flag::IN_SYNQ);
-        p.syn_len.set(p.syn_len.get().saturating_sub(1));
+        p.net.syn_len.set(p.net.syn_len.get().saturating_sub(1));
     }
     s.acc_next.set(OptIdx::NONE);
-    match p.acc_tail.get().opt() {
+    match p.net.acc_tail.get().opt() {
         Some(t) => st.sock(t).acc_next.set(child.into()),
-        None => p.acc_head.set(child.into()),
+        None => p.net.acc_head.set(child.into()),
     }
-    p.acc_tail.set(child.into());
-    p.acc_len
-        .store(p.acc_len.load(Relaxed).wrapping_add(1), Release);
+    p.net.acc_tail.set(child.into());
+    p.net
+        .acc_len
+        .store(p.net.acc_len.load(Relaxed).wrapping_add(1), Release);
     s.set_flag(flag::IN_ACCEPTQ);
     l.raise(parent, ev::DATA);
     true
@@ -122,7 +134,7 @@ const OVERDUE: u32 = 2;
 /// counts (`tcp_check_req` of Linux).
 pub(crate) fn is_put_off(l: &mut Locked<'_, '_, '_>, child: SockId, data: bool) -> bool {
     let st = l.st;
-    let s = st.sock(child);
+    let s = st.net(child);
     let Some(parent) = s.parent.get().opt() else {
         return false;
     };
@@ -132,7 +144,7 @@ pub(crate) fn is_put_off(l: &mut Locked<'_, '_, '_>, child: SockId, data: bool) 
     }
     if s.defer_accept.get() != PUT_OFF {
         s.defer_accept.set(PUT_OFF);
-        let t = &s.tcb;
+        let t = &s.net.tcb;
         if t.backoff.get() == 0 && t.rtt_at.get() != 0 {
             let ns = l.env.now.since(Instant(t.rtt_at.get()));
             rtt::sample(t, ns, &st.opts, l.env.now);

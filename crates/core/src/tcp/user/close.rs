@@ -81,11 +81,11 @@ impl Locked<'_, '_, '_> {
 
     /// Our FIN follows the queued data.
     pub(crate) fn queue_fin(&mut self, id: SockId) {
-        let s = self.st.sock(id);
+        let s = self.st.net(id);
         if s.has(flag::PAIRED) {
             return crate::local::fin(self, id);
         }
-        let t = &s.tcb;
+        let t = &s.net.tcb;
         let next = match s.tcp_state() {
             TcpState::Established | TcpState::SynRcvd => TcpState::FinWait1,
             TcpState::CloseWait => TcpState::LastAck,
@@ -218,20 +218,22 @@ impl Locked<'_, '_, '_> {
     /// To CLOSED, with the slot kept for the program.
     fn abort_state(&mut self, id: SockId) {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         crate::local::gone(self, id);
         st.unhash(id);
         wheel::disarm(st, id);
         self.unlink_time_wait(id);
-        let t = &s.tcb;
-        for d in [&t.t_rtx, &t.t_delack, &t.t_keep, &t.t_life] {
-            d.set(0);
+        if s.is_net() {
+            let t = &s.net.tcb;
+            for d in [&t.t_rtx, &t.t_delack, &t.t_keep, &t.t_life] {
+                d.set(0);
+            }
+            t.rtx_kind.set(rtx::NONE);
+            // What `SIOCOUTQ` goes on to tell.
+            t.recover.set(t.snd_una.get().wrapping_add(st.outq(id)));
+            t.tflags
+                .set(t.tflags.get() & !(tflag::ACK_NOW | tflag::FIN_QUEUED));
         }
-        t.rtx_kind.set(rtx::NONE);
-        // What `SIOCOUTQ` goes on to tell.
-        t.recover.set(t.snd_una.get().wrapping_add(st.outq(id)));
-        t.tflags
-            .set(t.tflags.get() & !(tflag::ACK_NOW | tflag::FIN_QUEUED));
         crate::sock::sendq::free_all(st, s);
         crate::tcp::reasm::free_all(st, s);
         let _: u32 = s.shut.fetch_or(SHUT_RD | SHUT_WR, AcqRel);
@@ -251,7 +253,7 @@ impl Locked<'_, '_, '_> {
 
     /// FIN_WAIT_2: an orphan does not wait for ever (`tcp_fin_timeout`, `TCP_LINGER2`).
     pub(crate) fn enter_fin_wait2(&mut self, id: SockId) {
-        let s = self.st.sock(id);
+        let s = self.st.net(id);
         if !s.has(flag::ORPHAN) {
             return;
         }
@@ -273,15 +275,15 @@ impl Locked<'_, '_, '_> {
         } else {
             u64::from(self.st.opts.fin_wait2_ms) * MS
         };
-        s.tcb.t_life.set(self.env.now.0.saturating_add(wait));
+        s.net.tcb.t_life.set(self.env.now.0.saturating_add(wait));
         timers::rearm(self, id);
     }
 
     /// TIME_WAIT: 60 s as Linux, in a list by age so that slots can be recycled.
     pub(crate) fn enter_time_wait(&mut self, id: SockId) {
         let st = self.st;
-        let s = st.sock(id);
-        let t = &s.tcb;
+        let s = st.net(id);
+        let t = &s.net.tcb;
         for d in [&t.t_rtx, &t.t_delack, &t.t_keep] {
             d.set(0);
         }
@@ -304,8 +306,7 @@ impl Locked<'_, '_, '_> {
     pub(crate) fn restart_time_wait(&mut self, id: SockId) {
         let wait = u64::from(self.st.opts.time_wait_ms) * MS;
         self.st
-            .sock(id)
-            .tcb
+            .tcb(id)
             .t_life
             .set(self.env.now.0.saturating_add(wait.max(MS)));
         timers::rearm(self, id);
@@ -347,23 +348,23 @@ impl Locked<'_, '_, '_> {
     /// A listener ends: what waits in its accept queue is reset.
     pub(crate) fn stop_listening(&mut self, id: SockId) {
         let st = self.st;
-        let p = st.sock(id);
+        let p = st.net(id);
         st.unhash(id);
         p.set_tcp_state(TcpState::Closed);
         let mut guard = st.limits().socks;
-        while let Some(child) = p.acc_head.get().opt() {
+        while let Some(child) = p.net.acc_head.get().opt() {
             if guard == 0 {
                 break;
             }
             guard -= 1;
             let s = st.sock(child);
-            p.acc_head.set(s.acc_next.get());
+            p.net.acc_head.set(s.acc_next.get());
             s.clear_flag(flag::IN_ACCEPTQ);
             self.abort(child);
         }
-        p.acc_tail.set(OptIdx::NONE);
-        p.acc_len.store(0, Release);
-        p.backlog.set(0);
+        p.net.acc_tail.set(OptIdx::NONE);
+        p.net.acc_len.store(0, Release);
+        p.net.backlog.set(0);
         let _ = p.shut.load(Relaxed);
         self.raise(id, ev::IN | ev::HUP | ev::RDHUP | ev::OUT);
     }

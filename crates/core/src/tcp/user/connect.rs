@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::ip::tx::{NoWay, way};
+use crate::sock::net::NetSock;
 use crate::sock::{Kind, Sock, SockId, flag};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
@@ -38,7 +39,7 @@ impl Locked<'_, '_, '_> {
         remote: Endpoint,
     ) -> Result<(), Error> {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.become_net(id);
         if s.kind() != Kind::Tcp {
             return Err(Error::Invalid);
         }
@@ -61,13 +62,14 @@ impl Locked<'_, '_, '_> {
             s.set_remote(Endpoint { port: 0, ..remote });
             return Err(Error::HostUnreachable);
         }
-        let t = &s.tcb;
+        let t = &s.net.tcb;
         let iss = isn(self, local, remote);
         t.iss.set(iss.0);
         t.snd_una.set(iss.0);
         t.snd_nxt.set(iss.0);
         init_tcb(self, s);
         t.tflags.set(tflag::ACTIVE);
+        s.urg.store(0, Relaxed);
         t.peer_mss.set(536);
         set_mss(self, s);
         cc::init(t, st.opts.initial_cwnd, self.env.now);
@@ -122,18 +124,18 @@ pub(crate) fn ts_offset(l: &Locked<'_, '_, '_>, local: Endpoint, remote: Endpoin
 }
 
 /// What both kinds of open set up alike.
-pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: &Sock) {
-    let t = &s.tcb;
+pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>) {
+    let t = &s.net.tcb;
     let o = &l.st.opts;
     t.rto.set(u64::from(o.rto_init_ms) * MS);
     t.ts_off.set(ts_offset(l, s.local(), s.remote()));
-    t.rcv_scale.set(own_scale(l, s));
+    t.rcv_scale.set(own_scale(l, &s));
     t.rcv_mss.set(536);
     t.quick.set(0);
     t.data_at.set(0);
-    t.drs_space.set(initial_window(s));
+    t.drs_space.set(initial_window(&s));
     t.drs_time.set(l.env.now.0);
-    t.last_rx.set(l.env.now.0);
+    s.last_rx.set(l.env.now.0);
     t.recover.set(t.iss.get());
     t.snd_sml.set(t.iss.get());
 }
@@ -169,12 +171,12 @@ pub(crate) fn initial_window(s: &Sock) -> u32 {
 }
 
 /// The MSS that we announce: what the interface's MTU carries.
-pub(crate) fn our_mss(s: &Sock) -> u16 {
-    let mtu = match s.rt_mtu.get() {
+pub(crate) fn our_mss(s: NetSock<'_>) -> u16 {
+    let mtu = match s.net.rt_mtu.get() {
         0 => 1500,
         n => n,
     };
-    mss_within(s, s.remote().ip.is_v4(), mtu)
+    mss_within(&s, s.remote().ip.is_v4(), mtu)
 }
 
 /// The same for any peer of that family.
@@ -199,9 +201,9 @@ pub(crate) fn mss_of(o: &TcpOpts) -> u32 {
 const MSS_LEAST: u32 = 48;
 
 /// The payload of a full segment: the smaller of both MSS, without the options that every segment carries.
-pub(crate) fn set_mss(l: &mut Locked<'_, '_, '_>, s: &Sock) {
+pub(crate) fn set_mss(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>) {
     let _ = way(l, s);
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let options = if t.tflags.get() & tflag::TS != 0 {
         12
     } else {
@@ -228,8 +230,8 @@ fn within_half(t: &Tcb, mss: u32) -> u32 {
 }
 
 /// The peer offers a larger window than ever before.
-pub(crate) fn larger_window(l: &mut Locked<'_, '_, '_>, s: &Sock, wnd: u32) {
-    let t = &s.tcb;
+pub(crate) fn larger_window(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, wnd: u32) {
+    let t = &s.net.tcb;
     let before = t.max_wnd.get();
     t.max_wnd.set(wnd);
     if before / 2 < LARGEST_MSS {
@@ -241,8 +243,8 @@ pub(crate) fn larger_window(l: &mut Locked<'_, '_, '_>, s: &Sock, wnd: u32) {
 const LARGEST_MSS: u32 = 65_536;
 
 /// The path's MTU changed: so does the segment size.
-pub(crate) fn check_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, mtu: u32) {
-    let t = &s.tcb;
+pub(crate) fn check_mtu(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, mtu: u32) {
+    let t = &s.net.tcb;
     let ip = if s.remote().ip.is_v4() { 40 } else { 60 };
     let options = if t.tflags.get() & tflag::TS != 0 {
         12
@@ -260,7 +262,7 @@ pub(crate) fn check_mtu(l: &mut Locked<'_, '_, '_>, s: &Sock, mtu: u32) {
 /// After an acknowledgment that is not of our SYN (the peer still knows an older connection, which our RST ends) the SYN
 /// is sent again at once instead of after a second, as Linux does; only once, so that nobody can make us a flood.
 pub(crate) fn resend_syn_soon(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let t = &l.st.sock(id).tcb;
+    let t = l.st.tcb(id);
     if t.backoff.get() == 0 && t.t_rtx.get() != 0 {
         t.t_rtx.set(l.env.now.0.saturating_add(SYN_SOON));
         timers::rearm(l, id);
@@ -268,8 +270,8 @@ pub(crate) fn resend_syn_soon(l: &mut Locked<'_, '_, '_>, id: SockId) {
 }
 
 /// True unless an answer to our SYN echoes a time at which none was sent (Linux's `tcp_rcv_synsent_state_process`).
-pub(crate) fn echoes_our_time(l: &Locked<'_, '_, '_>, s: &Sock, o: &TcpOpts) -> bool {
-    let t = &s.tcb;
+pub(crate) fn echoes_our_time(l: &Locked<'_, '_, '_>, s: NetSock<'_>, o: &TcpOpts) -> bool {
+    let t = &s.net.tcb;
     let Some((_, echo)) = o.ts.filter(|(_, echo)| *echo != 0) else {
         return true;
     };
@@ -287,8 +289,8 @@ pub(crate) const LINEAR_SYNS: u32 = 4;
 
 /// The timer of a SYN or SYN-ACK, with back-off.
 pub(crate) fn arm_syn_timer(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
     t.rtx_kind.set(rtx::RTO);
     let backoff = match s.tcp_state() {
         TcpState::SynSent => t.backoff.get().saturating_sub(LINEAR_SYNS),

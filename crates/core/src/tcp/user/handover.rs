@@ -8,6 +8,7 @@
 use super::oob;
 use crate::effects::Effect;
 use crate::error::Error;
+use crate::sock::net::NetSock;
 use crate::sock::{Kind, SHUT_WR, Sock, SockId, flag, recvq, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
@@ -69,6 +70,7 @@ pub struct Handover {
 /// no timer may change it.
 pub(crate) fn is_frozen(s: &Sock) -> bool {
     s.flags.load(Relaxed) & (flag::HANDING_OVER | flag::HANDED_OVER | flag::PAIRED) != 0
+        || !s.is_net()
 }
 
 /// How often a reader that is just copying is waited for.
@@ -84,7 +86,7 @@ impl Locked<'_, '_, '_> {
     /// cannot be described. [`Error::WouldBlock`]: a reader does not let go.
     pub fn handover_begin(&mut self, id: SockId) -> Result<Handover, Error> {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         if s.has(flag::HANDED_OVER) {
             return Err(Error::Moved);
         }
@@ -93,14 +95,15 @@ impl Locked<'_, '_, '_> {
         }
         let state = s.tcp_state();
         let movable = state.is_synchronised() && state != TcpState::TimeWait;
-        if s.kind() != Kind::Tcp || !movable || s.has(flag::ORPHAN) || s.has(flag::IN_ACCEPTQ) {
+        let held = !s.has(flag::ORPHAN) && !s.has(flag::IN_ACCEPTQ);
+        if s.kind() != Kind::Tcp || !s.is_net() || !movable || !held {
             return Err(Error::Invalid);
         }
-        if oob::pending(s) || s.tcb.tflags.get() & tflag::URG_OUT != 0 {
+        if oob::pending(&s) || s.net.tcb.tflags.get() & tflag::URG_OUT != 0 {
             return Err(Error::NotSupported);
         }
         let mut tries = 0;
-        while !recvq::lock(s, self.env.me) {
+        while !recvq::lock(&s, self.env.me) {
             tries += 1;
             if tries > READER_SPINS {
                 return Err(Error::WouldBlock);
@@ -112,8 +115,8 @@ impl Locked<'_, '_, '_> {
         Ok(self.describe(s))
     }
 
-    fn describe(&self, s: &Sock) -> Handover {
-        let t = &s.tcb;
+    fn describe(&self, s: NetSock<'_>) -> Handover {
+        let t = &s.net.tcb;
         let f = t.tflags.get();
         let state = s.tcp_state();
         let (una, nxt) = (Seq(t.snd_una.get()), Seq(t.snd_nxt.get()));
@@ -127,11 +130,11 @@ impl Locked<'_, '_, '_> {
             TcpState::CloseWait | TcpState::LastAck | TcpState::Closing
         );
         let rcv_nxt = Seq(t.rcv_nxt.get().wrapping_sub(u32::from(fin_in)));
-        let queued = s.sq_len.load(Relaxed);
+        let queued = s.net.sq_len.load(Relaxed);
         Handover {
             local: s.local(),
             remote: s.remote(),
-            ifindex: s.rt_ifindex.get(),
+            ifindex: s.net.rt_ifindex.get(),
             snd_una: una.0,
             unacked: nxt.diff(una).max(0).cast_unsigned().min(queued),
             queued,
@@ -159,7 +162,7 @@ impl Locked<'_, '_, '_> {
     /// that it had before, 0 for none.
     pub fn handover_done(&mut self, id: SockId, filter: u32, reason: u32) -> u32 {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         count!(self, handovers);
         s.reason.set(reason);
         // The mark first: who finds an empty queue after it looks at the mark again.
@@ -169,8 +172,8 @@ impl Locked<'_, '_, '_> {
         s.filter.set(filter);
         sendq::free_all(st, s);
         reasm::free_all(st, s);
-        recvq::free_all(st, s);
-        recvq::unlock(s);
+        recvq::free_all(st, &s);
+        recvq::unlock(&s);
         self.raise(id, ev::STATE);
         if s.has(flag::ORPHAN) {
             self.destroy(id);
@@ -180,13 +183,13 @@ impl Locked<'_, '_, '_> {
 
     /// The kernel does not take it: it goes on here.
     pub fn handover_cancel(&mut self, id: SockId) {
-        let s = self.st.sock(id);
+        let s = self.st.net(id);
         if !s.has(flag::HANDING_OVER) || s.has(flag::RETURNING) {
             return;
         }
         count!(self, handover_failed);
         s.clear_flag(flag::HANDING_OVER);
-        recvq::unlock(s);
+        recvq::unlock(&s);
         if s.has(flag::ORPHAN) {
             // Closed meanwhile.
             s.clear_flag(flag::ORPHAN);
@@ -194,7 +197,7 @@ impl Locked<'_, '_, '_> {
             return;
         }
         // What the peer sent meanwhile is lost; an ACK tells it where we are.
-        let t = &s.tcb;
+        let t = &s.net.tcb;
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
         timers::rearm(self, id);
         self.post(id);
@@ -281,10 +284,10 @@ impl<'m> Stack<'m> {
         h: &Handover,
         mut each: impl FnMut(ShmBytes<'m>),
     ) -> bool {
-        let s = self.sock(id);
+        let s = self.net(id);
         let first = (s.rq_head.get().opt(), s.rq_rd.get());
         self.walk(first, h.unread, &mut each)
-            && self.walk((s.sq_head.get().opt(), 0), h.queued, &mut each)
+            && self.walk((s.net.sq_head.get().opt(), 0), h.queued, &mut each)
     }
 
     fn walk(

@@ -1,5 +1,6 @@
 //! `TCP_INFO`, queue sizes and the like: true values of the endpoint.
 
+use crate::sock::net::NetSock;
 use crate::sock::{Sock, SockId, flag};
 use crate::stack::Stack;
 use crate::tcp::state::TcpState;
@@ -58,8 +59,8 @@ pub struct TcpInfo {
 }
 
 /// What was queued after `from` when the connection was reset: as Linux, it goes on to be told.
-fn lost(s: &Sock, from: u32) -> u32 {
-    let end = Seq(s.tcb.recover.get());
+fn lost(s: NetSock<'_>, from: u32) -> u32 {
+    let end = Seq(s.net.tcb.recover.get());
     if s.rport.get() == 0 || !end.after(Seq(from)) {
         return 0;
     }
@@ -67,30 +68,52 @@ fn lost(s: &Sock, from: u32) -> u32 {
 }
 
 /// 1 while our FIN is queued or in flight: Linux counts its number with the bytes.
-fn fin_owed(s: &Sock) -> u32 {
-    let f = s.tcb.tflags.get();
+fn fin_owed(s: NetSock<'_>) -> u32 {
+    let f = s.net.tcb.tflags.get();
     let owed = f & tflag::FIN_QUEUED != 0 && f & tflag::FIN_ACKED == 0;
     u32::from(owed && s.tcp_state() != TcpState::Closed)
 }
 
+/// Linux's TIME_WAIT is no longer the program's socket, which is closed.
+fn state_of(s: &Sock) -> u8 {
+    match s.tcp_state() {
+        TcpState::TimeWait => TcpState::Closed as u8,
+        state => state as u8,
+    }
+}
+
 impl Stack<'_> {
+    /// What can be said of an end of a pair: the kernel knows the rest of its own connection beside it.
+    fn local_info(self, id: SockId) -> TcpInfo {
+        let s = self.sock(id);
+        let sent = s.bytes_out.load(Relaxed);
+        TcpInfo {
+            state: state_of(s),
+            last_data_sent_ms: u32::MAX,
+            last_data_recv_ms: u32::MAX,
+            bytes_acked: sent,
+            bytes_received: s.bytes_in.load(Relaxed),
+            bytes_sent: sent,
+            notsent_bytes: crate::local::unacked(self, s),
+            ..TcpInfo::default()
+        }
+    }
+
     /// A snapshot for `TCP_INFO` at time `now`. Values may belong to different moments.
     pub fn tcp_info(self, id: SockId, now: Instant) -> TcpInfo {
-        let s = self.sock(id);
-        let t = &s.tcb;
+        let Some(s) = self.net_of(id).filter(|s| !s.has(flag::PAIRED)) else {
+            return self.local_info(id);
+        };
+        let t = &s.net.tcb;
         let mss = t.mss.get().max(1);
         let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
         let f = t.tflags.get();
         let bit = |flag: u32, v: u8| if f & flag != 0 { v } else { 0 };
         let us = |ns: u64| u32::try_from(ns / US).unwrap_or(u32::MAX);
         let ago = |at: u64| u32::try_from(now.since(Instant(at)) / MS).unwrap_or(u32::MAX);
-        let queued = s.sq_len.load(Relaxed);
+        let queued = s.net.sq_len.load(Relaxed);
         TcpInfo {
-            // Linux's TIME_WAIT is no longer the program's socket, which is closed.
-            state: match s.tcp_state() {
-                TcpState::TimeWait => TcpState::Closed,
-                state => state,
-            } as u8,
+            state: state_of(&s),
             ca_state: t.phase.get().min(4) as u8,
             retransmits: t.retransmits.get() as u8,
             probes: t.probes.get().min(255) as u8,
@@ -112,7 +135,7 @@ impl Stack<'_> {
             retrans: t.retrans_out.get(),
             last_data_sent_ms: ago(t.last_tx.get()),
             last_data_recv_ms: now.ms32().wrapping_sub(t.data_at.get()),
-            pmtu: s.rt_mtu.get(),
+            pmtu: s.net.rt_mtu.get(),
             rcv_ssthresh: s.rcvbuf.get(),
             rtt: us(t.srtt.get()),
             rttvar: us(t.mdev.get()),
@@ -133,15 +156,12 @@ impl Stack<'_> {
             bytes_retrans: u64::from(t.retrans.get()),
             segs_out: s.segs_out.load(Relaxed),
             segs_in: s.segs_in.load(Relaxed),
-            notsent_bytes: match s.has(flag::PAIRED) {
-                true => crate::local::unacked(self, s),
-                false => queued.saturating_sub(flight),
-            },
+            notsent_bytes: queued.saturating_sub(flight),
             min_rtt: us(t.min_rtt.get()),
             snd_wnd: t.snd_wnd.get(),
             rcv_wnd: Seq(t.rcv_adv.get()).since(Seq(t.rcv_nxt.get())),
-            data_segs_in: s.data_in.get(),
-            data_segs_out: s.data_out.get(),
+            data_segs_in: s.net.tcb.data_in.get(),
+            data_segs_out: s.net.data_out.get(),
             delivered: t.delivered.get(),
         }
     }
@@ -165,32 +185,34 @@ impl Stack<'_> {
 
     /// `SIOCOUTQ`: bytes not yet acknowledged, sent or not.
     pub fn outq(self, id: SockId) -> u32 {
-        let s = self.sock(id);
-        if s.has(flag::PAIRED) {
-            return crate::local::unacked(self, s);
+        if self.is_paired(id) {
+            return crate::local::unacked(self, self.sock(id));
         }
+        let Some(s) = self.net_of(id) else { return 0 };
         if s.tcp_state() == TcpState::Closed {
-            return lost(s, s.tcb.snd_una.get());
+            return lost(s, s.net.tcb.snd_una.get());
         }
-        s.sq_len.load(Relaxed).saturating_add(fin_owed(s))
+        s.net.sq_len.load(Relaxed).saturating_add(fin_owed(s))
     }
 
     /// `SIOCOUTQNSD`: bytes not yet sent.
     pub fn outq_unsent(self, id: SockId) -> u32 {
-        let s = self.sock(id);
+        let Some(s) = self.net_of(id) else { return 0 };
         if s.tcp_state() == TcpState::Closed {
-            return lost(s, s.tcb.snd_nxt.get());
+            return lost(s, s.net.tcb.snd_nxt.get());
         }
-        let flight = Seq(s.tcb.snd_nxt.get()).since(Seq(s.tcb.snd_una.get()));
-        let queued = s.sq_len.load(Relaxed).saturating_add(fin_owed(s));
+        let flight = Seq(s.net.tcb.snd_nxt.get()).since(Seq(s.net.tcb.snd_una.get()));
+        let queued = s.net.sq_len.load(Relaxed).saturating_add(fin_owed(s));
         queued.saturating_sub(flight)
     }
 
     /// True when everything sent, FIN included, is acknowledged: what `SO_LINGER` waits for.
     pub fn all_acked(self, id: SockId) -> bool {
-        let s = self.sock(id);
-        let t = &s.tcb;
-        s.sq_len.load(Relaxed) == 0
+        let Some(s) = self.net_of(id) else {
+            return true;
+        };
+        let t = &s.net.tcb;
+        s.net.sq_len.load(Relaxed) == 0
             && (t.tflags.get() & tflag::FIN_QUEUED == 0 || t.tflags.get() & tflag::FIN_ACKED != 0)
     }
 }

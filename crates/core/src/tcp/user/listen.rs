@@ -7,6 +7,13 @@ use crate::tcp::state::TcpState;
 use flyover_wire::Endpoint;
 
 impl Locked<'_, '_, '_> {
+    /// Another backlog for a listener.
+    pub fn set_backlog(&mut self, id: SockId, backlog: u32) {
+        if let Some(s) = self.st.net_of(id) {
+            s.net.backlog.set(backlog);
+        }
+    }
+
     /// Listens on a local address, or changes the backlog of a listener. `dual`: a v6 wildcard that takes IPv4 too.
     ///
     /// # Errors
@@ -18,11 +25,11 @@ impl Locked<'_, '_, '_> {
         dual: bool,
         backlog: u32,
     ) -> Result<(), Error> {
-        let s = self.st.sock(id);
+        let s = self.st.become_net(id);
         if s.kind() != Kind::Tcp {
             return Err(Error::Invalid);
         }
-        s.backlog.set(backlog.min(self.st.opts.somaxconn));
+        s.net.backlog.set(backlog.min(self.st.opts.somaxconn));
         match s.tcp_state() {
             TcpState::Listen => return Ok(()),
             TcpState::Closed => {}

@@ -2,18 +2,19 @@
 
 use super::recv::RecvFlags;
 use crate::error::Error;
-use crate::sock::{Sock, SockId, flag, recvq};
+use crate::sock::net::NetSock;
+use crate::sock::{Sock, SockId, flag, recvq, urg};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
 use crate::tcp::tcb::{Tcb, tflag};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use flyover_wire::{Seq, TcpFlags};
 
 /// The byte just queued last is urgent.
-pub(super) fn queue_urgent(t: &Tcb, s: &Sock) {
+pub(super) fn queue_urgent(t: &Tcb, s: NetSock<'_>) {
     t.snd_up
-        .set(Seq(t.snd_una.get()).add(s.sq_len.load(Relaxed)).0);
+        .set(Seq(t.snd_una.get()).add(s.net.sq_len.load(Relaxed)).0);
     t.tflags.set(t.tflags.get() | tflag::URG_OUT);
 }
 
@@ -39,13 +40,12 @@ pub(crate) fn mark(t: &Tcb, seq: Seq, flags: TcpFlags) -> (TcpFlags, u16) {
 }
 
 /// Queue count at which the urgent byte lies, if it has arrived and is still in the stream.
-fn position(s: &Sock) -> Option<u32> {
-    let t = &s.tcb;
-    if t.tflags.get() & tflag::URG_IN == 0 {
+fn position(s: NetSock<'_>) -> Option<u32> {
+    if s.urg.load(Relaxed) & urg::ANNOUNCED == 0 {
         return None;
     }
-    let nxt = Seq(t.rcv_nxt.get());
-    let up = Seq(t.rcv_up.get());
+    let nxt = Seq(s.net.tcb.rcv_nxt.get());
+    let up = Seq(s.rcv_up.get());
     let back = nxt.diff(up);
     // A FIN takes a number of its own behind the data.
     (back > 0).then(|| s.rq_in.load(Relaxed).wrapping_sub(back.cast_unsigned()))
@@ -55,51 +55,45 @@ fn position(s: &Sock) -> Option<u32> {
 pub(crate) fn local_urgent(l: &mut Locked<'_, '_, '_>, id: SockId) {
     crate::tcp::rx::pass_over(l, id);
     let s = l.st.sock(id);
-    let t = &s.tcb;
     let at = s.rq_in.load(Relaxed).wrapping_sub(1);
-    t.rcv_up.set(at);
-    t.urg_mark.set(at);
-    t.tflags
-        .set(t.tflags.get() | tflag::URG_IN | tflag::OOB_HERE);
+    s.rcv_up.set(at);
+    s.urg_mark.set(at);
+    s.urg.store(urg::ANNOUNCED | urg::HERE, Release);
     l.raise(id, ev::PRI);
 }
 
 /// New in-order data came: was the urgent byte in it?
 pub(crate) fn note_arrival(l: &mut Locked<'_, '_, '_>, id: SockId) {
-    let s = l.st.sock(id);
-    let t = &s.tcb;
-    let f = t.tflags.get();
-    if f & tflag::URG_IN == 0 || f & tflag::OOB_HERE != 0 {
+    let s = l.st.net(id);
+    if s.urg.load(Relaxed) & (urg::ANNOUNCED | urg::HERE) != urg::ANNOUNCED {
         return;
     }
     if let Some(at) = position(s) {
-        t.urg_mark.set(at);
-        t.tflags.set(f | tflag::OOB_HERE);
+        s.urg_mark.set(at);
+        let _: u32 = s.urg.fetch_or(urg::HERE, Release);
         l.raise(id, ev::DATA);
     }
 }
 
 /// The urgent byte is here, and neither taken out of band nor read past (`POLLPRI`; Linux's `TCP_URG_VALID`).
 pub(crate) fn pending(s: &Sock) -> bool {
-    let t = &s.tcb;
-    if t.tflags.get() & tflag::OOB_HERE == 0 || t.oob.get() == t.rcv_up.get().wrapping_add(1) {
+    if s.urg.load(Acquire) & (urg::HERE | urg::TAKEN) != urg::HERE {
         return false;
     }
     let out = s.rq_out.load(Relaxed);
-    t.urg_mark.get().wrapping_sub(out) < 1 << 31
+    s.urg_mark.get().wrapping_sub(out) < 1 << 31
 }
 
 /// The next byte of the stream is the urgent one, out of line: it does not count as data (`tcp_poll`).
 pub(crate) fn next_is_urgent(s: &Sock) -> bool {
-    s.tcb.tflags.get() & tflag::OOB_HERE != 0
+    s.urg.load(Acquire) & urg::HERE != 0
         && !s.has(flag::OOBINLINE)
-        && s.tcb.urg_mark.get() == s.rq_out.load(Relaxed)
+        && s.urg_mark.get() == s.rq_out.load(Relaxed)
 }
 
 /// Where a read has to stop: the mark that lies ahead or right here.
 pub(super) fn stop_at(s: &Sock) -> Option<u32> {
-    let f = s.tcb.tflags.get();
-    (f & tflag::OOB_HERE != 0).then(|| s.tcb.urg_mark.get())
+    (s.urg.load(Acquire) & urg::HERE != 0).then(|| s.urg_mark.get())
 }
 
 /// True while a read has to stop at an urgent mark.
@@ -176,14 +170,14 @@ pub(super) fn read_to_mark(
 impl Stack<'_> {
     /// `SIOCATMARK`: the next byte to be read is the urgent one.
     pub fn at_mark(self, id: SockId) -> bool {
-        let s = self.sock(id);
-        let t = &s.tcb;
-        if t.tflags.get() & tflag::OOB_HERE != 0 {
-            return t.urg_mark.get() == s.rq_out.load(Relaxed);
+        let s = self.net(id);
+        let f = s.urg.load(Acquire);
+        if f & urg::HERE != 0 {
+            return s.urg_mark.get() == s.rq_out.load(Relaxed);
         }
         // As Linux, announced and not here counts as well.
-        let next = Seq(t.rcv_nxt.get()).back(s.rq_available());
-        t.tflags.get() & tflag::URG_IN != 0 && Seq(t.rcv_up.get()) == next
+        f & urg::ANNOUNCED != 0
+            && Seq(s.rcv_up.get()) == Seq(s.net.tcb.rcv_nxt.get()).back(s.rq_available())
     }
 
     /// The out-of-band byte (`MSG_OOB`). With `peek` it stays.
@@ -193,22 +187,21 @@ impl Stack<'_> {
     /// arrived.
     pub fn tcp_recv_oob(self, id: SockId, peek: bool, me: u16) -> Result<u8, Error> {
         let s = self.sock(id);
-        let t = &s.tcb;
-        let f = t.tflags.get();
+        let f = s.urg.load(Acquire);
         if s.tcp_state() == crate::tcp::state::TcpState::Listen {
             return Err(Error::NotConnected);
         }
-        if f & tflag::URG_IN == 0 || s.has(flag::OOBINLINE) {
+        if f & urg::ANNOUNCED == 0 || s.has(flag::OOBINLINE) {
             return Err(Error::Invalid);
         }
         if s.tcp_state() == crate::tcp::state::TcpState::Closed && !s.has(flag::PEER_FIN) {
             return Err(Error::NotConnected);
         }
-        if f & tflag::OOB_HERE == 0 {
+        if f & urg::HERE == 0 {
             return Err(Error::WouldBlock);
         }
-        let ahead = t.urg_mark.get().wrapping_sub(s.rq_out.load(Relaxed));
-        if ahead >= 1 << 31 || t.oob.get() == t.rcv_up.get().wrapping_add(1) {
+        let ahead = s.urg_mark.get().wrapping_sub(s.rq_out.load(Relaxed));
+        if ahead >= 1 << 31 || f & urg::TAKEN != 0 {
             return Err(Error::Invalid);
         }
         if !recvq::lock(s, me) {
@@ -221,8 +214,9 @@ impl Stack<'_> {
             return Err(Error::WouldBlock);
         }
         if !peek {
-            // Remembered as read; it leaves the stream when the program reads up to it.
-            t.oob.set(t.rcv_up.get().wrapping_add(1));
+            // It leaves the stream when the program reads up to it. If another one was announced meanwhile, it is no longer
+            // the one that counts.
+            let _: Result<u32, u32> = s.urg.compare_exchange(f, f | urg::TAKEN, AcqRel, Relaxed);
         }
         Ok(b[0])
     }

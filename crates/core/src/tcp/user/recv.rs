@@ -2,6 +2,7 @@
 //! stack lock, at once or deferred.
 
 use crate::error::Error;
+use crate::sock::net::NetSock;
 use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
@@ -76,7 +77,7 @@ impl Stack<'_> {
         }
         Ok(Recv {
             n,
-            want_update: !flags.peek && wants_update(self, s),
+            want_update: !flags.peek && wants_update(self, id),
         })
     }
 
@@ -159,14 +160,15 @@ fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
 }
 
 /// True when the peer may be told of at least twice the window, or everything is read and a buffer lies idle.
-fn wants_update(st: Stack<'_>, s: &Sock) -> bool {
-    if s.has(flag::PAIRED) {
-        return crate::local::wants_update(st, s);
+fn wants_update(st: Stack<'_>, id: SockId) -> bool {
+    if st.is_paired(id) {
+        return crate::local::wants_update(st, st.sock(id));
     }
+    let s = st.net(id);
     if s.rq_available() == 0 {
         return true;
     }
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let offered = Seq(t.rcv_adv.get())
         .diff(Seq(t.rcv_nxt.get()))
         .max(0)
@@ -178,19 +180,19 @@ fn wants_update(st: Stack<'_>, s: &Sock) -> bool {
 /// The second half of a read, under the stack lock.
 pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let st = l.st;
-    let s = st.sock(id);
-    recvq::trim(st, s, l.env.me);
+    let s = st.net(id);
+    recvq::trim(st, &s, l.env.me);
     if s.has(flag::PAIRED) {
         return crate::local::after_read(l, id);
     }
-    if s.kind() != crate::sock::Kind::Tcp || is_frozen(s) {
+    if s.kind() != crate::sock::Kind::Tcp || is_frozen(&s) {
         return;
     }
     tune(l, s);
     if !s.tcp_state().can_receive() {
         return;
     }
-    let t = &s.tcb;
+    let t = &s.net.tcb;
     let offered = Seq(t.rcv_adv.get())
         .diff(Seq(t.rcv_nxt.get()))
         .max(0)
@@ -204,8 +206,8 @@ pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
 
 /// Receive auto-tuning (Linux's dynamic right-sizing): the buffer is at least twice what the program reads in a round
 /// trip, so that the window never limits a sender.
-fn tune(l: &mut Locked<'_, '_, '_>, s: &Sock) {
-    let t = &s.tcb;
+fn tune(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>) {
+    let t = &s.net.tcb;
     if s.has(flag::RCVBUF_SET) {
         return;
     }

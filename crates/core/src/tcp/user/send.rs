@@ -2,6 +2,7 @@
 
 use super::oob;
 use crate::error::Error;
+use crate::sock::net::NetSock;
 use crate::sock::{SHUT_WR, Sock, SockId, flag, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
@@ -23,18 +24,18 @@ pub struct SendFlags {
 }
 
 /// Bytes that the send queue may hold: `SO_SNDBUF`, or, auto-tuned, twice the congestion window.
-pub(crate) fn limit(st: Stack<'_>, s: &Sock) -> u32 {
+pub(crate) fn limit(st: Stack<'_>, s: NetSock<'_>) -> u32 {
     let base = s.sndbuf.get();
     if s.has(flag::SNDBUF_SET) {
         return base;
     }
     // Linux's `tcp_sndbuf_expand`: twice the window in segments, each with its overhead; at least a few super-frames
     // so that a writer of large blocks is not woken for every segment.
-    let window = s.tcb.cwnd.get().saturating_mul(s.tcb.mss.get());
+    let window = s.net.tcb.cwnd.get().saturating_mul(s.net.tcb.mss.get());
     let want = window.saturating_mul(2);
-    let (least, most) = match s.tcb.min_rtt.get() {
+    let (least, most) = match s.net.tcb.min_rtt.get() {
         // The window grows only as far as it is used, which would be a circle here.
-        1..NEAR if s.tcb.cwnd.get() > st.opts.initial_cwnd => (NEAR_MOST, NEAR_MOST),
+        1..NEAR if s.net.tcb.cwnd.get() > st.opts.initial_cwnd => (NEAR_MOST, NEAR_MOST),
         1..NEAR => (FLOOR, NEAR_MOST),
         _ => (FLOOR, u32::MAX),
     };
@@ -56,13 +57,15 @@ const NEAR: u64 = 250_000;
 const NEAR_MOST: u32 = 1 << 20;
 
 /// `sk_stream_is_writeable`: at least a third of the buffer is free, and `TCP_NOTSENT_LOWAT` holds.
-pub(crate) fn has_space(st: Stack<'_>, s: &Sock, queued: u32) -> bool {
-    if s.has(flag::PAIRED) {
-        return crate::local::has_space(st, s);
+pub(crate) fn has_space(st: Stack<'_>, id: SockId) -> bool {
+    if st.is_paired(id) {
+        return crate::local::has_space(st, st.sock(id));
     }
+    let s = st.net(id);
+    let queued = s.net.sq_len.load(Relaxed);
     let low = s.notsent_lowat.get();
     if low != 0 {
-        let flight = Seq(s.tcb.snd_nxt.get()).since(Seq(s.tcb.snd_una.get()));
+        let flight = Seq(s.net.tcb.snd_nxt.get()).since(Seq(s.net.tcb.snd_una.get()));
         if queued.saturating_sub(flight) >= low {
             return false;
         }
@@ -84,8 +87,8 @@ impl Locked<'_, '_, '_> {
         flags: SendFlags,
     ) -> Result<usize, Error> {
         let st = self.st;
-        let s = st.sock(id);
-        self.may_send(s)?;
+        let s = st.net(id);
+        self.may_send(&s)?;
         let total: usize = data.iter().map(|d| d.len()).sum();
         if total == 0 {
             return Ok(0);
@@ -93,11 +96,11 @@ impl Locked<'_, '_, '_> {
         if s.has(flag::PAIRED) {
             return self.local_send(id, data, total, flags);
         }
-        let t = &s.tcb;
-        let queued = s.sq_len.load(Relaxed);
+        let t = &s.net.tcb;
+        let queued = s.net.sq_len.load(Relaxed);
         let room = limit(st, s).saturating_sub(queued);
         // As Linux: below the low-water mark of unsent data nothing more is taken.
-        if room == 0 || (s.notsent_lowat.get() != 0 && !has_space(st, s, queued)) {
+        if room == 0 || (s.notsent_lowat.get() != 0 && !has_space(st, id)) {
             s.set_flag(flag::NOSPACE);
             return Err(Error::WouldBlock);
         }
@@ -156,8 +159,8 @@ impl Locked<'_, '_, '_> {
     }
 
     /// RFC 5681 section 4.1: after an idle time the window starts again from the initial one.
-    fn after_idle(&mut self, s: &Sock) {
-        let t = &s.tcb;
+    fn after_idle(&mut self, s: NetSock<'_>) {
+        let t = &s.net.tcb;
         if !self.st.opts.slow_start_after_idle || t.snd_nxt.get() != t.snd_una.get() {
             return;
         }

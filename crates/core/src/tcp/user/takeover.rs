@@ -6,7 +6,8 @@
 use super::connect;
 use super::handover::Handover;
 use crate::error::Error;
-use crate::sock::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, SockRef, flag, recvq, sendq};
+use crate::sock::net::NetSock;
+use crate::sock::{Kind, SHUT_RD, SHUT_WR, SockId, SockRef, flag, recvq, sendq};
 use crate::stack::Stack;
 use crate::stack::buf::BUF_SIZE;
 use crate::stack::locked::Locked;
@@ -20,12 +21,11 @@ use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_wire::{Endpoint, Seq};
 
 /// Fields of a control block that say something of the time before: all but the options of the socket.
-fn forget(s: &Sock) {
-    let t = &s.tcb;
+fn forget(s: NetSock<'_>) {
+    let t = &s.net.tcb;
     for word in [
         &t.tflags,
         &t.snd_up,
-        &t.rcv_up,
         &t.rcv_fin,
         &t.unacked,
         &t.ooo_bytes,
@@ -59,6 +59,7 @@ fn forget(s: &Sock) {
         byte.set(0);
     }
     t.soft_error.set(0);
+    s.urg.store(0, Relaxed);
     flight::forget(t);
     for word in [
         &t.ts_recent_at,
@@ -125,7 +126,7 @@ impl Locked<'_, '_, '_> {
         remote: Endpoint,
         reason: u32,
     ) -> Result<SockRef, Error> {
-        let r = self.sock_alloc(Kind::Tcp, v6, cookie)?;
+        let r = self.take_slot(Kind::Tcp, false, v6, cookie)?;
         let s = self.st.sock(r.id);
         s.set_local(local);
         s.set_remote(remote);
@@ -162,10 +163,11 @@ impl Locked<'_, '_, '_> {
         if !recvq::lock(s, self.env.me) {
             return Err(Error::Already);
         }
+        let s = st.become_net(id);
         // A death in the middle of the handover may have left something.
         sendq::free_all(st, s);
         reasm::free_all(st, s);
-        recvq::free_all(st, s);
+        recvq::free_all(st, &s);
         st.unhash(id);
         s.set_local(local);
         s.set_remote(remote);
@@ -207,20 +209,20 @@ impl Locked<'_, '_, '_> {
 
     /// Bytes from SND.UNA on. False as above.
     pub fn takeover_queued(&mut self, id: SockId, bytes: &[u8]) -> bool {
-        sendq::append(self.st, self.st.sock(id), &[bytes], bytes.len()) == bytes.len()
+        sendq::append(self.st, self.st.net(id), &[bytes], bytes.len()) == bytes.len()
     }
 
     /// The kernel has let the connection go, and its bytes are here: it goes on, steered by `filter`.
     pub fn takeover_done(&mut self, id: SockId, h: &Handover, filter: u32) {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         if !s.has(flag::RETURNING) {
             return;
         }
         count!(self, takeovers_of_kernel);
         s.filter.set(filter);
         s.reason.set(0);
-        s.rt_valid.set(0);
+        s.net.rt_valid.set(0);
         s.nic.set(0);
         self.numbers(id, h);
         let shut = |on: bool, bit: u32| if on { bit } else { 0 };
@@ -235,7 +237,7 @@ impl Locked<'_, '_, '_> {
             (true, true, _) => TcpState::LastAck,
         });
         s.clear_flag(flag::RETURNING | flag::HANDING_OVER);
-        recvq::unlock(s);
+        recvq::unlock(&s);
         if s.has(flag::ORPHAN) {
             // Closed meanwhile.
             s.clear_flag(flag::ORPHAN);
@@ -245,7 +247,7 @@ impl Locked<'_, '_, '_> {
         self.start_keepalive(id);
         // What the peer sent meanwhile is lost: the probe tells it where we are, and its answer where it is.
         tx::send_probe(self, id);
-        if s.tcb.snd_nxt.get() != s.tcb.snd_una.get() {
+        if s.net.tcb.snd_nxt.get() != s.net.tcb.snd_una.get() {
             timers::set_xmit(self, id);
         }
         timers::rearm(self, id);
@@ -255,8 +257,8 @@ impl Locked<'_, '_, '_> {
 
     fn numbers(&mut self, id: SockId, h: &Handover) {
         let st = self.st;
-        let s = st.sock(id);
-        let t = &s.tcb;
+        let s = st.net(id);
+        let t = &s.net.tcb;
         forget(s);
         let una = h.snd_una.wrapping_add(u32::from(h.fin_acked));
         // Everything was sent, the FIN too.
@@ -279,7 +281,7 @@ impl Locked<'_, '_, '_> {
             .set(Seq(h.rcv_nxt).add(h.rcv_wnd).latest(rcv_nxt).0);
         t.drs_seq.set(h.rcv_nxt.wrapping_sub(s.rq_available()));
         t.last_ack_sent.set(rcv_nxt.0);
-        t.last_rx.set(self.env.now.0);
+        s.last_rx.set(self.env.now.0);
         let bit = |on: bool, b: u32| if on { b } else { 0 };
         t.tflags.set(
             bit(h.scales.is_some(), tflag::WSCALE)
@@ -315,14 +317,14 @@ impl Locked<'_, '_, '_> {
     /// The kernel keeps it: a mark again, as before.
     pub fn takeover_cancel(&mut self, id: SockId) {
         let st = self.st;
-        let s = st.sock(id);
+        let s = st.net(id);
         if !s.has(flag::RETURNING) {
             return;
         }
         count!(self, handover_failed);
         sendq::free_all(st, s);
         reasm::free_all(st, s);
-        recvq::free_all(st, s);
+        recvq::free_all(st, &s);
         s.set_flag(flag::HANDED_OVER);
         s.clear_flag(flag::RETURNING | flag::HANDING_OVER);
         s.rlock.store(0, Release);
