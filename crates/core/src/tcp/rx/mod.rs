@@ -132,14 +132,12 @@ fn to_connection(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: So
         s.segs_in.load(Relaxed).wrapping_add(segments.max(1)),
         Relaxed,
     );
-    s.net
-        .tcb
-        .data_in
-        .set(s.net.tcb.data_in.get().wrapping_add(segments));
     if is_frozen(&s) {
         count!(l, tcp_drop_moved);
         return;
     }
+    let data_in = &s.net.tcb.data_in;
+    data_in.set(data_in.get().wrapping_add(segments));
     s.last_rx.set(l.env.now.0);
     if s.nic.get() == 0 {
         s.nic.set(p.nic as u32 + 1);
