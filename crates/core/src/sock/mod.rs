@@ -57,6 +57,33 @@ shm_struct! {
         /// Filter handle of the daemon; 0 is none.
         pub filter: SharedCell<u32>,
 
+        // Names, and the lists that the socket is in.
+        /// Local address, high half.
+        pub local_hi: SharedCell<u64>,
+        /// Local address, low half.
+        pub local_lo: SharedCell<u64>,
+        /// Remote address, high half.
+        pub remote_hi: SharedCell<u64>,
+        /// Remote address, low half.
+        pub remote_lo: SharedCell<u64>,
+        /// Local port, host order.
+        pub lport: SharedCell<u32>,
+        /// Remote port, host order; 0 when unconnected.
+        pub rport: SharedCell<u32>,
+
+        /// Next socket in the same demultiplexer bucket.
+        pub hnext: SharedCell<OptIdx<Sock>>,
+        /// The child's next sibling in the accept queue.
+        pub acc_next: SharedCell<OptIdx<Sock>>,
+        /// The listener that made this child.
+        pub parent: SharedCell<OptIdx<Sock>>,
+        /// The listener's generation at that time.
+        pub parent_gen: SharedCell<u32>,
+        /// TIME_WAIT list: next.
+        pub tw_next: SharedCell<OptIdx<Sock>>,
+        /// TIME_WAIT list: previous.
+        pub tw_prev: SharedCell<OptIdx<Sock>>,
+
         // Receive queue, the producer's share: a line of its own, which nobody else looks at while bytes flow.
         /// Held by the other end of a pair while it appends: 0, or owner + 1.
         pub plock: Shared32,
@@ -160,33 +187,6 @@ shm_struct! {
         /// `TCP_LINGER2` seconds; 0 is the default.
         pub linger2: SharedCell<u32>,
 
-        // Names, and the lists that the socket is in.
-        /// Local address, high half.
-        pub local_hi: SharedCell<u64>,
-        /// Local address, low half.
-        pub local_lo: SharedCell<u64>,
-        /// Remote address, high half.
-        pub remote_hi: SharedCell<u64>,
-        /// Remote address, low half.
-        pub remote_lo: SharedCell<u64>,
-        /// Local port, host order.
-        pub lport: SharedCell<u32>,
-        /// Remote port, host order; 0 when unconnected.
-        pub rport: SharedCell<u32>,
-
-        /// Next socket in the same demultiplexer bucket.
-        pub hnext: SharedCell<OptIdx<Sock>>,
-        /// The child's next sibling in the accept queue.
-        pub acc_next: SharedCell<OptIdx<Sock>>,
-        /// The listener that made this child.
-        pub parent: SharedCell<OptIdx<Sock>>,
-        /// The listener's generation at that time.
-        pub parent_gen: SharedCell<u32>,
-        /// TIME_WAIT list: next.
-        pub tw_next: SharedCell<OptIdx<Sock>>,
-        /// TIME_WAIT list: previous.
-        pub tw_prev: SharedCell<OptIdx<Sock>>,
-
         // Options.
         /// `SO_RCVBUF` in bytes.
         pub rcvbuf: SharedCell<u32>,
@@ -226,19 +226,21 @@ const _: () = {
         2 * size_of::<Sock>() <= 896,
         "an idle connection within the host costs no more than 1 KiB for both ends, with what it takes of tables"
     );
-    assert!(offset_of!(Sock, plock) == 64, "the producer's line");
     assert!(
-        offset_of!(Sock, k_fresh) == 128,
-        "the line that comes with a message"
-    );
-    assert!(offset_of!(Sock, rq_head) == 192, "the consumer's line");
-    assert!(
-        offset_of!(Sock, local_hi) == 256 && offset_of!(Sock, hnext) < 320,
+        offset_of!(Sock, local_hi) == 64 && offset_of!(Sock, hnext) < 128,
         "whoever looks for a socket reads one line of it"
     );
     assert!(
-        size_of::<Sock>().is_multiple_of(64),
-        "slots begin with a line"
+        offset_of!(Sock, plock) == 128 && offset_of!(Sock, k_fresh) == 192,
+        "the producer's line, beside the one that comes with a message: processors fetch lines in twos"
+    );
+    assert!(
+        offset_of!(Sock, rq_head) == 256,
+        "the consumer's line, not beside one that the producer writes"
+    );
+    assert!(
+        size_of::<Sock>().is_multiple_of(128),
+        "slots begin with two lines"
     );
 };
 

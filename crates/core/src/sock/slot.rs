@@ -258,17 +258,39 @@ fn clear_before(s: &Sock) {
     ] {
         word.store(0, Relaxed);
     }
-    for word in [&s.rcv_up, &s.urg_mark, &s.filter] {
+    for word in [
+        &s.rcv_up,
+        &s.urg_mark,
+        &s.filter,
+        &s.lport,
+        &s.rport,
+        &s.parent_gen,
+    ] {
         word.set(0);
     }
     s.urg.store(0, Relaxed);
     for half in [&s.has_net, &s.tslot, &s.nic] {
         half.set(0);
     }
-    for at in [&s.tprev, &s.tnext] {
+    for at in [
+        &s.tprev,
+        &s.tnext,
+        &s.hnext,
+        &s.acc_next,
+        &s.parent,
+        &s.tw_next,
+        &s.tw_prev,
+    ] {
         at.set(flyover_shm::OptIdx::NONE);
     }
-    for long in [&s.ttick, &s.last_rx] {
+    for long in [
+        &s.ttick,
+        &s.last_rx,
+        &s.local_hi,
+        &s.local_lo,
+        &s.remote_hi,
+        &s.remote_lo,
+    ] {
         long.set(0);
     }
 }
