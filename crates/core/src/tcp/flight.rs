@@ -400,3 +400,6 @@ pub(crate) fn in_network(t: &Tcb) -> u32 {
         .saturating_sub(left)
         .saturating_add(t.retrans_out.get())
 }
+
+#[cfg(test)]
+mod tests;
