@@ -136,6 +136,10 @@ pub fn agreed(fd: BorrowedFd<'_>, a: &Agreed) -> io::Result<()> {
     if a.sack {
         one(OPT_SACK, 0)?;
     }
+    // The kernel goes on with the 536 bytes that it assumed when it connected, until something has it look at the size of
+    // its segments anew: a change of the options of IP, even to none.
+    let _other_family = set(fd, libc::IPPROTO_IP, libc::IP_OPTIONS, &[0u8; 0]);
+    let _other_family = set(fd, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &[0u8; 0]);
     if let Some(clock) = a.timestamp {
         one(OPT_TIMESTAMPS, 0)?;
         // Since Linux 6.7 the lowest bit says that the clock counts microseconds. Ours counts milliseconds, and may
