@@ -1,7 +1,7 @@
 """A TCP peer made of raw frames: builds segments, shows what comes back in a form that can be compared.
 
 What is shown of a segment: flags, sequence and acknowledgement numbers relative to the first ones, length, options. Of the
-window only whether it is open: its size is the implementation's business."""
+window only whether it is open, unless a scenario wants its size (`exact`)."""
 
 import select
 import socket
@@ -152,6 +152,8 @@ class Peer:
         self.una = self.edge = isn
         self.shift = 0
         self.window, self.stamps, self.echo, self.clock = 65535, False, 0, 5000
+        # Whether the size of the window is shown, and of the scale factor.
+        self.exact = False
 
     def out(self, flags, data=b"", seq=None, ack=None, options=None, window=None, **more):
         """Sends a segment; `seq` and `ack` relative to the connection's first ones."""
@@ -180,7 +182,9 @@ class Peer:
         words = [flags, f"seq {seq}", f"ack {ack}", f"len {len(one.data)}"]
         if one.flags & URG:
             words.append(f"urg {one.urgent}")
-        if not one.flags & RST:
+        if not one.flags & RST and self.exact:
+            words.append(f"win {one.window if one.flags & SYN else one.window << self.shift}")
+        elif not one.flags & RST:
             words.append("open" if one.window else "shut")
         if one.tos:
             words.append(f"tos {one.tos}")
@@ -193,7 +197,7 @@ class Peer:
         if kind == 2:
             return f"mss {struct.unpack('!H', body)[0]}"
         if kind == 3:
-            return "scale"
+            return f"scale {body[0]}" if self.exact else "scale"
         if kind == 4:
             return "sackok"
         if kind == 5:

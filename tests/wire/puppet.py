@@ -38,8 +38,10 @@ def accept(name, listener):
     s[name], _ = s[listener].accept()
 
 
-def dial(name, address, port, local, **options):
+def dial(name, address, port, local, rcvbuf=0, **options):
     one = socket.socket()
+    if rcvbuf:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
     for option, value in options.items():
         one.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
     one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

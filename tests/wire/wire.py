@@ -10,14 +10,17 @@ import sys
 from peer import Wire
 from stage import Stage, open_control
 
-GROUPS = ("opening", "receiving", "closing", "strange", "congested", "dice", "recovery", "details", "sending")
+GROUPS = (
+    "opening", "receiving", "closing", "strange", "congested", "dice", "recovery", "details", "states", "windows", "growth",
+    "calls", "sending",
+)  # fmt: skip
 
 interface, mac, peer_mac, address, peer, path = sys.argv[1:7]
 wanted = sys.argv[7:]
 wire = Wire(interface, mac, peer_mac, address, peer)
 control = open_control(path)
 for first, group in enumerate(GROUPS):
-    number = first * 50 + int(os.environ.get("WIRE_NUMBER", 0))
+    number = first * 80 + int(os.environ.get("WIRE_NUMBER", 0))
     module = importlib.import_module(group)
     for name, scenario in vars(module).items():
         if getattr(scenario, "__module__", None) != group or name.startswith("_") or not callable(scenario):

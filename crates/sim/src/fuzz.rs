@@ -201,6 +201,7 @@ impl Fuzzer {
             more: self.rng.chance(10_000),
             oob: self.rng.chance(5_000),
             eor: false,
+            waits: false,
         };
         let cut = self.rng.below(n as u64 + 1) as usize;
         let (a, b) = self.buf[..n].split_at(cut);

@@ -23,6 +23,8 @@ struct Half {
     last_ts: Option<u32>,
     /// It said SYN+ACK or SYN.
     answered: bool,
+    /// It said SYN first.
+    began: bool,
 }
 
 type Flow = ([u8; 16], u16, [u8; 16], u16);
@@ -127,7 +129,11 @@ impl Lint {
             return Ok(());
         }
         let peer = self.halves.get(&them);
-        if let Some(p) = peer.filter(|_| answer) {
+        // Where two SYNs cross, the answer repeats the own one, with all that it offers (as Linux does).
+        let crosses = again && self.halves.get(&us).is_some_and(|h| h.began);
+        let agreed = peer.map(|p| (p.scale.is_some(), p.ts, p.sack));
+        let (scale, ts, sack) = agreed.unwrap_or((true, true, true));
+        if let Some(p) = peer.filter(|_| answer && !crosses) {
             let refused = [
                 ("a window scale", o.wscale.is_some() && p.scale.is_none()),
                 ("timestamps", o.ts.is_some() && !p.ts),
@@ -156,6 +162,7 @@ impl Lint {
                     sack: o.sack_permitted,
                     last_ts: o.ts.map(|v| v.0),
                     answered: answer,
+                    began: !answer,
                 },
             );
         } else if let Some(h) = self.halves.get_mut(&us) {
@@ -166,7 +173,9 @@ impl Lint {
                 h.answered = true;
                 h.ack = Some(t.ack);
                 h.edge = Some(t.ack.add(u32::from(t.window)));
-                (h.scale, h.ts, h.sack) = (o.wscale, o.ts.is_some(), o.sack_permitted);
+                h.scale = o.wscale.filter(|_| scale);
+                h.ts = o.ts.is_some() && ts;
+                h.sack = o.sack_permitted && sack;
             }
         }
         Ok(())

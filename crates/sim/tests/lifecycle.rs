@@ -552,6 +552,7 @@ fn urgent_data() {
                             more: false,
                             oob,
                             eor: false,
+                            waits: false,
                         },
                     )
                 })

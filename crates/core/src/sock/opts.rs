@@ -143,9 +143,7 @@ impl Locked<'_, '_, '_> {
             }
             SockOpt::QuickAck => {
                 s.put_flag(flag::QUICKACK, on);
-                if on {
-                    self.acknowledge_quickly(id);
-                }
+                self.acknowledge_quickly(id, on);
             }
             SockOpt::KeepAlive => {
                 s.put_flag(flag::KEEPALIVE, on);
@@ -196,11 +194,12 @@ impl Locked<'_, '_, '_> {
         self.post(id);
     }
 
-    fn acknowledge_quickly(&mut self, id: SockId) {
+    fn acknowledge_quickly(&mut self, id: SockId, on: bool) {
         let Some(s) = self.st.net_of(id) else { return };
         let t = &s.net.tcb;
-        t.tflags.set(t.tflags.get() & !tflag::ANSWERS);
-        if t.unacked.get() > 0 {
+        let answers = if on { 0 } else { tflag::ANSWERS };
+        t.tflags.set(t.tflags.get() & !tflag::ANSWERS | answers);
+        if on && t.unacked.get() > 0 {
             t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
             self.post(id);
         }

@@ -165,6 +165,13 @@ pub(crate) fn end_record(st: Stack<'_>, s: NetSock<'_>) {
     }
 }
 
+/// A record ends within the `len` bytes from stream offset `off` on, and others follow it.
+pub(crate) fn ends_record(st: Stack<'_>, s: NetSock<'_>, off: u32, len: u32) -> bool {
+    let mut windows = [ShmBytes::EMPTY; GATHER];
+    let (_, got) = gather(st, s, off, len, false, &mut windows);
+    got < len && got > 0
+}
+
 /// `Buf::total` of the last buffer of a record.
 const RECORD_END: u32 = 1;
 

@@ -9,6 +9,7 @@
 //! | `tx/` | what to send next, and how |
 //! | `cc/` | how much may be in flight |
 //! | `flight`, `loss/` | what is in flight; what of it is lost, and whether it was |
+//! | `window` | how much the peer may send |
 //! | `user/` | connect, listen, accept, send, recv, shutdown, close |
 
 pub mod cc;
@@ -25,3 +26,4 @@ pub mod tcb;
 pub mod timers;
 pub mod tx;
 pub mod user;
+pub(crate) mod window;

@@ -74,7 +74,9 @@ shm_struct! {
         /// Bytes held out of order.
         pub ooo_bytes: SharedCell<u32>,
         /// Largest segment seen from the peer, bytes.
-        pub rcv_mss: SharedCell<u32>,
+        pub rcv_mss: HalfCell,
+        /// The window is not opened further than this yet, in units of 16 bytes; 0 and the largest: no limit.
+        pub rcv_ssthresh: HalfCell,
         /// Receive auto-tuning: RCV.NXT at the start of the measurement.
         pub drs_seq: SharedCell<u32>,
         /// Receive auto-tuning: bytes copied to the program in the last round trip.
@@ -260,7 +262,7 @@ pub mod tflag {
     pub const URG_OUT: u32 = 1 << 7;
     /// The neighbour was unresolved at the last transmission.
     pub const BLOCKED: u32 = 1 << 10;
-    /// The connection was opened actively.
+    /// Our SYN has left.
     pub const ACTIVE: u32 = 1 << 11;
     /// A tail-loss probe was sent for the current flight.
     pub const TLP: u32 = 1 << 12;
@@ -268,6 +270,8 @@ pub mod tflag {
     pub const CWND_LIMITED: u32 = 1 << 13;
     /// `MSG_MORE`: hold back a small segment until more comes.
     pub const MORE: u32 = 1 << 14;
+    /// In SYN_SENT: a program sleeps in `send`.
+    pub const SENDER: u32 = MORE;
     /// The V-NIC was full: try again at the next poll.
     pub const TX_FULL: u32 = 1 << 15;
     /// Simultaneous open: SYN_RCVD reached from SYN_SENT.

@@ -213,7 +213,10 @@ fn retransmission(l: &mut Locked<'_, '_, '_>, id: SockId) {
 /// The neighbour may be resolved by now, the V-NIC have room, or the cork's time be up.
 fn retry_now(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let t = l.st.tcb(id);
-    t.tflags.set(t.tflags.get() & !tflag::MORE);
+    if t.tflags.get() & tflag::MORE != 0 {
+        t.tflags
+            .set(t.tflags.get() & !(tflag::MORE | tflag::NO_PUSH));
+    }
     if l.st.sock(id).has(flag::CORK) && t.tflags.get() & tflag::BLOCKED == 0 {
         uncork_once(l, id);
         return;

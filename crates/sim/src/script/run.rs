@@ -200,6 +200,7 @@ impl<'m> Runner<'m> {
                         more: *more,
                         oob: *oob,
                         eor: false,
+                        waits: false,
                     },
                 )?;
             }

@@ -343,6 +343,7 @@ impl Actor {
                         more,
                         oob: false,
                         eor: false,
+                        waits: false,
                     },
                 )
             });

@@ -156,7 +156,7 @@ pub fn tcp_info(i: &TcpInfo) -> [u8; INFO_LEN.1] {
         i.last_data_sent_ms,
         0,
         i.last_data_recv_ms,
-        i.last_data_recv_ms,
+        i.last_ack_recv_ms,
         i.pmtu,
         i.rcv_ssthresh,
         i.rtt,

@@ -118,6 +118,7 @@ impl Sockets {
             more: flags & libc::MSG_MORE != 0,
             eor: flags & libc::MSG_EOR != 0,
             oob: flags & libc::MSG_OOB != 0,
+            waits: flags & libc::MSG_DONTWAIT == 0 && !ep.nonblocking(),
         };
         // MSG_ZEROCOPY without SO_ZEROCOPY is an ordinary send, and the option is not set on an endpoint.
         let _unused: i32 = flags & UNUSUAL;

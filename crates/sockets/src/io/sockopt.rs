@@ -4,6 +4,7 @@ use core::sync::atomic::Ordering;
 use std::sync::OnceLock;
 
 use flyover_core::TcpState;
+use flyover_core::sock::opts::SockOpt;
 use flyover_core::sock::{Kind, flag};
 
 use crate::entry::{Entry, Fresh};
@@ -89,6 +90,7 @@ impl Sockets {
         let moves = row.is_none_or(|row| row.moves(tcp, value));
         // These look at the connection's state, which the token has not: it moves first.
         let looks = level == libc::IPPROTO_TCP
+            || level == libc::SOL_SOCKET && STAMPING.contains(&name)
             || (level, name) == (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM);
         let first = connected && moves && looks;
         if first && self.needs_kernel(fd, ep, Reason::HandedOver).is_ok() {
@@ -150,6 +152,8 @@ impl Sockets {
                     // What the kernel made of it: clamped, doubled.
                     Form::Int | Form::Buffer => {
                         match self.int_option(fd, row.level, readable(row.name)) {
+                            // Of these a negative one means something.
+                            Ok(v) if opt == SockOpt::Linger2 => v as u32,
                             Ok(v) => v.max(0) as u32,
                             Err(_) => return,
                         }
@@ -255,6 +259,8 @@ impl Sockets {
 const SO_BUF_LOCK: i32 = 72;
 const SNDBUF_LOCK: i32 = 1;
 const RCVBUF_LOCK: i32 = 2;
+/// `SO_TIMESTAMPING` by both of its numbers: what is sent is numbered from the connection's present state on.
+const STAMPING: [i32; 2] = [libc::SO_TIMESTAMPING, 65];
 
 /// The value of an option, its first bytes.
 pub(crate) type Value = [u8; 32];

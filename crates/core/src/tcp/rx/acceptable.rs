@@ -3,8 +3,8 @@
 
 use super::data::QUICK;
 use super::{Seg, Step, ack, count};
-use crate::sock::SockId;
 use crate::sock::net::NetSock;
+use crate::sock::{SockId, flag};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::{Tcb, tflag};
@@ -105,7 +105,7 @@ fn crossing_syn_ack(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
 }
 
 /// As Linux's `tcp_sequence`: what ends where we are says nothing new and is still heard, what ends beyond the window only
-/// while nothing waits to be read.
+/// while nothing waits to be read, the peer's end included, and a FIN may lie behind the edge.
 fn in_window(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
     let t = &s.net.tcb;
     let end = seg.seq.add(seg.seq_len());
@@ -119,7 +119,13 @@ fn in_window(s: NetSock<'_>, seg: &Seg<'_>) -> bool {
     if end.before(Seq(t.last_ack_sent.get())) {
         return false;
     }
-    !end.after(edge) || !seg.seq.after(edge) && s.rq_available() == 0
+    let fin = u32::from(seg.flags.has(TcpFlags::FIN));
+    !end.back(fin).after(edge) || !seg.seq.after(edge) && s.rq_available() == 0 && !is_end_unread(s)
+}
+
+/// The peer's FIN is the first in the queue. Of one that was there at the close nothing is left.
+fn is_end_unread(s: NetSock<'_>) -> bool {
+    s.has(flag::PEER_FIN) && s.tcp_state() != TcpState::LastAck
 }
 
 /// Older than TS.Recent by more than the one tick that Linux grants (`TCP_PAWS_WINDOW`).
@@ -145,12 +151,15 @@ fn refuse(l: &mut Locked<'_, '_, '_>, id: SockId, s: NetSock<'_>, seg: &Seg<'_>)
         return Step::Done;
     }
     let nxt = Seq(s.net.tcb.rcv_nxt.get());
-    if seg.seq.before(nxt) && seg.seq_len() > 0 && !seg.flags.has(TcpFlags::SYN) {
+    let half_open =
+        s.tcp_state() == TcpState::SynRcvd && s.net.tcb.tflags.get() & tflag::SIMULTANEOUS == 0;
+    if seg.seq.before(nxt) && seg.seq_len() > 0 && !seg.flags.has(TcpFlags::SYN) && !half_open {
         quick(&s.net.tcb);
         let end = seg.seq.add(seg.seq_len()).earliest(nxt);
         sack::note_twice(&s.net.tcb, seg.seq, end);
     }
-    let again = seg.flags.has(TcpFlags::SYN) && seg.seq == Seq(s.net.tcb.irs.get());
+    let syn = seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK);
+    let again = syn && seg.seq == Seq(s.net.tcb.irs.get());
     if again && s.tcp_state() == TcpState::SynRcvd {
         // The peer did not get our SYN-ACK: its SYN again.
         tx::send_syn_ack(l, id);

@@ -41,6 +41,8 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
     if seg.ack.before(una) {
         return old(l, id, s, seg);
     }
+    // As Linux, whose header prediction looks for nothing to send when the next data acknowledges nothing.
+    let silent = seg.len > 0 && seg.ack == una && is_predicted(s, seg);
     acceptable::take_stamp(l, s, seg);
     // The peer answers: zero-window and keep-alive probes may go on (RFC 9293 section 3.8.6.1, RFC 1122 section 4.2.3.6).
     t.probes.set(0);
@@ -64,8 +66,7 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
     loss::acknowledged(l, id, echo, &mut a);
     if a.has(tell::ADVANCED) {
         has_room(l, id, &s);
-        finish_states(l, id, s);
-        if s.kind() != Kind::Tcp || s.tcp_state() == TcpState::Closed {
+        if finish_states(l, p, id, seg) == Step::Done {
             return Step::Done;
         }
     }
@@ -76,8 +77,10 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
         t.backoff.set(0);
         t.probes.set(0);
     }
-    // As Linux: what `MSG_MORE` held back goes when the peer says anything.
-    t.tflags.set(t.tflags.get() & !tflag::MORE);
+    if !silent {
+        // What `MSG_MORE` held back goes when the peer says anything else.
+        t.tflags.set(t.tflags.get() & !tflag::MORE);
+    }
     if s.shut.load(Relaxed) != 3 || s.tcp_state() != TcpState::Closed {
         // Data may follow, the window may have opened: `output` decides.
         l.post(id);
@@ -200,6 +203,11 @@ fn syn_rcvd(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     cc::init(t, l.st.opts.initial_cwnd, l.env.now);
     t.snd_wl1.set(seg.seq.0);
     s.set_tcp_state(TcpState::Established);
+    user::connect::begins(l, s);
+    // As Linux, which counts for a connection what comes after its SYN-ACK, and the SYN.
+    s.segs_out.store(0, Relaxed);
+    s.segs_in
+        .store(s.segs_in.load(Relaxed).wrapping_add(1), Relaxed);
     l.start_keepalive(id);
     l.raise(id, ev::SPACE | ev::STATE);
     if s.shut.load(Relaxed) & SHUT_WR != 0 {
@@ -236,7 +244,11 @@ fn update_window(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) -> b
     let may = may_update_window(s, seg);
     if may {
         let wnd = window_of(t, seg);
+        let changed = wnd != t.snd_wnd.get();
         t.snd_wnd.set(wnd);
+        if changed && s.net.sq_len.load(Relaxed) > 0 {
+            user::send::after_idle(l, s);
+        }
         if wnd > t.max_wnd.get() {
             user::connect::larger_window(l, s, wnd);
         }
@@ -268,23 +280,40 @@ fn has_room(l: &mut Locked<'_, '_, '_>, id: SockId, s: &Sock) {
     }
 }
 
-/// What the acknowledgment of our FIN changes.
-fn finish_states(l: &mut Locked<'_, '_, '_>, id: SockId, s: NetSock<'_>) {
+/// What the acknowledgment of our FIN changes. Done: nothing else of the segment counts.
+fn finish_states(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>) -> Step {
+    let s = l.st.net(id);
     if s.net.tcb.tflags.get() & tflag::FIN_ACKED == 0 {
-        return;
+        return Step::Next;
     }
     match s.tcp_state() {
         TcpState::FinWait1 => {
             s.set_tcp_state(TcpState::FinWait2);
             // Linux tells everybody of this change, for the sake of a lingering close.
             l.raise(id, ev::STATE);
+            if s.has(flag::ORPHAN) && s.linger2.get().cast_signed() < 0 {
+                // Nobody is to wait for the peer's end.
+                l.destroy(id);
+                tx::send_rst_for(l, p, seg);
+                return Step::Done;
+            }
             l.enter_fin_wait2(id);
+            let end = seg.seq.add(seg.len);
+            let news = seg.flags.has(TcpFlags::FIN) || end.after(Seq(s.net.tcb.rcv_nxt.get()));
+            if super::time_wait::is_alone(&s) && !news {
+                return Step::Done;
+            }
         }
         TcpState::Closing => {
             s.set_tcp_state(TcpState::TimeWait);
             l.enter_time_wait(id);
+            return Step::Done;
         }
         TcpState::LastAck => l.conn_done(id),
         _ => {}
     }
+    if s.kind() != Kind::Tcp || s.tcp_state() == TcpState::Closed {
+        return Step::Done;
+    }
+    Step::Next
 }

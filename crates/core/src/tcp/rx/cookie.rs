@@ -7,7 +7,7 @@ use super::{Seg, count};
 use crate::sock::SockId;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
-use crate::tcp::{ecn, tx, user};
+use crate::tcp::{ecn, tx, user, window};
 use crate::time::{Instant, SEC};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::{Endpoint, TcpFlags, TcpOpts};
@@ -66,7 +66,7 @@ pub(super) fn offer(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, li
         }
         answer.ts = Some((own_time(l, ends, bits), val));
         answer.sack_permitted = peer.sack_permitted;
-        answer.wscale = peer.wscale.map(|_| user::connect::own_scale(l, &s) as u8);
+        answer.wscale = peer.wscale.map(|_| window::own_scale(l.st, s) as u8);
     }
     // While a listener listens nothing else is noted here.
     s.net.tcb.challenge_at.set(l.env.now.0.max(1));
@@ -138,7 +138,7 @@ pub(super) fn redeem(
     s.net
         .tcb
         .rcv_adv
-        .set(irs.add(1).add(user::connect::initial_window(&s)).0);
+        .set(irs.add(1).add(window::initial(l.st, s, u32::from(mss))).0);
     user::connect::arm_syn_timer(l, child);
     Redeemed::Opens(child)
 }

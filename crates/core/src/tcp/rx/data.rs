@@ -11,7 +11,7 @@ use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use crate::tcp::user::oob;
-use crate::tcp::{ecn, reasm, rtt, sack, timers, tx};
+use crate::tcp::{ecn, reasm, rtt, sack, timers, tx, window};
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
@@ -19,6 +19,8 @@ use flyover_wire::{Seq, TcpFlags};
 
 /// Segments that are acknowledged at once when a sender begins (`TCP_MAX_QUICKACKS`).
 pub(super) const QUICK: u32 = 16;
+/// Below this nothing is believed to be the peer's segment size (`TCP_MIN_MSS` is 88; RFC 9293 section 3.7.1).
+const LEAST_MSS: u32 = 536;
 /// Windows for one payload: a waiting reader's, 64 KiB in 4 KiB buffers, a started tail buffer, and one spare.
 const WINDOWS: usize = DIRECT_WINDOWS + 18;
 
@@ -61,7 +63,7 @@ pub(super) fn step(
         return Step::Done;
     }
     if seg.len == 0 {
-        return Step::Next;
+        return fin_within(l, s, seg);
     }
     if !trim(l, s, seg) {
         return Step::Next;
@@ -73,6 +75,18 @@ pub(super) fn step(
     } else {
         out_of_order(l, p, seg, id)
     }
+}
+
+/// A FIN alone: it is taken when it is next, however small the window, else only within it.
+fn fin_within(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) -> Step {
+    let t = &s.net.tcb;
+    if seg.seq == Seq(t.rcv_nxt.get()) || seg.seq.before(Seq(t.rcv_adv.get())) {
+        return Step::Next;
+    }
+    count!(l, tcp_drop_window);
+    acceptable::quick(t);
+    t.tflags.set(t.tflags.get() | tflag::ACK_AT_ONCE);
+    Step::Done
 }
 
 /// Cuts what lies outside the window; false when nothing is left.
@@ -248,6 +262,7 @@ fn out_of_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: So
     let before = Seq(t.rcv_nxt.get());
     if seg.seq.after(before) {
         count!(l, tcp_ooo);
+        measure(s, seg.len.min(unit_of(p)));
         sack::note_received(t, seg.seq, seg.seq.add(done));
     }
     for b in fresh.iter().flatten() {
@@ -339,16 +354,28 @@ fn fetch(
 
 /// New data can be read.
 fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>, n: u32) {
-    let s = l.st.sock(id);
+    let s = l.st.net(id);
     oob::note_arrival(l, id);
-    let unit = if p.meta.gso_size != 0 {
-        u32::from(p.meta.gso_size)
-    } else {
-        seg.len
-    };
-    ack_policy(l, id, n, unit);
+    window::grow(l.st, s, seg.len);
+    ack_policy(l, id, n, seg.len.min(unit_of(p)));
     if s.rq_available() >= s.rcvlowat.get().max(1) {
         l.raise(id, ev::DATA);
+    }
+}
+
+/// Bytes of each segment that a merged frame was made of.
+fn unit_of(p: &RxPkt<'_>) -> u32 {
+    match u32::from(p.meta.gso_size) {
+        0 => u32::MAX,
+        n => n,
+    }
+}
+
+/// The peer's segment size, as far as it is known.
+fn measure(s: NetSock<'_>, unit: u32) {
+    let unit = unit.min(window::own_mss(s).max(LEAST_MSS));
+    if unit > s.net.tcb.rcv_mss.get() {
+        s.net.tcb.rcv_mss.set(unit);
     }
 }
 
@@ -357,11 +384,7 @@ fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>,
 pub(super) fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u32) {
     let s = l.st.net(id);
     let t = &s.net.tcb;
-    let mss = t.mss.get().max(536);
-    let unit = unit.min(mss);
-    if unit > t.rcv_mss.get() {
-        t.rcv_mss.set(unit);
-    }
+    measure(s, unit);
     t.unacked.set(t.unacked.get().saturating_add(n));
     if unit > 0 {
         if t.data_at.get() == 0 {
@@ -376,7 +399,10 @@ pub(super) fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u
     }
     let quick = t.quick.get() > 0 && t.tflags.get() & tflag::ANSWERS == 0;
     let full = t.unacked.get() > t.rcv_mss.get();
-    if quick || !t.ooo.get().is_none() || s.has(crate::sock::flag::QUICKACK) {
+    if unit == 0 && t.data_at.get() == 0 {
+        // An end without a beginning: as Linux, whose delay begins with the first data.
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+    } else if quick || !t.ooo.get().is_none() || s.has(crate::sock::flag::QUICKACK) {
         t.tflags.set(t.tflags.get() | tflag::ACK_AT_ONCE);
     } else if full {
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);

@@ -76,16 +76,20 @@ fn take(l: &mut Locked<'_, '_, '_>, id: SockId) {
     // The window never seems to shrink because of the FIN.
     t.rcv_adv
         .set(Seq(t.rcv_adv.get()).latest(Seq(t.rcv_nxt.get())).0);
-    t.tflags.set(t.tflags.get() & !tflag::FIN_SEEN);
     if next == TcpState::CloseWait {
         // As Linux: the program probably answers with its own end, and nothing else can come.
-        t.tflags
-            .set(t.tflags.get() & !tflag::DSACK | tflag::ANSWERS);
+        // And what it came with does not hurry either, unless it has filled a hole.
+        let hurry = match t.tflags.get() & tflag::FIN_SEEN {
+            0 => tflag::DSACK | tflag::ACK_AT_ONCE,
+            _ => tflag::DSACK,
+        };
+        t.tflags.set(t.tflags.get() & !hurry | tflag::ANSWERS);
         reasm::free_all(l.st, s);
         data::ack_policy(l, id, 1, 0);
     } else if !closing {
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
     }
+    t.tflags.set(t.tflags.get() & !tflag::FIN_SEEN);
     s.set_flag(flag::PEER_FIN);
     let _: u32 = s.shut.fetch_or(SHUT_RD, Release);
     s.set_tcp_state(next);

@@ -9,7 +9,8 @@ use crate::stack::poll::RxPkt;
 use crate::stack::wake::ev;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::{rtx, tflag};
-use crate::tcp::{cc, ecn, rtt, tx, user};
+use crate::tcp::{cc, ecn, rtt, timers, tx, user, window};
+use crate::time::MS;
 use flyover_wire::{Seq, TcpFlags};
 
 pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id: SockId) {
@@ -55,11 +56,12 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         t.rtx_kind.set(rtx::NONE);
         t.first_rtx.set(0);
         s.set_tcp_state(TcpState::Established);
+        user::connect::begins(l, s);
         t.snd_wnd.set(u32::from(seg.hdr.window));
         user::connect::larger_window(l, s, t.snd_wnd.get());
         t.snd_wl1.set(seg.seq.0);
         cc::init(t, l.st.opts.initial_cwnd, l.env.now);
-        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        acknowledge(l, id);
         l.start_keepalive(id);
         l.raise(id, ev::SPACE | ev::STATE);
         l.post(id);
@@ -77,16 +79,33 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
     }
 }
 
+/// The third segment. As Linux, it waits for a program that is about to send or has said that it will.
+fn acknowledge(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
+    let data_follows = t.tflags.get() & tflag::SENDER != 0
+        || s.defer_accept.get() != 0
+        || t.tflags.get() & tflag::ANSWERS != 0;
+    if !data_follows {
+        t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
+        return;
+    }
+    t.tflags.set(t.tflags.get() & !tflag::SENDER);
+    t.t_delack.set(l.env.now.0.saturating_add(PATIENCE));
+    timers::rearm(l, id);
+}
+
+/// How long, ns (`TCP_DELACK_MAX`).
+const PATIENCE: u64 = 200 * MS;
+
 fn take_syn(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &Seg<'_>) {
     let t = &s.net.tcb;
     t.irs.set(seg.seq.0);
     t.rcv_nxt.set(seg.seq.add(1).0);
     t.drs_seq.set(t.rcv_nxt.get());
-    t.rcv_adv.set(
-        t.rcv_nxt
-            .get()
-            .wrapping_add(user::connect::initial_window(&s)),
-    );
+    let mss = u32::from(user::connect::our_mss(s));
+    let wnd = window::initial(l.st, s, mss);
+    t.rcv_adv.set(t.rcv_nxt.get().wrapping_add(wnd));
     t.last_ack_sent.set(t.rcv_nxt.get());
     // What we did not offer cannot be agreed.
     let o = &user::connect::permitted(&l.st.opts, &seg.hdr.options);

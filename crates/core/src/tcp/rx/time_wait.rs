@@ -66,7 +66,8 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
         }
         return;
     }
-    if seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK) {
+    let old = acceptable::is_old(l, s, &seg);
+    if seg.flags.has(TcpFlags::SYN) && !seg.flags.has(TcpFlags::ACK) && !old {
         let newer_ts = t.tflags.get() & tflag::TS != 0
             && seg
                 .hdr
@@ -85,7 +86,6 @@ pub(super) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: Seg<'_>, id
             return;
         }
     }
-    let old = acceptable::is_old(l, s, &seg);
     if !old && seg.seq_len() == 0 && seg.seq == Seq(t.rcv_nxt.get()) {
         acceptable::take_stamp(l, s, &seg);
         l.restart_time_wait(id);

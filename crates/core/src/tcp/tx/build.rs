@@ -8,7 +8,7 @@ use crate::stack::locked::Locked;
 use crate::tcp::loss::micros;
 use crate::tcp::rx::count;
 use crate::tcp::tcb::{Tcb, tflag};
-use crate::tcp::{ecn, sack, timers, user};
+use crate::tcp::{ecn, sack, timers, user, window};
 use crate::time::MS;
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
@@ -93,49 +93,6 @@ fn options(l: &Locked<'_, '_, '_>, t: &Tcb, with_sack: bool) -> TcpOpts {
     o
 }
 
-/// The window to offer now, in bytes: the free receive buffer, never less than what was offered before, and no
-/// silly small step (RFC 9293 section 3.8.6.2.2).
-pub(crate) fn window_to_offer(st: Stack<'_>, s: NetSock<'_>) -> u32 {
-    let t = &s.net.tcb;
-    let queued = s.rq_available();
-    let offered = Seq(t.rcv_adv.get())
-        .diff(Seq(t.rcv_nxt.get()))
-        .max(0)
-        .cast_unsigned();
-    let buf = s.rcvbuf.get();
-    let mut free = buf.saturating_sub(queued);
-    let clamp = s.wclamp.get();
-    if clamp != 0 {
-        free = free.min(clamp);
-    }
-    if st.buf_pressure() {
-        free = free.min(offered);
-    }
-    let step = t.mss.get().min(buf / 2);
-    if free < step {
-        free = 0;
-    }
-    let scale = t.rcv_scale.get().min(14);
-    // Rounded down to what the field can say; then never below what the peer was told.
-    let free = (free >> scale) << scale;
-    free.max(offered).min(0xffff << scale)
-}
-
-/// The window field, and RCV.ADV with it.
-fn window_field(st: Stack<'_>, s: NetSock<'_>) -> u16 {
-    let t = &s.net.tcb;
-    let wnd = window_to_offer(st, s);
-    let scale = t.rcv_scale.get().min(14);
-    let field = wnd.div_ceil(1 << scale).min(0xffff);
-    t.rcv_adv.set(
-        Seq(t.rcv_nxt.get())
-            .add(field << scale)
-            .latest(Seq(t.rcv_adv.get()))
-            .0,
-    );
-    field as u16
-}
-
 /// What every ACK-bearing segment settles.
 fn acknowledged(l: &mut Locked<'_, '_, '_>, t: &Tcb) {
     let _ = &l;
@@ -197,7 +154,7 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         seq: piece.seq,
         ack: Seq(t.rcv_nxt.get()),
         flags,
-        window: window_field(st, s),
+        window: window::field(st, s),
         urgent,
         ttl: s.ttl_to(s.remote().ip),
         tos,
@@ -348,7 +305,11 @@ fn bare(
     };
     let window = if syn {
         // RFC 7323 section 2.2: never scaled in a SYN.
-        let wnd = user::connect::initial_window(&s).min(0xffff);
+        let mss = match flags.has(TcpFlags::ACK) {
+            true => window::own_mss(s),
+            false => u32::from(user::connect::our_mss(s)),
+        };
+        let wnd = window::initial(st, s, mss);
         let adv = Seq(s.net.tcb.rcv_nxt.get()).add(wnd);
         if flags.has(TcpFlags::ACK) {
             s.net
@@ -356,9 +317,10 @@ fn bare(
                 .rcv_adv
                 .set(adv.latest(Seq(s.net.tcb.rcv_adv.get())).0);
         }
-        wnd as u16
+        window::begin(&s.net.tcb, wnd);
+        window::initial_field(wnd)
     } else {
-        window_field(st, s)
+        window::field(st, s)
     };
     let ack = if flags.has(TcpFlags::ACK) {
         Seq(s.net.tcb.rcv_nxt.get())
@@ -421,14 +383,22 @@ fn syn_options(l: &Locked<'_, '_, '_>, s: NetSock<'_>, answer: bool) -> TcpOpts 
         ..TcpOpts::default()
     };
     let ours = &l.st.opts;
-    if f & tflag::WSCALE != 0 || !answer && ours.window_scaling {
+    // As Linux, which repeats its SYN when the peer's crosses it.
+    let both = tflag::SIMULTANEOUS | tflag::ACTIVE;
+    let offer = !answer || f & both == both;
+    if f & tflag::WSCALE != 0 {
         o.wscale = Some(t.rcv_scale.get() as u8);
+    } else if offer && ours.window_scaling {
+        o.wscale = Some(window::own_scale(l.st, s) as u8);
     }
-    if f & tflag::TS != 0 || !answer && ours.timestamps {
-        let echo = if answer { t.ts_recent.get() } else { 0 };
+    if f & tflag::TS != 0 || offer && ours.timestamps {
+        let echo = match answer && f & tflag::TS != 0 {
+            true => t.ts_recent.get(),
+            false => 0,
+        };
         o.ts = Some((l.env.now.ms32().wrapping_add(t.ts_off.get()), echo));
     }
-    o.sack_permitted = f & tflag::SACK != 0 || !answer && ours.sack;
+    o.sack_permitted = f & tflag::SACK != 0 || offer && ours.sack;
     o
 }
 
@@ -443,7 +413,9 @@ pub(crate) fn send_syn(l: &mut Locked<'_, '_, '_>, id: SockId) {
         t.tflags.set(t.tflags.get() | tflag::ECN);
         flags = ecn::ask(flags);
     }
-    let _: bool = bare(l, id, Seq(t.iss.get()), flags, &options);
+    if bare(l, id, Seq(t.iss.get()), flags, &options) {
+        t.tflags.set(t.tflags.get() | tflag::ACTIVE);
+    }
     t.snd_nxt.set(Seq(t.iss.get()).add(1).0);
     note_syn_sent(l, t);
 }

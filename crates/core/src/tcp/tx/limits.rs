@@ -3,7 +3,7 @@
 
 use super::build::{Piece, header_room, segment_room};
 use crate::sock::net::NetSock;
-use crate::sock::{SockId, flag};
+use crate::sock::{SockId, flag, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Env;
 use crate::tcp::cc::Phase;
@@ -49,9 +49,10 @@ pub(crate) fn next_piece(st: Stack<'_>, id: SockId, env: &mut Env<'_>) -> Option
     }
     let rest = len == unsent;
     if rest {
-        // The tail: full segments always go; a small last one is Nagle's or the cork's business.
+        // The tail: full segments always go, and what a record's end has cut off; a small last one is Nagle's or the
+        // cork's business.
         let small = len % mss;
-        if small != 0 && !fin_due && holds_back(s, f) {
+        if small != 0 && !fin_due && holds_back(s, f) && !sendq::ends_record(st, s, sent, len) {
             len -= small;
         }
     } else {

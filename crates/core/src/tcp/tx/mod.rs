@@ -6,9 +6,7 @@ mod limits;
 mod rexmit;
 mod stateless;
 
-pub(crate) use build::{
-    Out, Piece, send_ack, send_probe, send_rst, send_syn, send_syn_ack, window_to_offer,
-};
+pub(crate) use build::{Out, Piece, send_ack, send_probe, send_rst, send_syn, send_syn_ack};
 pub(crate) use limits::next_piece;
 pub(crate) use rexmit::{send_first_again, send_last_again, send_lost};
 pub(crate) use stateless::{send_cookie, send_rst_for};
@@ -89,6 +87,7 @@ pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     if len == 0 || t.tflags.get() & tflag::FIN_SENT != 0 {
         return false;
     }
+    t.tflags.set(t.tflags.get() & !tflag::NO_PUSH);
     let piece = Piece {
         seq: Seq(t.snd_nxt.get()),
         off: flight,

@@ -6,7 +6,7 @@ use crate::sock::SockId;
 use crate::stack::locked::Locked;
 use crate::stack::poll::RxPkt;
 use crate::tcp::rx::{Seg, count};
-use crate::tcp::user;
+use crate::tcp::{user, window};
 use flyover_vnic::TxResult;
 use flyover_wire::{Endpoint, Seq, TcpFlags, TcpOpts, TcpSpec};
 
@@ -24,9 +24,10 @@ pub(crate) fn send_cookie(
         // Its neighbour is asked for, and the peer asks again.
         return;
     };
-    let s = l.st.sock(listener);
-    let mss = user::connect::mss_within(s, remote.ip.is_v4(), way.mtu);
+    let s = l.st.net(listener);
+    let mss = user::connect::mss_within(&s, remote.ip.is_v4(), way.mtu);
     options.mss = Some(mss);
+    let unit = u32::from(mss) - options.ts.map_or(0, |_| 12);
     let mut flags = TcpFlags::SYN.with(TcpFlags::ACK);
     if ecn {
         flags = flags.with(TcpFlags::ECE);
@@ -35,7 +36,7 @@ pub(crate) fn send_cookie(
         seq: iss,
         ack: seg.seq.add(1),
         flags,
-        window: user::connect::initial_window(s).min(0xffff) as u16,
+        window: window::initial_field(window::initial(l.st, s, unit)),
         ttl: s.ttl_to(remote.ip),
         tos: s.tos_to(remote.ip),
         ..back(l, p, &way, &options)

@@ -265,11 +265,6 @@ impl Locked<'_, '_, '_> {
         // Nobody reads what came ahead of a hole.
         crate::tcp::reasm::free_all(self.st, s);
         let linger2 = s.linger2.get().cast_signed();
-        if linger2 < 0 {
-            tx::send_rst(self, id);
-            self.destroy(id);
-            return;
-        }
         let wait = if linger2 > 0 {
             u64::from(linger2.cast_unsigned()) * SEC
         } else {

@@ -3,11 +3,11 @@
 use crate::error::Error;
 use crate::ip::tx::{NoWay, way};
 use crate::sock::net::NetSock;
-use crate::sock::{Kind, Sock, SockId, flag};
+use crate::sock::{Kind, Sock, SockId};
 use crate::stack::locked::Locked;
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::{Tcb, rtx, tflag};
-use crate::tcp::{cc, rtt, rx::count, timers, tx};
+use crate::tcp::{cc, rtt, rx::count, timers, tx, window};
 use crate::time::{Instant, MS};
 use core::hash::Hasher;
 use core::sync::atomic::Ordering::Relaxed;
@@ -15,9 +15,6 @@ use flyover_config::StackOpts;
 use flyover_shm::SharedCell;
 use flyover_wire::{Endpoint, Seq, TcpOpts};
 use siphasher::sip::SipHasher13;
-
-/// Largest window a 16-bit field says without scaling.
-const UNSCALED: u32 = 0xffff;
 
 impl Locked<'_, '_, '_> {
     /// True when a connection between these addresses exists that a new one may not replace, as
@@ -68,8 +65,8 @@ impl Locked<'_, '_, '_> {
         t.snd_una.set(iss.0);
         t.snd_nxt.set(iss.0);
         init_tcb(self, s);
-        t.tflags.set(tflag::ACTIVE);
-        s.urg.store(0, Relaxed);
+        // What `TCP_QUICKACK` said holds for the third segment already.
+        t.tflags.set(t.tflags.get() & tflag::ANSWERS);
         t.peer_mss.set(536);
         set_mss(self, s);
         cc::init(t, st.opts.initial_cwnd, self.env.now);
@@ -83,6 +80,12 @@ impl Locked<'_, '_, '_> {
         }
         Ok(())
     }
+}
+
+/// The connection is established: `TCP_INFO` and idle times count from here.
+pub(crate) fn begins(l: &Locked<'_, '_, '_>, s: NetSock<'_>) {
+    s.net.tcb.last_tx.set(l.env.now.0);
+    s.net.tcb.drs_time.set(l.env.now.0);
 }
 
 /// Initial sequence number (RFC 6528): a clock of 4 us ticks plus a keyed hash of the 4-tuple.
@@ -129,30 +132,18 @@ pub(crate) fn init_tcb(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>) {
     let o = &l.st.opts;
     t.rto.set(u64::from(o.rto_init_ms) * MS);
     t.ts_off.set(ts_offset(l, s.local(), s.remote()));
-    t.rcv_scale.set(own_scale(l, &s));
+    t.rcv_scale.set(window::own_scale(l.st, s));
     t.rcv_mss.set(536);
     t.quick.set(0);
     t.data_at.set(0);
-    t.drs_space.set(initial_window(&s));
+    let wnd = window::initial(l.st, s, window::own_mss(s));
+    t.drs_space.set(wnd);
+    window::begin(t, wnd);
     t.drs_time.set(l.env.now.0);
     s.last_rx.set(l.env.now.0);
+    t.last_tx.set(l.env.now.0);
     t.recover.set(t.iss.get());
     t.snd_sml.set(t.iss.get());
-}
-
-/// Rcv.Wind.Shift (RFC 7323 section 2.3): so that the largest receive buffer can be offered.
-pub(crate) fn own_scale(l: &Locked<'_, '_, '_>, s: &Sock) -> u32 {
-    let o = &l.st.opts;
-    let largest = if s.has(flag::RCVBUF_SET) {
-        s.rcvbuf.get()
-    } else {
-        o.tcp_rmem_max.max(s.rcvbuf.get())
-    };
-    let mut scale = 0;
-    while o.window_scaling && scale < 14 && largest >> scale > UNSCALED {
-        scale += 1;
-    }
-    scale
 }
 
 /// What of a peer's options the stack's options permit.
@@ -163,11 +154,6 @@ pub(crate) fn permitted(ours: &StackOpts, peer: &TcpOpts) -> TcpOpts {
         sack_permitted: peer.sack_permitted && ours.sack,
         ..*peer
     }
-}
-
-/// The window of a SYN: half the receive buffer, as Linux accounts for overhead, and no more than 64 KiB.
-pub(crate) fn initial_window(s: &Sock) -> u32 {
-    s.rcvbuf.get().min(UNSCALED)
 }
 
 /// The MSS that we announce: what the interface's MTU carries.

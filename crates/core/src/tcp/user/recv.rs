@@ -9,8 +9,8 @@ use crate::stack::locked::Locked;
 use crate::stack::poll::{DIRECT_WINDOWS, Direct};
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
-use crate::tcp::tx;
 use crate::tcp::user::handover::is_frozen;
+use crate::tcp::window;
 use crate::time::{Instant, US};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
@@ -173,7 +173,7 @@ fn wants_update(st: Stack<'_>, id: SockId) -> bool {
         .diff(Seq(t.rcv_nxt.get()))
         .max(0)
         .cast_unsigned();
-    let now = tx::window_to_offer(st, s);
+    let now = window::to_offer(st, s);
     now >= offered.saturating_mul(2) && now > offered
 }
 
@@ -197,7 +197,7 @@ pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
         .diff(Seq(t.rcv_nxt.get()))
         .max(0)
         .cast_unsigned();
-    let now = tx::window_to_offer(st, s);
+    let now = window::to_offer(st, s);
     if now >= offered.saturating_mul(2) && now > offered {
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
         l.post(id);
@@ -229,8 +229,8 @@ fn tune(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>) {
         let want = copied
             .saturating_mul(2)
             .saturating_add(t.mss.get().saturating_mul(16));
-        if want > s.rcvbuf.get() && !l.st.buf_pressure() {
-            s.rcvbuf.set(want.min(l.st.opts.tcp_rmem_max));
+        if !l.st.buf_pressure() {
+            window::widen(l.st, s, want);
         }
     }
 }

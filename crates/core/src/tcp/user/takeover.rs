@@ -268,6 +268,7 @@ impl Locked<'_, '_, '_> {
         t.iss.set(una.wrapping_sub(1));
         t.irs.set(rcv_nxt.0.wrapping_sub(1));
         connect::init_tcb(self, s);
+        t.rcv_ssthresh.set(0);
         t.snd_una.set(una);
         t.snd_nxt.set(nxt.0);
         t.recover.set(una);
