@@ -166,10 +166,15 @@ impl Locked<'_, '_, '_> {
         };
         let sent = self.send_datagram(&s, &spec, way.nic, data, len);
         if sent.is_ok() {
-            // As `sock_wfree`: what has left is room anew, an edge for those who asked for one.
-            self.raise(id, ev::SPACE);
+            self.udp_left(id);
         }
         sent
+    }
+
+    /// A datagram has left, here or through the kernel socket. As `sock_wfree`: that is room anew, an edge for those who
+    /// asked for one.
+    pub fn udp_left(&mut self, id: SockId) {
+        self.raise(id, ev::SPACE);
     }
 
     fn send_datagram(

@@ -63,11 +63,13 @@ impl Sockets {
         let net = has_connection(ep)
             .then(|| stack.net_of(ep.sock.id))
             .flatten();
+        // The kernel's connection beside a pair has what the program set, and is what it looks like.
+        let paired = s.has(flag::PAIRED);
         let mss = net.map_or(0, |s| s.net.tcb.mss.get());
         let mtu = net.map_or(0, |s| s.net.rt_mtu.get());
         match (level, name) {
             (libc::IPPROTO_TCP, libc::TCP_MAXSEG) if mss != 0 => put(into, &mss.to_ne_bytes()),
-            (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) if has_connection(ep) => {
+            (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) if has_connection(ep) && !paired => {
                 let clamp = match s.wclamp.get() {
                     0 => s.rcvbuf.get(),
                     n => n,
@@ -83,7 +85,7 @@ impl Sockets {
                 put(into, &s.lport.get().to_ne_bytes())
             }
             // The token is bound to one address, which alone makes Linux say "IPv6 only".
-            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if ep.v6 && has_connection(ep) => {
+            (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) if ep.v6 && has_connection(ep) && !paired => {
                 put(into, &u32::from(s.has(flag::V6ONLY)).to_ne_bytes())
             }
             (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM) if ep.v6 && is_established(ep) => {

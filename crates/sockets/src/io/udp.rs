@@ -159,7 +159,10 @@ impl Sockets {
             r => {
                 // The keeper hears once of many datagrams that come together.
                 let mut one = [PollFd::input(fd)];
-                if self.os.ppoll(&mut one, Some(0)) != Ok(0) {
+                let asked = self.os.ppoll(&mut one, Some(0));
+                // Not POLLERR, which says that messages about errors wait.
+                let data = one[0].revents & (libc::POLLIN | libc::POLLHUP) != 0;
+                if asked.is_err() || data {
                     let _: u32 = ready.fetch_or(OS_DATA, Ordering::Release);
                 }
                 Some(r)
@@ -326,6 +329,9 @@ impl Sockets {
             self.os.sendmsg(fd, &list, to, control, flags)
         };
         ep.att.stack.count_kernel_datagram();
+        if r.is_ok() && ep.shared().items.get().opt().is_some() {
+            ep.att.locked(|l| l.udp_left(ep.sock.id));
+        }
         let sopts = &ep.shared().sopts;
         let _: u32 = match r {
             Ok(_) if flags & libc::MSG_MORE != 0 => {
