@@ -4,6 +4,7 @@
 
 struct job {
     int fd, how, ms;
+    volatile int tid;
     long ret;
     int error;
     char data[64];
@@ -16,6 +17,7 @@ enum { RECV, SEND, ACCEPT, CONNECT, POLL, SELECT, EPOLL };
 static void *work(void *p)
 {
     struct job *j = p;
+    j->tid = gettid();
     struct pollfd one = {.fd = j->fd, .events = POLLIN};
     struct epoll_event got[4];
     fd_set readable;

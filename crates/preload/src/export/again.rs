@@ -119,7 +119,9 @@ pub(super) fn stream<S: Said>(
         match entered {
             Entered::Counted(ep) => leave(&ep),
             Entered::Young(nonce) => {
-                let _: Option<()> = init::lib().map(|lib| lib.leave_young(fd, nonce));
+                if init::lib().is_some_and(|lib| lib.leave_young(fd, nonce)) {
+                    ripen(fd, nonce);
+                }
             }
             Entered::Free | Entered::Home => {}
         }
@@ -200,6 +202,14 @@ pub(super) fn settled(
 fn leave(ep: &Ep) {
     let e = errno::get();
     let _: Option<()> = fast::inside(|lib| lib.leave_kernel(ep));
+    errno::set(e);
+}
+
+/// The process needs a stack from now on; `errno` is as it was.
+#[cold]
+fn ripen(fd: c_int, nonce: u32) {
+    let e = errno::get();
+    let _: Option<()> = fast::inside(|lib| lib.ripen_late(fd, nonce));
     errno::set(e);
 }
 

@@ -91,6 +91,10 @@ impl Sockets {
             (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM) if ep.v6 && is_established(ep) => {
                 put(into, &libc::AF_INET6.to_ne_bytes())
             }
+            // The kernel's connection beside a pair stays established.
+            (libc::IPPROTO_IPV6, libc::IPV6_ADDRFORM) if ep.v6 && paired => {
+                Answer::Error(Errno::ENOTCONN)
+            }
             _ => match options::find(level, name).map(|r| r.act) {
                 Some(Act::Opt(opt, Form::Buffer)) => {
                     let set = match name {

@@ -294,7 +294,11 @@ impl Sockets {
     pub(crate) fn after_kernel(&self, fd: i32, entered: &Entered) {
         match entered {
             Entered::Counted(ep) => self.leave_kernel(ep),
-            Entered::Young(nonce) => self.leave_young(fd, *nonce),
+            Entered::Young(nonce) => {
+                if self.leave_young(fd, *nonce) {
+                    self.ripen_late(fd, *nonce);
+                }
+            }
             Entered::Free | Entered::Home => {}
         }
     }

@@ -87,8 +87,9 @@ impl Sockets {
             if y.stays {
                 return Entered::Free;
             }
-            let due = u32::from(y.calls) + 1 >= self.settings.local_after.min(YOUNG);
-            if due && y.inside == 0 {
+            // Whoever has no stack yet asks the daemon for one when this call is over: the kernel would hold the open file
+            // meanwhile, and nothing else does.
+            if self.is_due(u32::from(y.calls) + 1) && y.inside == 0 && self.attached().is_some() {
                 match self.ripe(fd) {
                     Ripe::Yes => return Entered::Home,
                     Ripe::Never => continue,
@@ -106,14 +107,20 @@ impl Sockets {
         }
     }
 
-    /// The call on the connection with this nonce came back. Makes no system call, and holds nothing.
-    pub fn leave_young(&self, fd: i32, nonce: u32) {
+    /// So many calls have moved bytes, the next one included, that it may pair the connection.
+    fn is_due(&self, calls: u32) -> bool {
+        calls >= self.settings.local_after.min(YOUNG)
+    }
+
+    /// The call on the connection with this nonce came back. Makes no system call, and holds nothing. True: it is time to ask
+    /// for a stack ([`ripen_late`](Self::ripen_late)).
+    pub fn leave_young(&self, fd: i32, nonce: u32) -> bool {
         loop {
             let Entry::Young(y) = self.table.load(fd) else {
-                return;
+                return false;
             };
             if y.nonce != nonce {
-                return;
+                return false;
             }
             let now = Young {
                 inside: y.inside.saturating_sub(1),
@@ -121,8 +128,21 @@ impl Sockets {
                 ..y
             };
             if self.table.replace(fd, Entry::Young(y), Entry::Young(now)) {
-                return;
+                let due = self.is_due(u32::from(now.calls)) && now.inside == 0 && !now.stays;
+                return due && self.attached().is_none();
             }
+        }
+    }
+
+    /// The process gets its stack, and the connection with this nonce its mark.
+    #[cold]
+    pub fn ripen_late(&self, fd: i32, nonce: u32) {
+        let is_it = matches!(self.table.load(fd), Entry::Young(y) if y.nonce == nonce);
+        if is_it
+            && let Ripe::Yes = self.ripe(fd)
+            && let Some(ep) = self.mark(fd)
+        {
+            self.pair_at(Some(fd), &ep, ep.shared().kseq.load(Ordering::Acquire));
         }
     }
 
