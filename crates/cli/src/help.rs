@@ -111,7 +111,9 @@ pub(crate) const SS: &str = "\
 flyover ss [-tula] [--all-namespaces] [--json]
 
 Lists every socket that Flyover knows in this network namespace, in the layout of ss(8), with
-its path: packet or xdp for a socket on a stack, kernel with the reason for one that is not.
+its path: packet or xdp for a socket on a stack, shm within the host, kernel with the reason for one
+that is not. Reason young: a connection within the host that has moved bytes in a few calls only (or
+that stays as it is). Of programs that had nothing else yet Flyover knows nothing: see ss(8).
 
   -t, --tcp            only TCP
   -u, --udp            only UDP

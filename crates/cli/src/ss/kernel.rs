@@ -23,6 +23,8 @@ pub(super) struct Known {
     pub(super) send_q: u32,
     pub(super) local: Endpoint,
     pub(super) remote: Endpoint,
+    /// Of the socket, as /proc/PID/fd names it; 0 when no descriptor is left.
+    pub(super) inode: u32,
 }
 
 /// Sockets by cookie.
@@ -140,6 +142,7 @@ fn describe(body: &[u8], proto: Netid) -> Option<(u64, Known)> {
         remote: Endpoint::new(ip(24)?, port(6)?),
         recv_q: word32(body, 56)?,
         send_q: word32(body, 60)?,
+        inode: word32(body, 68)?,
     };
     Some((cookie, known))
 }

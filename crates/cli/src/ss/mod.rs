@@ -3,12 +3,14 @@
 //! ```text
 //! row.rs      one socket, from a row of a stack's memory
 //! kernel.rs   what the kernel knows of sockets, by cookie (NETLINK_SOCK_DIAG)
+//! young.rs    connections within the host that the stack has no row of
 //! render.rs   aligned columns
 //! ```
 
 mod kernel;
 mod render;
 mod row;
+mod young;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -149,10 +151,14 @@ fn one(
 ) -> anyhow::Result<Vec<Row>> {
     let view = View::open(client, info.id)?;
     let stack = view.stack()?;
-    Ok(stack
-        .rows()
-        .map(|r| Row::new(&r, info, kernel.get(&r.cookie)))
-        .collect())
+    let noted: Vec<_> = stack.rows().collect();
+    let known = noted.iter().map(|r| r.cookie).collect();
+    let mut rows: Vec<_> = noted
+        .iter()
+        .map(|r| Row::new(r, info, kernel.get(&r.cookie)))
+        .collect();
+    rows.extend(young::rows(info, &known, kernel));
+    Ok(rows)
 }
 
 #[cfg(test)]

@@ -98,6 +98,23 @@ impl Row {
         shown
     }
 
+    /// A connection within the host of which the stack has no row.
+    pub(super) fn young(cookie: u64, known: &Known, stack: &StackInfo) -> Self {
+        Self {
+            proto: known.proto,
+            state: TcpState::from_word(u32::from(known.state)).ss_name(),
+            recv_q: known.recv_q,
+            send_q: known.send_q,
+            local: address(known.local),
+            remote: peer(known.local, known.remote),
+            path: "kernel".to_owned(),
+            reason: "young",
+            stack: stack.id,
+            cookie: format!("{cookie:x}"),
+            orphan: false,
+        }
+    }
+
     /// Waits for connections, or for datagrams from anybody: what `ss -l` shows.
     pub(super) fn is_listening(&self) -> bool {
         match self.proto {
@@ -237,6 +254,7 @@ pub(super) mod tests {
         let mut r = sample(Kind::Tcp, TcpState::Closed, "10.0.0.1:80", "10.0.0.2:5000");
         r.handed_over = true;
         let known = Known {
+            inode: 0,
             proto: Netid::Tcp,
             state: 1,
             recv_q: 5,
@@ -280,6 +298,7 @@ pub(super) mod tests {
             (Netid::Unknown, "kernel", "loopback")
         );
         let known = Known {
+            inode: 0,
             proto: Netid::Tcp,
             state: 1,
             recv_q: 5,
