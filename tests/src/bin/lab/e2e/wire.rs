@@ -40,7 +40,7 @@ const SCENARIOS: usize = 310;
 const AGAIN: u32 = 3;
 
 /// Scenarios in which Flyover does something else, and why.
-const KNOWN: [(&str, &str); 5] = [
+const KNOWN: [(&str, &str); 3] = [
     (
         "states.close_wait",
         "an urgent byte behind the peer's FIN cannot be read",
@@ -52,14 +52,6 @@ const KNOWN: [(&str, &str); 5] = [
     (
         "growth.info_times",
         "how long a connection was busy is not measured",
-    ),
-    (
-        "calls.times_of_sending",
-        "the connection moves to the kernel, which acknowledges once more",
-    ),
-    (
-        "calls.without_copies",
-        "the connection moves to the kernel, which acknowledges once more",
     ),
 ];
 
