@@ -119,11 +119,11 @@ class Wire:
         total = checksum(pseudo + t) ^ spoil
         self.send_ip(6, t[:16] + struct.pack("!H", total) + t[18:], tos)
 
-    def next(self, port, until):
-        """The next segment to `port`, or None."""
+    def next(self, port, remote, until):
+        """The next segment from `remote` to `port`, or None. Other scenarios run at the same time."""
         while True:
             for i, one in enumerate(self.waiting):
-                if one.dport == port:
+                if (one.dport, one.sport) == (port, remote):
                     return self.waiting.pop(i)
             left = until - time.monotonic()
             if left <= 0 or not select.select([self.raw], [], [], left)[0]:
@@ -228,7 +228,7 @@ class Peer:
 
     def take(self, seconds):
         """The next segment, or None; noted, not shown."""
-        one = self.wire.next(self.port, time.monotonic() + seconds)
+        one = self.wire.next(self.port, self.remote, time.monotonic() + seconds)
         if one:
             self.note(one)
         return one
