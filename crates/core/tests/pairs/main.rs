@@ -2,6 +2,7 @@
 //! point. The kernel is two queues and the counts that it keeps.
 #![allow(missing_docs)]
 
+mod ends;
 mod host;
 mod parts;
 

@@ -143,9 +143,13 @@ impl Locked<'_, '_, '_> {
 
     fn close_connection(&mut self, id: SockId) {
         let s = self.st.sock(id);
+        let _: u32 = s.shut.fetch_or(SHUT_RD | SHUT_WR, AcqRel);
+        if s.has(flag::PAIRED) {
+            // Whoever sends at this moment is done, and his bytes count as unread, or sees that nobody reads any more.
+            crate::local::settle(self, id);
+        }
         let unread = s.rq_available() > 0 || self.st.kernel_bytes_of(s) > 0;
         let hard = s.has(flag::LINGER) && s.linger.get() == 0;
-        let _: u32 = s.shut.fetch_or(SHUT_RD | SHUT_WR, AcqRel);
         if (unread || hard)
             && s.tcp_state().is_synchronised()
             && s.tcp_state() != TcpState::TimeWait
