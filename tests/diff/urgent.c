@@ -225,6 +225,24 @@ CASE(in_other_states)
     say_ret("recv", recv(fd, buf, 1, 0));
 }
 
+/* How often it is asked for, and how the connection ended, say different things. */
+CASE(asked_again_after_the_end)
+{
+    for (int read_it = 0; read_it < 2; read_it++) {
+        int fd = active_pair();
+        peer_ok("oob X");
+        wait_events(fd, POLLPRI);
+        if (read_it)
+            say_ret("recv OOB", recv(fd, buf, 10, MSG_OOB));
+        peer_ok("rst");
+        wait_state(fd, "CLOSE");
+        say_ret("recv", recv(fd, buf, 10, 0));
+        say_ret("recv OOB", recv(fd, buf, 10, MSG_OOB));
+        say_ret("recv OOB", recv(fd, buf, 10, MSG_OOB));
+        close(fd);
+    }
+}
+
 CASE(select_exception)
 {
     int fd = active_pair();

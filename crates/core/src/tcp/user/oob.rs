@@ -194,15 +194,16 @@ impl Stack<'_> {
         if f & urg::ANNOUNCED == 0 || s.has(flag::OOBINLINE) {
             return Err(Error::Invalid);
         }
+        let here = f & urg::HERE != 0;
+        let ahead = s.urg_mark.get().wrapping_sub(s.rq_out.load(Relaxed));
+        if here && (ahead >= 1 << 31 || f & urg::TAKEN != 0) {
+            return Err(Error::Invalid);
+        }
         if s.tcp_state() == crate::tcp::state::TcpState::Closed && !s.has(flag::PEER_FIN) {
             return Err(Error::NotConnected);
         }
-        if f & urg::HERE == 0 {
+        if !here {
             return Err(Error::WouldBlock);
-        }
-        let ahead = s.urg_mark.get().wrapping_sub(s.rq_out.load(Relaxed));
-        if ahead >= 1 << 31 || f & urg::TAKEN != 0 {
-            return Err(Error::Invalid);
         }
         if !recvq::lock(s, me) {
             return Err(Error::WouldBlock);
