@@ -34,6 +34,15 @@ struct {
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows SEC(".maps");
 
+/* Local port -> PORT_*: most packets are nobody's, and a listener's need not be looked for as a connection's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 65536);
+	__type(key, __u32);
+	__type(value, __u32);
+	__uint(pinning, LIBBPF_PIN_BY_NAME);
+} ports SEC(".maps");
+
 /* (interface, stack) -> where that stack receives on that interface. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -148,10 +157,11 @@ static __always_inline enum verdict key_v6(void *ctx, enum source source, __u32 
 
 /*
  * Fills the key of a packet that a stack could own. Tags are in the packet only under XDP: for an skb
- * the kernel has moved them to metadata, which flow_owner_skb looks at.
+ * the kernel has moved them to metadata, which flow_owner_skb looks at, and read the Ethernet header.
  */
-static __always_inline enum verdict key_of(void *ctx, enum source source, struct flow_key *key)
+static __always_inline enum verdict key_xdp(struct xdp_md *ctx, struct flow_key *key)
 {
+	const enum source source = FROM_XDP;
 	__u32 at = sizeof(struct ethhdr);
 	struct ethhdr eth;
 	__be16 proto;
@@ -161,7 +171,7 @@ static __always_inline enum verdict key_of(void *ctx, enum source source, struct
 	if (eth.h_dest[0] & 1)
 		return NOT_OURS;
 	proto = eth.h_proto;
-	if (source == FROM_XDP && proto == bpf_htons(ETH_P_8021Q)) {
+	if (proto == bpf_htons(ETH_P_8021Q)) {
 		struct tag tag;
 
 		/*
@@ -182,18 +192,38 @@ static __always_inline enum verdict key_of(void *ctx, enum source source, struct
 	return NOT_OURS;
 }
 
+static __always_inline enum verdict key_skb(struct __sk_buff *skb, struct flow_key *key)
+{
+	if (skb->protocol == bpf_htons(ETH_P_IP))
+		return key_v4(skb, FROM_SKB, sizeof(struct ethhdr), key);
+	if (skb->protocol == bpf_htons(ETH_P_IPV6))
+		return key_v6(skb, FROM_SKB, sizeof(struct ethhdr), key);
+	return NOT_OURS;
+}
+
 /* The stack that owns a flow, or FLOW_PASS. Destroys the key. */
 static __always_inline __u32 lookup(struct flow_key *key)
 {
-	__u32 *stack = bpf_map_lookup_elem(&flows, key);
+	__u32 port = bpf_ntohs(key->lport);
+	__u32 *found = bpf_map_lookup_elem(&ports, &port);
+	__u32 *stack = NULL;
+	__u32 use;
 
+	if (!found || !*found)
+		return FLOW_PASS;
+	use = *found;
+	if (use & PORT_EXACT)
+		stack = bpf_map_lookup_elem(&flows, key);
 	if (stack)
 		return *stack;
 	__builtin_memset(key->raddr, 0, 16);
 	key->rport = 0;
-	stack = bpf_map_lookup_elem(&flows, key);
+	if (use & PORT_LOCAL)
+		stack = bpf_map_lookup_elem(&flows, key);
 	if (stack)
 		return *stack;
+	if (!(use & PORT_ANY))
+		return FLOW_PASS;
 	if (is_mapped(key->laddr))
 		__builtin_memset(key->laddr + 12, 0, 4);
 	else
@@ -222,7 +252,7 @@ static __always_inline __u32 flow_owner_skb(struct __sk_buff *skb)
 
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return FLOW_PASS;
-	if (key_of(skb, FROM_SKB, &key) == NOT_OURS)
+	if (key_skb(skb, &key) == NOT_OURS)
 		return FLOW_PASS;
 	stack = lookup(&key);
 	if (stack == FLOW_PASS || !vnic_of(skb->ifindex, stack, VNIC_PACKET))
@@ -237,7 +267,7 @@ int xdp_flow(struct xdp_md *ctx)
 	struct vnic *vnic;
 	__u32 stack;
 
-	if (key_of(ctx, FROM_XDP, &key) == NOT_OURS)
+	if (key_xdp(ctx, &key) == NOT_OURS)
 		return XDP_PASS;
 	stack = lookup(&key);
 	if (stack == FLOW_PASS)

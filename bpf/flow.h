@@ -35,6 +35,14 @@ struct flow_key {
 	__u8 pad[3];
 };
 
+/*
+ * For each local port, in host order: which of the three look-ups can find anything. Bits are set before the first flow
+ * of their kind and stay: one that is set in vain costs a look-up.
+ */
+#define PORT_EXACT 1u
+#define PORT_LOCAL 2u
+#define PORT_ANY 4u
+
 struct vnic_key {
 	__u32 ifindex;
 	__u32 stack;

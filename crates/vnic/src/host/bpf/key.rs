@@ -61,6 +61,30 @@ impl FlowKey {
     }
 }
 
+/// `PORT_*`: which look-up finds a flow.
+const PORT_EXACT: u32 = 1;
+const PORT_LOCAL: u32 = 2;
+const PORT_ANY: u32 = 4;
+
+impl FlowKey {
+    /// The bit of its port's word that has to be set for packets to be looked up here.
+    pub(super) fn use_of_port(&self) -> u32 {
+        let local = Ip(self.laddr);
+        if self.raddr != [0; 16] || self.rport != [0; 2] {
+            PORT_EXACT
+        } else if local == Ip::UNSPECIFIED_V4 || local == Ip::UNSPECIFIED_V6 {
+            PORT_ANY
+        } else {
+            PORT_LOCAL
+        }
+    }
+
+    /// Index of that word.
+    pub(super) fn port(&self) -> u32 {
+        u32::from(u16::from_be_bytes(self.lport))
+    }
+}
+
 /// `struct vnic_key`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]

@@ -11,7 +11,7 @@ mod pins;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use aya::maps::{HashMap, Map, MapData, MapError, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, XskMap};
 use aya::programs::{ProgramError, SocketFilter};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 
@@ -77,6 +77,9 @@ pub enum VnicTarget {
 pub struct FlowMaps {
     ebpf: Ebpf,
     flows: HashMap<MapData, FlowKey, u32>,
+    ports: Array<MapData, u32>,
+    /// What is known to be set there, by port.
+    used: Box<[u8]>,
     vnics: HashMap<MapData, VnicKey, VnicValue>,
     xsks: XskMap<MapData>,
     pins: Pins,
@@ -99,10 +102,13 @@ impl FlowMaps {
             .load(&OBJECT.0)?;
         link::load(&mut ebpf)?;
         let flows = HashMap::try_from(take(&mut ebpf, "flows")?);
+        let ports = Array::try_from(take(&mut ebpf, "ports")?);
         let vnics = HashMap::try_from(take(&mut ebpf, "vnics")?);
         let xsks = XskMap::try_from(take(&mut ebpf, "xsks")?);
         Ok(Self {
             flows: flows.map_err(|e| BpfError::Map("flows", e))?,
+            ports: ports.map_err(|e| BpfError::Map("ports", e))?,
+            used: vec![0; 1 << 16].into(),
             vnics: vnics.map_err(|e| BpfError::Map("vnics", e))?,
             xsks: xsks.map_err(|e| BpfError::Map("xsks", e))?,
             ebpf,
@@ -121,9 +127,27 @@ impl FlowMaps {
     /// # Errors
     /// E2BIG when there are 262144 flows.
     pub fn insert(&mut self, flow: &Flow, stack: u32) -> Result<(), BpfError> {
+        let key = FlowKey::of(flow);
+        self.note_port(&key)
+            .map_err(|e| BpfError::Map("ports", e))?;
         self.flows
-            .insert(FlowKey::of(flow), stack, 0)
+            .insert(key, stack, 0)
             .map_err(|e| BpfError::Map("flows", e))
+    }
+
+    /// From now on packets to its port are looked up where this flow is found.
+    fn note_port(&mut self, key: &FlowKey) -> Result<(), MapError> {
+        let (port, bit) = (key.port(), key.use_of_port());
+        let known = self.used.get(port as usize).copied().unwrap_or_default();
+        if u32::from(known) & bit != 0 {
+            return Ok(());
+        }
+        let uses = self.ports.get(&port, 0)? | bit;
+        self.ports.set(port, uses, 0)?;
+        if let Some(known) = self.used.get_mut(port as usize) {
+            *known = uses as u8;
+        }
+        Ok(())
     }
 
     /// Takes a flow from whoever has it. Fine when nobody has.
