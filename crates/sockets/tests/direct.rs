@@ -1,4 +1,4 @@
-//! Super-frames that are placed in the memory of a waiting reader: the same bytes in the same order, whatever the sizes
+//! Super-frames, and small messages, that are placed in the memory of a waiting reader: the same bytes in the same order, whatever the sizes
 //! and kinds of the reads.
 
 mod hosts;
@@ -99,6 +99,26 @@ fn a_super_frame_that_does_not_fit_is_continued_in_the_queue() {
 fn vectors_are_filled_in_order() {
     let calls: &[&[usize]] = &[&[1, 30_000, 7], &[16_384, 16_384, 3, 100_000]];
     assert!(transfer(82, &[65_536, 100], calls, 0) > 0);
+}
+
+/// Messages that are alone in their segments, for a reader that polls.
+fn messages(port: u16, reads: &[&[usize]]) -> u64 {
+    let (a, b) = pair();
+    let (c, s) = connect(&a, &b, port);
+    for len in [1, 64, 100, 192] {
+        let text: Vec<u8> = (0..len).map(byte).collect();
+        assert_eq!(a.lib.send(c, &[&text], 0), Answer::Value(len));
+        read_all(&b, s, len, reads, libc::MSG_DONTWAIT);
+    }
+    direct(&b)
+}
+
+#[test]
+fn small_messages_need_no_buffer() {
+    assert!(messages(88, &[&[200]]) > 0);
+    assert!(messages(89, &[&[1, 7, 192]]) > 0, "several pieces");
+    // What is longer than the reader wants goes through the queue, in order.
+    let _: u64 = messages(90, &[&[3, 50]]);
 }
 
 #[test]

@@ -25,33 +25,66 @@ pub(crate) struct RxPkt<'p> {
 }
 
 /// The memory of a program that reads from an empty receive queue: what a V-NIC delivers by system call goes there
-/// without a stay in the stack's buffers. Whoever makes one holds the socket's receive lock.
+/// without a stay in the stack's buffers; and what it has at hand goes to the caller's own memory, if it is little
+/// ([`SPARE`]). Whoever makes one holds the socket's receive lock.
 #[derive(Debug)]
 pub(crate) struct Direct<'p> {
     id: SockId,
     windows: &'p [ShmBytes<'p>],
     size: u32,
     done: Cell<u32>,
+    spare: ShmBytes<'p>,
+    spared: Cell<u32>,
 }
 
+/// Bytes of a payload that all lie in the copy of a frame's head.
+pub const SPARE: usize = 192;
+
+/// From this size of a read on, what comes by system call is placed in the program's memory: for a smaller one the pieces cost
+/// more than they save. Bytes.
+const BULK: u32 = 16 << 10;
 /// Windows of a [`Direct`], at most.
 pub(crate) const DIRECT_WINDOWS: usize = 4;
 
 impl<'p> Direct<'p> {
     /// Over `windows`, at most [`DIRECT_WINDOWS`], for the reader of `id`.
-    pub(crate) fn new(id: SockId, windows: &'p [ShmBytes<'p>]) -> Self {
+    pub(crate) fn new(id: SockId, windows: &'p [ShmBytes<'p>], spare: ShmBytes<'p>) -> Self {
         let size = windows.iter().map(ShmBytes::len).sum::<usize>();
         Self {
             id,
             windows,
             size: u32::try_from(size).unwrap_or(u32::MAX),
             done: Cell::new(0),
+            spare,
+            spared: Cell::new(0),
         }
+    }
+
+    /// True when what comes by system call goes to the reader's memory.
+    pub(crate) fn is_bulk(&self) -> bool {
+        self.size >= BULK
     }
 
     /// True when it is for this socket.
     pub(crate) fn is_for(&self, id: SockId) -> bool {
         self.id == id
+    }
+
+    /// Bytes placed in the caller's own memory.
+    pub(crate) fn spared(&self) -> u32 {
+        self.spared.get()
+    }
+
+    /// The caller's own memory for a payload of `n` bytes that is at hand, when it is the first and is wanted whole.
+    pub(crate) fn spare(&self, n: u32) -> Option<ShmBytes<'p>> {
+        let fits = n as usize <= self.spare.len() && n <= self.size;
+        (fits && self.done.get() == 0 && self.spared.get() == 0)
+            .then(|| self.spare.sub(0, n as usize))
+    }
+
+    /// It was filled.
+    pub(crate) fn set_spared(&self, n: u32) {
+        self.spared.set(n);
     }
 
     /// Bytes placed.
@@ -90,7 +123,7 @@ impl<'p> Direct<'p> {
     fn leaves(&self, meta: &RxMeta, queued: u32) -> bool {
         let done = self.done.get();
         let room = self.size.saturating_sub(done);
-        meta.by_call && (queued > 0 || (done > 0 && room < meta.frame_len))
+        meta.by_call && (queued > 0 || self.spared.get() > 0 || (done > 0 && room < meta.frame_len))
     }
 }
 
@@ -129,6 +162,11 @@ impl Locked<'_, '_, '_> {
             self.run_post();
         }
         total
+    }
+
+    /// True when a V-NIC has a frame for this stack.
+    pub(crate) fn has_frames(&mut self) -> bool {
+        (0..self.env.nics.count()).any(|i| self.env.nics.nic(i).is_some_and(|nic| nic.rx_pending()))
     }
 
     fn poll_nic(&mut self, i: usize, budget: u32, direct: Option<&Direct<'_>>) -> u32 {

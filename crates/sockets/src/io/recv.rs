@@ -3,12 +3,10 @@
 use core::cell::Cell;
 use core::sync::atomic::Ordering;
 
-use flyover_core::Error;
-use flyover_core::RecvFlags;
-use flyover_core::SHUT_RD;
 use flyover_core::ev;
 use flyover_core::stack::deferred::work;
 use flyover_core::stack::locked::Locked;
+use flyover_core::{Error, Placed, RecvFlags, SHUT_RD, SPARE};
 
 use crate::errno::Errno;
 use crate::io::away::Away;
@@ -164,7 +162,7 @@ impl Sockets {
         let mut polled = false;
         let mut deadline = None;
         let paired = ep.att.stack.is_paired(id);
-        let direct = want >= DIRECT_FROM && !how.peek && !all && !discards && !paired;
+        let direct = !how.peek && !all && !discards && !paired;
         let short = self.await_low_water(ep, want, flags, &mut deadline);
         loop {
             if discards {
@@ -191,7 +189,7 @@ impl Sockets {
                         return Ok(done);
                     }
                     if !all {
-                        let bulk = direct && r.n >= DIRECT_FROM && want - done >= DIRECT_FROM;
+                        let bulk = direct && r.n >= BULK && want - done >= BULK;
                         return Ok(done
                             + if bulk {
                                 more_at_once(ep, into, done)
@@ -214,7 +212,7 @@ impl Sockets {
                         }
                         polled = true;
                         let come = if direct {
-                            ep.att.try_locked(|l| l.tcp_poll_into(id, into, 64))
+                            poll_into(ep, into)
                         } else {
                             ep.att.poll(64).then_some(0)
                         };
@@ -228,22 +226,24 @@ impl Sockets {
                     let until = *deadline
                         .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
                     let (bits, spin) = (ev::IN | ev::RDHUP, self.settings.spin);
-                    let got = Cell::new(0);
+                    let got = Cell::new(Placed::default());
+                    let mut spare = [0; SPARE];
                     let waited = match done {
                         0 if direct => {
                             let poll = &mut |l: &mut Locked<'_, '_, 'static>| {
-                                if got.get() == 0 {
-                                    got.set(l.tcp_poll_into(id, into, 64));
+                                if got.get().bytes == 0 {
+                                    got.set(l.tcp_poll_into(id, into, &mut spare, 64));
                                 }
                             };
-                            let come = &|| got.get() > 0;
+                            let come = &|| got.get().bytes > 0;
                             ep.att.block_polling(id, until, spin, poll, come)
                         }
                         0 => ep.att.block_on(id, bits, -1, until, spin),
                         _ => ep.att.block_on_rest(id, bits, until, spin),
                     };
-                    if got.get() > 0 {
-                        return Ok(with_queued(ep, into, got.get()));
+                    if got.get().bytes > 0 {
+                        let n = settle(into, &spare, got.get());
+                        return Ok(with_queued(ep, into, n));
                     }
                     if let Err(e) = waited {
                         return if done > 0 { Ok(done) } else { Err(e) };
@@ -343,9 +343,8 @@ impl Sockets {
     }
 }
 
-/// From this size of a read on, what comes by super-frame is placed in the program's memory at once: a poll for a smaller
-/// one costs more than it saves. Bytes.
-const DIRECT_FROM: usize = 16 << 10;
+/// From this size of what was read, and of what would fit behind it, on, the V-NICs are looked at once more. Bytes.
+const BULK: usize = 16 << 10;
 
 /// The queue is empty, `done` bytes were read and much would fit behind them: what the V-NICs hold follows at once. As in
 /// the kernel, where it would have been in the queue. Returns the bytes placed.
@@ -353,10 +352,32 @@ fn more_at_once(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usize {
     if ep.shared().rq_available() > 0 {
         return 0;
     }
-    let more = with_rest(into, done, |rest| {
-        ep.att.try_locked(|l| l.tcp_poll_into(ep.sock.id, rest, 64))
-    });
+    let more = with_rest(into, done, |rest| poll_into(ep, rest));
     more.unwrap_or(0)
+}
+
+/// One poll for a reader of an empty queue; `None`: somebody else is at it.
+fn poll_into(ep: &Ep, into: &mut [&mut [u8]]) -> Option<usize> {
+    let mut spare = [0; SPARE];
+    let placed = ep
+        .att
+        .try_locked(|l| l.tcp_poll_into(ep.sock.id, into, &mut spare, 64))?;
+    Some(settle(into, &spare, placed))
+}
+
+/// Copies what the stack placed beside the program's memory to where it is wanted. Returns the bytes placed.
+fn settle(into: &mut [&mut [u8]], spare: &[u8; SPARE], placed: Placed) -> usize {
+    if placed.in_spare {
+        let mut from = spare.get(..placed.bytes).unwrap_or_default();
+        for part in into {
+            let (now, later) = from.split_at(from.len().min(part.len()));
+            if let Some(to) = part.get_mut(..now.len()) {
+                to.copy_from_slice(now);
+            }
+            from = later;
+        }
+    }
+    placed.bytes
 }
 
 /// `n` bytes were placed at once; what is queued behind them follows. Returns the bytes in all.

@@ -127,7 +127,15 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     let mut windows = [ShmBytes::EMPTY; WINDOWS];
     let mut fresh: [Option<BufId>; WINDOWS] = [None; WINDOWS];
     let direct = reader(p, &s, id);
-    let (mut n, straight) = direct.map_or((0, 0), |d| d.next(seg.len, &mut windows));
+    let (mut n, straight) = match direct {
+        None => (0, 0),
+        Some(d) if p.meta.by_call && d.is_bulk() => d.next(seg.len, &mut windows),
+        Some(_) if p.meta.by_call => (0, 0),
+        Some(d) => d.spare(seg.len).map_or((0, 0), |spare| {
+            set(&mut windows, 0, spare);
+            (1, seg.len)
+        }),
+    };
     let mut left = seg.len - straight;
     let tail = recvq::tail_room(st, &s).filter(|(_, room)| *room > 0 && left > 0);
     let mut appended = 0;
@@ -184,7 +192,10 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     recvq::publish(&s, want);
     if let Some(d) = direct.filter(|_| straight > 0) {
         count!(l, tcp_direct);
-        d.add(straight);
+        match p.meta.by_call {
+            true => d.add(straight),
+            false => d.set_spared(straight),
+        }
         recvq::note_taken(&s, straight);
     }
     let t = &s.net.tcb;
@@ -205,7 +216,7 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
 fn reader<'p>(p: &RxPkt<'p>, s: &Sock, id: SockId) -> Option<&'p Direct<'p>> {
     let d = p.direct.filter(|d| d.is_for(id))?;
     let checked = p.meta.csum != flyover_vnic::Csum::Unknown;
-    (p.meta.by_call && checked && s.rq_available() == 0 && !oob::is_pending(s)).then_some(d)
+    (checked && s.rq_available() == 0 && !oob::is_pending(s)).then_some(d)
 }
 
 /// Ahead of a hole, or while holes exist.

@@ -6,7 +6,7 @@ use crate::sock::net::NetSock;
 use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
-use crate::stack::poll::{DIRECT_WINDOWS, Direct};
+use crate::stack::poll::{DIRECT_WINDOWS, Direct, SPARE};
 use crate::tcp::state::TcpState;
 use crate::tcp::tcb::tflag;
 use crate::tcp::user::handover::is_frozen;
@@ -35,6 +35,16 @@ pub struct Recv {
     /// Call [`Stack::lock_or_defer`] with [`crate::stack::deferred::work::WINDOW`]: a buffer can be freed, or the
     /// peer is to learn of the wider window.
     pub want_update: bool,
+}
+
+/// What [`Locked::tcp_poll_into`] placed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Placed {
+    /// Bytes.
+    pub bytes: usize,
+    /// They are in the memory that the caller gave for small payloads: he copies them to where they are wanted. Under the
+    /// lock the stack does not touch the program's memory itself.
+    pub in_spare: bool,
 }
 
 impl Stack<'_> {
@@ -100,25 +110,43 @@ impl Stack<'_> {
 
 impl Locked<'_, '_, '_> {
     /// [`Locked::poll`] for a thread that waits for data of a connection: what comes for it by system call is placed in
-    /// `bufs` at once. Returns the bytes placed; other data is in the queue as ever.
-    pub fn tcp_poll_into(&mut self, id: SockId, bufs: &mut [&mut [u8]], budget: u32) -> usize {
+    /// `bufs` at once, or else the first small payload in `spare`. Other data is in the queue as ever.
+    pub fn tcp_poll_into(
+        &mut self,
+        id: SockId,
+        bufs: &mut [&mut [u8]],
+        spare: &mut [u8; SPARE],
+        budget: u32,
+    ) -> Placed {
         let s = self.st.sock(id);
-        if bufs.len() > DIRECT_WINDOWS || s.rq_available() != 0 || !recvq::lock(s, self.env.me) {
+        let direct = bufs.len() <= DIRECT_WINDOWS && s.rq_available() == 0 && self.has_frames();
+        if !direct || !recvq::lock(s, self.env.me) {
             let _: u32 = self.poll(budget);
-            return 0;
+            return Placed::default();
         }
         let mut windows = [ShmBytes::EMPTY; DIRECT_WINDOWS];
         for (w, b) in windows.iter_mut().zip(bufs.iter_mut()) {
             *w = ShmBytes::private(b);
         }
-        let direct = Direct::new(id, &windows);
+        let direct = Direct::new(id, &windows, ShmBytes::private(spare));
         let _: u32 = self.poll_for(budget, Some(&direct));
         recvq::unlock(s);
-        let done = direct.done() as usize;
-        if done > 0 {
+        let placed = Placed {
+            bytes: (direct.done() + direct.spared()) as usize,
+            in_spare: direct.spared() > 0,
+        };
+        if placed.bytes > 0 {
             after_read(self, id);
         }
-        done
+        placed
+    }
+}
+
+/// Takes the pending error. Hardly ever there is one, and a program that spins asks often.
+fn take_error(s: &Sock) -> u32 {
+    match s.err.load(Relaxed) {
+        0 => 0,
+        _ => s.err.swap(0, core::sync::atomic::Ordering::AcqRel),
     }
 }
 
@@ -140,7 +168,7 @@ fn end_of_stream(s: &Sock) -> Result<Recv, Error> {
     if s.has(flag::PEER_FIN) && super::oob::readable(s) == 0 {
         return eof;
     }
-    let e = s.err.swap(0, core::sync::atomic::Ordering::AcqRel);
+    let e = take_error(s);
     if e != 0 {
         return Err(Error::Errno(e.cast_signed()));
     }
