@@ -368,12 +368,12 @@ impl Sock {
         self.rport.set(u32::from(e.port));
     }
 
-    /// Bytes (TCP) or datagrams (UDP) that wait to be read.
+    /// Bytes (TCP) or datagrams (UDP) that wait to be read. Whoever is neither the reader nor the writer may be told of more:
+    /// what was read, and has come, between the two looks. (The other way round it could be less than nothing.)
     #[inline]
     pub fn rq_available(&self) -> u32 {
-        self.rq_in
-            .load(Acquire)
-            .wrapping_sub(self.rq_out.load(Acquire))
+        let read = self.rq_out.load(Acquire);
+        self.rq_in.load(Acquire).wrapping_sub(read)
     }
 
     /// TTL or hop limit of packets to `dst`.

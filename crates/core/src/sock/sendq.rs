@@ -3,6 +3,7 @@
 use super::net::NetSock;
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, Batch, BufId, Freed};
+use crate::tcp::tcb::tflag;
 use core::sync::atomic::Ordering::{Relaxed, Release};
 use flyover_shm::{OptIdx, ShmBytes};
 
@@ -162,11 +163,17 @@ pub(crate) fn gather<'m>(
 pub(crate) fn end_record(st: Stack<'_>, s: NetSock<'_>) {
     if let Some(tail) = s.net.sq_tail.get().opt() {
         st.buf(tail).total.set(RECORD_END);
+        let t = &s.net.tcb.tflags;
+        t.set(t.get() | tflag::RECORDS);
     }
 }
 
 /// A record ends within the `len` bytes from stream offset `off` on, and others follow it.
 pub(crate) fn ends_record(st: Stack<'_>, s: NetSock<'_>, off: u32, len: u32) -> bool {
+    // Hardly anybody has records, and this is asked for every small piece that waits.
+    if s.net.tcb.tflags.get() & tflag::RECORDS == 0 {
+        return false;
+    }
     let mut windows = [ShmBytes::EMPTY; GATHER];
     let (_, got) = gather(st, s, off, len, false, &mut windows);
     got < len && got > 0

@@ -260,6 +260,8 @@ pub mod tflag {
     pub const ACK_NOW: u32 = 1 << 6;
     /// Urgent data is to be sent.
     pub const URG_OUT: u32 = 1 << 7;
+    /// Records have ends in the send queue, or had (`MSG_EOR`).
+    pub const RECORDS: u32 = 1 << 8;
     /// The neighbour was unresolved at the last transmission.
     pub const BLOCKED: u32 = 1 << 10;
     /// Our SYN has left.
