@@ -6,16 +6,20 @@
 //! | `crates.rs` | tokio's, polling's and async-io's own tests |
 //! | `python.rs` | the modules of CPython's suite that use sockets and signals |
 //! | `sources.rs` | libuv's and libevent's own tests, from Debian's source packages |
+//! | `wheels.rs` | tornado's, trio's and Twisted's own tests, from PyPI |
 
 mod crates;
 mod python;
 mod sources;
+mod wheels;
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use flyover_e2e::lab::{Host, Lab, Side};
 use flyover_e2e::runner::{self, Case};
 use flyover_e2e::{cleanup, wiring};
@@ -60,6 +64,7 @@ fn all() -> Vec<Case> {
     python::cases(&mut cases, false);
     sources::cases(&mut cases);
     crates::cases(&mut cases);
+    wheels::cases(&mut cases);
     cases
 }
 
@@ -81,6 +86,16 @@ fn case(
     });
     case.limit = limit;
     case.only_flyover()
+}
+
+/// What our runners in Python wrote: a line for each test, its name and how it ended.
+fn written(output: &Path) -> Result<Results> {
+    let text = fs::read_to_string(output).context("no results")?;
+    Ok(text
+        .lines()
+        .filter_map(|line| line.split_once('\t'))
+        .map(|(name, how)| (name.to_owned(), how.to_owned()))
+        .collect())
 }
 
 /// Runs the suite on both hosts at the same time: plain, under Flyover.

@@ -3,11 +3,11 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use flyover_e2e::lab::{Host, Lab};
 use flyover_e2e::runner::Case;
 
-use super::{Results, both, case, compare};
+use super::{Results, both, case, compare, written};
 
 /// A module, whether it is quick, and tests that are not run.
 struct Module(&'static str, bool, &'static [&'static str]);
@@ -89,10 +89,5 @@ fn results(lab: &Lab, host: Host, module: &Module) -> Result<Results> {
     }
     // Whatever the end: the tests' own results count.
     let _ended = command.output(LIMIT);
-    let text = fs::read_to_string(&output).context("no results")?;
-    Ok(text
-        .lines()
-        .filter_map(|line| line.split_once('\t'))
-        .map(|(name, how)| (name.to_owned(), how.to_owned()))
-        .collect())
+    written(&output)
 }
