@@ -180,6 +180,19 @@ static int take(struct end *e, unsigned char *into, int n, int *kept, uint64_t *
     }
 }
 
+/* Where bytes that are wrong come from: what is missing, or came twice. */
+static void trace(struct end *e, const unsigned char *into, int n)
+{
+    int at = (e->read_at + e->got) % PATTERN, first = 0, is = 0;
+    while (first < n && into[first] == pattern[at + first])
+        first++;
+    int some = n - first < 12 ? n - first : 12;
+    while (is < PATTERN && memcmp(into + first, pattern + is, some))
+        is++;
+    fprintf(stderr, "end %d: of %d bytes from %d on those from %d on, %d of them compared, are those of %d\n", (int)(e - ends), n,
+        at, at + first, some, is);
+}
+
 static void *reader(void *arg)
 {
     struct end *e = arg;
@@ -194,6 +207,8 @@ static void *reader(void *arg)
         }
         must(n != 0, "an early end");
         must(n > 0, "receiving");
+        if (memcmp(into, pattern + (e->read_at + e->got) % PATTERN, n))
+            trace(e, into, n);
         must(!memcmp(into, pattern + (e->read_at + e->got) % PATTERN, n), kept ? "wrong bytes, peeked" : "wrong bytes");
         if (!kept)
             e->got += n;
@@ -292,12 +307,13 @@ static void ask(struct end *e, uint64_t *dice)
 {
     struct sockaddr_storage a;
     socklen_t len = sizeof a;
-    int fd = number(e, dice), n = -1, error = -1;
+    /* Before the question: the reader goes on meanwhile. */
+    int fd = number(e, dice), n = -1, error = -1, got = e->got;
     must(!getpeername(fd, (void *)&a, &len), "getpeername");
     must(connect(fd, (void *)&a, len) < 0 && errno == EISCONN, "a second connect");
     len = sizeof error;
     must(!getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) && error == 0, "SO_ERROR");
-    must(!ioctl(fd, FIONREAD, &n) && n >= 0 && n <= e->to_read - e->got + PIECE, "FIONREAD");
+    must(!ioctl(fd, FIONREAD, &n) && n >= 0 && n <= e->to_read - got + PIECE, "FIONREAD");
     must(!ioctl(fd, TIOCOUTQ, &n) && n >= 0, "SIOCOUTQ");
     must(!fcntl(fd, F_SETOWN, getpid()) && fcntl(fd, F_GETOWN) == getpid(), "F_SETOWN");
 }
