@@ -180,17 +180,14 @@ static int take(struct end *e, unsigned char *into, int n, int *kept, uint64_t *
     }
 }
 
-/* Where bytes that are wrong come from: what is missing, or came twice. */
-static void trace(struct end *e, const unsigned char *into, int n)
+/* Says where bytes that are wrong belong: something is missing, or came twice. */
+static void wrong(struct end *e, const unsigned char *into, int n, int kept)
 {
-    int at = (e->read_at + e->got) % PATTERN, first = 0, is = 0;
-    while (first < n && into[first] == pattern[at + first])
-        first++;
-    int some = n - first < 12 ? n - first : 12;
-    while (is < PATTERN && memcmp(into + first, pattern + is, some))
-        is++;
-    fprintf(stderr, "end %d: of %d bytes from %d on those from %d on, %d of them compared, are those of %d\n", (int)(e - ends), n,
-        at, at + first, some, is);
+    int at = (e->read_at + e->got) % PATTERN, i = 0, is = 0;
+    for (; into[i] == pattern[at + i]; i++) {}
+    for (; is < PATTERN && memcmp(into + i, pattern + is, n - i < 12 ? n - i : 12); is++) {}
+    fprintf(stderr, "end %d: %d of %d bytes are right, those of %d are those of %d\n", (int)(e - ends), i, n, at + i, is);
+    fail(kept ? "wrong bytes, peeked" : "wrong bytes");
 }
 
 static void *reader(void *arg)
@@ -208,8 +205,7 @@ static void *reader(void *arg)
         must(n != 0, "an early end");
         must(n > 0, "receiving");
         if (memcmp(into, pattern + (e->read_at + e->got) % PATTERN, n))
-            trace(e, into, n);
-        must(!memcmp(into, pattern + (e->read_at + e->got) % PATTERN, n), kept ? "wrong bytes, peeked" : "wrong bytes");
+            wrong(e, into, n, kept);
         if (!kept)
             e->got += n;
         if (draw(dice, 8) == 0)
@@ -307,8 +303,7 @@ static void ask(struct end *e, uint64_t *dice)
 {
     struct sockaddr_storage a;
     socklen_t len = sizeof a;
-    /* Before the question: the reader goes on meanwhile. */
-    int fd = number(e, dice), n = -1, error = -1, got = e->got;
+    int fd = number(e, dice), n = -1, error = -1, got = e->got; /* before the question */
     must(!getpeername(fd, (void *)&a, &len), "getpeername");
     must(connect(fd, (void *)&a, len) < 0 && errno == EISCONN, "a second connect");
     len = sizeof error;

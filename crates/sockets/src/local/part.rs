@@ -11,7 +11,7 @@ use super::diag;
 use crate::entry::Entry;
 use crate::errno::Errno;
 use crate::life::handover::{WAIT_NS, WAITS};
-use crate::os::PollFd;
+use crate::os::{PollFd, copy_high};
 use crate::policy::Reason;
 use crate::process::{Ep, Sockets};
 
@@ -20,10 +20,9 @@ const PIECE: usize = 64 << 10;
 /// How long the kernel's buffers may be full, ns.
 const PATIENCE: u64 = 2_000_000_000;
 
-/// The descriptor of an end.
+/// A descriptor of an end, our own: to be closed.
 struct Held {
     fd: i32,
-    borrowed: bool,
 }
 
 impl Sockets {
@@ -90,14 +89,29 @@ impl Sockets {
             let moved = self
                 .push(ep, own, held.fd)
                 .map(|()| self.shut(held.fd, other));
-            if held.borrowed {
-                let _: Result<(), Errno> = self.os.close(held.fd);
-            }
+            let _: Result<(), Errno> = self.os.close(held.fd);
             moved?;
         }
-        self.push(ep, other, fd)?;
-        self.shut(fd, own);
+        if other.unread > 0 || own.fin || own.deaf {
+            let held = self.copy_of(fd, own).ok_or(Errno::ENOENT)?;
+            let moved = self
+                .push(ep, other, held.fd)
+                .map(|()| self.shut(held.fd, own));
+            let _: Result<(), Errno> = self.os.close(held.fd);
+            moved?;
+        }
         Ok(())
+    }
+
+    /// A copy of `fd`, if that is the end's: another thread may close the number at any moment, and the next file that gets it
+    /// would get the bytes.
+    fn copy_of(&self, fd: i32, end: &Parting) -> Option<Held> {
+        let fd = copy_high(self.os, fd)?;
+        if self.cookie(fd) == Ok(end.cookie) {
+            return Some(Held { fd });
+        }
+        let _: Result<(), Errno> = self.os.close(fd);
+        None
     }
 
     /// Sends what waits at `to` through the kernel's socket of its peer.
@@ -151,18 +165,14 @@ impl Sockets {
 
     /// A descriptor of the other end; `own` is one of ours.
     fn descriptor_of(&self, own: i32, ep: &Ep, end: &Parting) -> Result<Held, Errno> {
-        let mut found = None;
+        let mut numbers = Vec::new();
         self.table.for_each(self.table.len(), |fd, e| {
-            let same = matches!(e, Entry::Tcp(h) if h.id == end.sock.id);
-            if same && found.is_none() && self.cookie(fd) == Ok(end.cookie) {
-                found = Some(fd);
+            if matches!(e, Entry::Tcp(h) if h.id == end.sock.id) {
+                numbers.push(fd);
             }
         });
-        if let Some(fd) = found {
-            return Ok(Held {
-                fd,
-                borrowed: false,
-            });
+        if let Some(held) = numbers.into_iter().find_map(|fd| self.copy_of(fd, end)) {
+            return Ok(held);
         }
         let s = ep.shared();
         let inode = diag::inode(self.os, end.cookie, s.remote(), s.local()).ok_or(Errno::ENOENT)?;
@@ -174,6 +184,6 @@ impl Sockets {
             let _: Result<(), Errno> = self.os.close(fd);
             return Err(Errno::ENOENT);
         }
-        Ok(Held { fd, borrowed: true })
+        Ok(Held { fd })
     }
 }
