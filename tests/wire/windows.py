@@ -166,9 +166,8 @@ def buffer_too_small_for_more(w):
     w.say(f"  behind a hole, over the edge: {'sack' if one and one.option(5) else 'not taken'}")
 
 
-def fin_at_shut_window(w):
-    """The window is shut; a FIN is heard all the same."""
-    p = _open(w, old(), SO_RCVBUF=4000)
+def _fill(p):
+    """Sends until the window is shut."""
     for _ in range(40):
         left = (p.edge - p.seq) & 0xFFFFFFFF
         if left == 0 or left > 1 << 31:
@@ -179,6 +178,12 @@ def fin_at_shut_window(w):
     time.sleep(0.3)
     while p.take(0.05):
         pass
+
+
+def fin_at_shut_window(w):
+    """The window is shut; a FIN is heard all the same."""
+    p = _open(w, old(), SO_RCVBUF=4000)
+    _fill(p)
     w.say(f"  shut {p.edge == p.seq}")
     p.out(ACK | FIN)
     one = p.take(0.3)
@@ -189,16 +194,7 @@ def fin_at_shut_window(w):
 def data_at_shut_window(w):
     """Behind the edge nothing is taken, and each is answered."""
     p = _open(w, old(), SO_RCVBUF=4000)
-    for _ in range(40):
-        left = (p.edge - p.seq) & 0xFFFFFFFF
-        if left == 0 or left > 1 << 31:
-            break
-        p.out(ACK | PSH, bytes(min(left, 1000)))
-        while p.take(0.05):
-            pass
-    time.sleep(0.3)
-    while p.take(0.05):
-        pass
+    _fill(p)
     at = (p.seq - p.isn) & 0xFFFFFFFF
     for seq, n in ((at, 1), (at, 1000), (at - 1, 0), (at - 1, 1), (at - 1, 2), (at + 1, 10), (at, 0)):
         p.out(ACK | PSH, bytes(n), seq=seq)
