@@ -1,6 +1,8 @@
 //! `SO_LINGER` with a time: the close of the last descriptor waits until the peer has everything.
 
-use flyover_core::sock::flag;
+use core::sync::atomic::Ordering;
+
+use flyover_core::sock::{Sock, flag};
 use flyover_core::{SockRef, TcpState};
 
 use crate::enter;
@@ -10,6 +12,8 @@ use crate::os::EpollEvent;
 use crate::process::{Ep, Fd, Sockets};
 use crate::wait::Deadline;
 
+/// The kernel has the connection, or is to get it.
+const MOVES: u32 = flag::HANDED_OVER | flag::HANDING_OVER;
 /// How long a lingering close sleeps before it looks for the first time, and at most, ns.
 const SHORTEST_NAP: u64 = 50_000;
 const LONGEST_NAP: u64 = 1_000_000;
@@ -57,14 +61,10 @@ impl Sockets {
             return None;
         }
         let set = self.os.epoll_create(libc::EPOLL_CLOEXEC).ok()?;
-        // The kernel's connection beside a pair can always be written to.
-        let always = if paired {
-            libc::EPOLLOUT | libc::EPOLLIN
-        } else {
-            0
-        };
+        // A kernel socket that is not connected hangs up; one that is can be written to: it stands beside a pair, or the
+        // connection goes to it just now.
         let shows = EpollEvent {
-            events: always as u32,
+            events: (libc::EPOLLOUT | libc::EPOLLIN) as u32,
             data: 0,
         };
         if let Err(_e) = self.os.epoll_ctl(set, libc::EPOLL_CTL_ADD, fd, Some(shows)) {
@@ -80,8 +80,8 @@ impl Sockets {
         })
     }
 
-    /// The descriptor is closed. The kernel socket is not connected, so it reports `EPOLLHUP` for as long as it exists, or
-    /// stands beside a pair.
+    /// The descriptor is closed. The kernel socket reports something for as long as it exists, unless the connection was
+    /// moved into it meanwhile, by another holder, and its buffer is full.
     pub(crate) fn close_if_last(&self, doubt: &Doubt) {
         let ep = &doubt.ep;
         let mut event = [EpollEvent::default()];
@@ -92,8 +92,9 @@ impl Sockets {
         }
         let _: bool = ep.att.poll(64);
         ep.att.locked(|l| {
-            // The keeper may have been faster.
-            if ep.att.stack.get(ep.sock).is_some() {
+            // The keeper may have been faster. Of the kernel's connections it hears.
+            let ours = |s: &Sock| s.flags.load(Ordering::Relaxed) & MOVES == 0;
+            if ep.att.stack.get(ep.sock).is_some_and(ours) {
                 l.close(ep.sock.id);
             }
         });

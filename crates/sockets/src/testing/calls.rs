@@ -1,7 +1,7 @@
 //! The calls of `FakeOs`.
 
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{IoSlice, IoSliceMut};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,15 @@ use crate::addr::Addr;
 use crate::enter;
 use crate::errno::Errno;
 use crate::os::{EpollEvent, Os, PollFd, Ran, Received};
+
+/// Of asm-generic/socket.h.
+const SO_PEERNAME: i32 = 28;
+
+impl FakeOs {
+    pub(super) fn new_cookie(&self) -> u64 {
+        self.next_cookie.fetch_add(1, Ordering::Relaxed)
+    }
+}
 
 impl Os for FakeOs {
     fn now(&self) -> u64 {
@@ -57,9 +66,11 @@ impl Os for FakeOs {
                 remote: None,
                 listening: false,
                 chosen: false,
-                cookie: self.next_cookie.fetch_add(1, Ordering::Relaxed),
+                cookie: self.new_cookie(),
                 options: HashMap::new(),
                 queue: VecDeque::new(),
+                backlog: VecDeque::new(),
+                stream: None,
             }),
             _ => return Err(Errno::EAFNOSUPPORT),
         };
@@ -69,10 +80,11 @@ impl Os for FakeOs {
     fn close(&self, fd: i32) -> Result<(), Errno> {
         let mut t = self.table();
         let (index, _) = t.fds.remove(&fd).ok_or(Errno::EBADF)?;
-        if !t.fds.values().any(|(i, _)| *i == index)
-            && let Some(f) = t.files.get_mut(index)
-        {
-            *f = None;
+        if !t.fds.values().any(|(i, _)| *i == index) {
+            t.end_stream(index);
+            if let Some(f) = t.files.get_mut(index) {
+                *f = None;
+            }
         }
         Ok(())
     }
@@ -106,10 +118,13 @@ impl Os for FakeOs {
         let remote = addr.endpoint();
         let fresh = self.next_port.fetch_add(1, Ordering::Relaxed) as u16;
         let address = self.address;
+        let (kind, bound) = self.inet(fd, |s| Ok((s.kind, s.local.port)))?;
+        if let Some(remote) = remote.filter(|_| kind == libc::SOCK_STREAM) {
+            let port = if bound == 0 { fresh } else { bound };
+            let ip = remote.ip;
+            return self.open_stream(fd, Endpoint { ip, port }, remote);
+        }
         self.inet(fd, |s| {
-            if s.kind != libc::SOCK_DGRAM {
-                return Err(Errno::ECONNREFUSED);
-            }
             s.remote = remote;
             if s.local.port == 0 {
                 s.local = Endpoint {
@@ -129,16 +144,32 @@ impl Os for FakeOs {
     }
 
     fn accept(&self, fd: i32, _flags: i32) -> Result<(i32, Addr), Errno> {
-        self.inet(fd, |s| {
-            if s.listening {
-                Err(Errno::EAGAIN)
-            } else {
-                Err(Errno::EINVAL)
+        let (file, from) = {
+            let mut t = self.table();
+            let index = t.file_of(fd)?;
+            let Some(Some(File::Inet(s))) = t.files.get_mut(index) else {
+                return Err(Errno::ENOTSOCK);
+            };
+            if !s.listening {
+                return Err(Errno::EINVAL);
             }
-        })
+            let file = s.backlog.pop_front().ok_or(Errno::EAGAIN)?;
+            let fd = lowest(&t, 3);
+            let _ = t.fds.insert(fd, (file, 0));
+            (fd, fd)
+        };
+        Ok((file, self.getpeername(from)?))
     }
 
-    fn shutdown(&self, fd: i32, _how: i32) -> Result<(), Errno> {
+    fn shutdown(&self, fd: i32, how: i32) -> Result<(), Errno> {
+        if self.is_stream(fd) {
+            let mut t = self.table();
+            let file = t.file_of(fd)?;
+            if how != libc::SHUT_RD {
+                t.end_stream(file);
+            }
+            return Ok(());
+        }
         self.inet(fd, |s| {
             if s.listening {
                 // As Linux: it listens no longer, and a port that the kernel chose is free again.
@@ -174,6 +205,14 @@ impl Os for FakeOs {
                 }
                 (libc::SOL_SOCKET, libc::SO_ACCEPTCONN) => int_bytes(i32::from(s.listening)),
                 (libc::SOL_SOCKET, libc::SO_BINDTODEVICE) => Vec::new(),
+                (libc::SOL_SOCKET, SO_PEERNAME) => {
+                    let to = s.remote.ok_or(Errno::ENOTCONN)?;
+                    Addr::inet(to, s.v6).as_bytes().to_vec()
+                }
+                (libc::IPPROTO_TCP, libc::TCP_INFO) => {
+                    // TCP_ESTABLISHED, TCP_CLOSE.
+                    vec![if s.stream.is_some() { 1 } else { 7 }]
+                }
                 (libc::SOL_SOCKET, libc::SO_SNDBUF | libc::SO_RCVBUF) => s
                     .options
                     .get(&(level, name))
@@ -204,6 +243,9 @@ impl Os for FakeOs {
     }
 
     fn fcntl(&self, fd: i32, cmd: i32, arg: usize) -> Result<i32, Errno> {
+        if cmd == libc::F_DUPFD_CLOEXEC {
+            self.reached("copy");
+        }
         let mut t = self.table();
         let (index, status) = *t.fds.get(&fd).ok_or(Errno::EBADF)?;
         match cmd {
@@ -291,8 +333,17 @@ impl Os for FakeOs {
         fd: i32,
         into: &mut [IoSliceMut<'_>],
         _control: &mut [u8],
-        _flags: i32,
+        flags: i32,
     ) -> Result<Received, Errno> {
+        if self.is_stream(fd) {
+            let n = self.recv_stream(fd, into, flags & libc::MSG_PEEK != 0)?;
+            return Ok(Received {
+                n,
+                from: Addr::default(),
+                control: 0,
+                flags: 0,
+            });
+        }
         self.inet(fd, |s| {
             let (from, bytes) = s.queue.pop_front().ok_or(Errno::EAGAIN)?;
             let room = into.iter_mut().flat_map(|b| b.iter_mut());
@@ -314,7 +365,11 @@ impl Os for FakeOs {
         _control: &[u8],
         _flags: i32,
     ) -> Result<usize, Errno> {
+        self.reached("sendmsg");
         let bytes: Vec<u8> = from.iter().flat_map(|s| s.iter().copied()).collect();
+        if to.is_none() && self.is_stream(fd) {
+            return self.send_stream(fd, &bytes);
+        }
         if self.inet(fd, |_| Ok(())).is_ok() {
             return Err(Errno::ENETUNREACH);
         }
@@ -349,7 +404,8 @@ impl Os for FakeOs {
     }
 
     fn epoll_create(&self, _flags: i32) -> Result<i32, Errno> {
-        self.install(File::Epoll(HashMap::new()), 0)
+        self.reached("epoll_create");
+        self.install(File::Epoll(BTreeMap::new()), 0)
     }
 
     fn epoll_ctl(
@@ -359,47 +415,13 @@ impl Os for FakeOs {
         fd: i32,
         event: Option<EpollEvent>,
     ) -> Result<(), Errno> {
-        self.file(epfd, |f| {
-            let File::Epoll(members) = f else {
-                return Err(Errno::EINVAL);
-            };
-            match (op, event) {
-                (libc::EPOLL_CTL_ADD, Some(_)) if members.contains_key(&fd) => Err(Errno::EEXIST),
-                (libc::EPOLL_CTL_ADD, Some(e)) => {
-                    members.insert(fd, e).map_or(Ok(()), |_| Err(Errno::EEXIST))
-                }
-                (libc::EPOLL_CTL_MOD, Some(e)) => {
-                    members.insert(fd, e).map(|_| ()).ok_or(Errno::ENOENT)
-                }
-                (libc::EPOLL_CTL_DEL, _) => members.remove(&fd).map(|_| ()).ok_or(Errno::ENOENT),
-                _ => Err(Errno::EINVAL),
-            }
-        })
+        self.reached("epoll_ctl");
+        self.change_set(epfd, op, fd, event)
     }
 
     fn epoll_collect(&self, epfd: i32, into: &mut [EpollEvent]) -> Result<usize, Errno> {
-        let members = self.file(epfd, |f| match f {
-            File::Epoll(m) => Ok(m.clone()),
-            _ => Err(Errno::EINVAL),
-        })?;
-        let mut n = 0;
-        for (fd, e) in members {
-            let events = self.revents(&PollFd {
-                fd,
-                events: e.events as i16,
-                revents: 0,
-            });
-            if events != 0
-                && let Some(to) = into.get_mut(n)
-            {
-                *to = EpollEvent {
-                    events: u32::from(events as u16),
-                    data: e.data,
-                };
-                n += 1;
-            }
-        }
-        Ok(n)
+        self.reached("epoll_collect");
+        self.collect_set(epfd, into)
     }
 
     fn file_type(&self, fd: i32) -> Result<u32, Errno> {

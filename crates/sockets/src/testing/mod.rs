@@ -1,7 +1,11 @@
 //! `FakeOs`: descriptors, kernel sockets and waiting in memory, and hosts that are joined by wires in memory. What a
-//! kernel socket of the fake cannot do (send data to another one) it refuses; the tests are about the accelerated side.
+//! kernel socket of the fake cannot do (send data to another host) it refuses; the tests are about the accelerated side.
+//! Streams within a host it has (`streams.rs`), and what another thread does at just the wrong moment is told to it with
+//! [`FakeOs::before`].
 
 mod calls;
+mod sets;
+mod streams;
 
 use core::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::collections::{HashMap, VecDeque};
@@ -12,7 +16,7 @@ use flyover_wire::{Endpoint, Ip};
 
 use crate::errno::Errno;
 use crate::fdtable::FdTable;
-use crate::os::{EpollEvent, PollFd};
+use crate::os::PollFd;
 
 /// What a descriptor is.
 #[derive(Clone, Debug)]
@@ -24,7 +28,7 @@ enum File {
         queue: VecDeque<Vec<u8>>,
     },
     Event(u64),
-    Epoll(HashMap<i32, EpollEvent>),
+    Epoll(sets::Members),
     Data {
         bytes: Vec<u8>,
         at: usize,
@@ -44,6 +48,22 @@ struct Inet {
     options: HashMap<(i32, i32), Vec<u8>>,
     /// Datagrams that came by the kernel's way.
     queue: VecDeque<(Endpoint, Vec<u8>)>,
+    /// Files of connections that nobody has accepted yet.
+    backlog: VecDeque<usize>,
+    /// A connection within this host.
+    stream: Option<streams::Stream>,
+}
+
+/// Something to be done by another thread, so to speak, before the next call of that name.
+struct Hook {
+    call: &'static str,
+    act: Box<dyn FnOnce() + Send>,
+}
+
+impl core::fmt::Debug for Hook {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Hook").field("call", &self.call).finish()
+    }
 }
 
 #[derive(Default, Debug)]
@@ -65,6 +85,7 @@ pub struct FakeOs {
     pub pipes_broken: AtomicU32,
     /// The next calls that make a descriptor fail with this error (0: they do not).
     pub no_more_fds: AtomicI32,
+    hooks: Mutex<Vec<Hook>>,
 }
 
 impl FakeOs {
@@ -78,6 +99,33 @@ impl FakeOs {
             next_cookie: AtomicU64::new(1),
             pipes_broken: AtomicU32::new(0),
             no_more_fds: AtomicI32::new(0),
+            hooks: Mutex::default(),
+        }
+    }
+
+    /// The next call of this name first does `act`, once: `epoll_create`, `epoll_ctl`, `epoll_collect`, `copy` (a descriptor
+    /// is copied) or `sendmsg`. Of several for one name each call does one, in this order.
+    pub fn before(&self, call: &'static str, act: impl FnOnce() + Send + 'static) {
+        let act = Box::new(act);
+        self.hooks().push(Hook { call, act });
+    }
+
+    /// Hooks that were not needed.
+    pub fn hooks_left(&self) -> usize {
+        self.hooks().len()
+    }
+
+    fn hooks(&self) -> MutexGuard<'_, Vec<Hook>> {
+        self.hooks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reached(&self, call: &'static str) {
+        let mut hooks = self.hooks();
+        let due = hooks.iter().position(|h| h.call == call);
+        let due = due.map(|at| hooks.remove(at));
+        drop(hooks);
+        if let Some(hook) = due {
+            (hook.act)();
         }
     }
 
@@ -149,22 +197,31 @@ impl FakeOs {
         if p.fd < 0 {
             return 0;
         }
-        let ready = self.file(p.fd, |f| {
-            Ok(match f {
-                File::Inet(s) if !s.queue.is_empty() => libc::POLLIN | libc::POLLOUT,
-                File::Inet(s) if s.kind == libc::SOCK_DGRAM => libc::POLLOUT,
-                File::Inet(s) if s.listening => 0,
-                File::Inet(_) => libc::POLLOUT | libc::POLLHUP,
-                File::Wake { queue, .. } => i16::from(!queue.is_empty()) * libc::POLLIN,
-                File::Event(n) => i16::from(*n > 0) * libc::POLLIN,
-                File::Epoll(_) => 0,
-                File::Data { .. } => libc::POLLIN,
-            })
-        });
-        match ready {
-            Ok(r) => r & (p.events | libc::POLLHUP | libc::POLLERR),
-            Err(_) => libc::POLLNVAL,
+        let t = self.table();
+        let file = t
+            .fds
+            .get(&p.fd)
+            .and_then(|(i, _)| t.files.get(*i)?.as_ref());
+        match file {
+            Some(f) => ready(f) & (p.events | libc::POLLHUP | libc::POLLERR),
+            None => libc::POLLNVAL,
         }
+    }
+}
+
+fn ready(f: &File) -> i16 {
+    match f {
+        File::Inet(Inet {
+            stream: Some(s), ..
+        }) => s.ready(),
+        File::Inet(s) if !s.queue.is_empty() => libc::POLLIN | libc::POLLOUT,
+        File::Inet(s) if s.kind == libc::SOCK_DGRAM => libc::POLLOUT,
+        File::Inet(s) if s.listening => 0,
+        File::Inet(_) => libc::POLLOUT | libc::POLLHUP,
+        File::Wake { queue, .. } => i16::from(!queue.is_empty()) * libc::POLLIN,
+        File::Event(n) => i16::from(*n > 0) * libc::POLLIN,
+        File::Epoll(_) => 0,
+        File::Data { .. } => libc::POLLIN,
     }
 }
 

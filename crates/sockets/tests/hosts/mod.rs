@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use flyover_config::StackOpts;
+use flyover_core::sock::flag;
 use flyover_core::{Handover, Instant, SockRef, Stack, layout_len};
 use flyover_cplane::writer::{Change, Writer};
 use flyover_cplane::{
@@ -13,7 +14,7 @@ use flyover_cplane::{
 use flyover_shm::HeapMap;
 use flyover_sockets::attach::{Connector, Daemon, DaemonError, Flow, Keeper, Parts};
 use flyover_sockets::os::Os;
-use flyover_sockets::process::Settings;
+use flyover_sockets::process::{Answer, Fd, Settings};
 use flyover_sockets::testing::{FakeOs, table};
 use flyover_sockets::wait::spin::Budget;
 use flyover_sockets::{Generation, Sockets};
@@ -41,12 +42,49 @@ impl Host {
         fd
     }
 
+    /// A connection within this host, both ends of which are this program's, paired.
+    #[allow(dead_code, reason = "most tests are about two hosts")]
+    pub fn within(&self, port: u16) -> (i32, i32) {
+        let lis = self.os.socket(libc::AF_INET, libc::SOCK_STREAM, 0);
+        let lis = lis.expect("descriptor");
+        self.os.bind(lis, &self.at(port)).expect("bind");
+        self.os.listen(lis, 1).expect("listen");
+        let near = self.socket(libc::AF_INET, libc::SOCK_STREAM);
+        self.connect_within(near, port);
+        let (far, _) = self.os.accept(lis, 0).expect("accept");
+        self.lib.on_kernel_accept(far, None);
+        self.os.close(lis).expect("close");
+        for fd in [near, far] {
+            match self.lib.look(fd) {
+                Fd::Tcp(ep) => assert!(ep.shared().has(flag::PAIRED)),
+                other => panic!("{other:?}"),
+            }
+        }
+        (near, far)
+    }
+
+    fn connect_within(&self, fd: i32, port: u16) {
+        let to = self.at(port);
+        assert_eq!(self.lib.connect(fd, &to), Answer::Kernel);
+        self.os.connect(fd, &to).expect("connect");
+        self.lib.connected_by_kernel(fd, &to, true);
+    }
+
+    /// Another number of `fd`, of which the library does not know who else holds it.
+    #[allow(dead_code, reason = "most tests have one process")]
+    pub fn passed(&self, fd: i32) -> i32 {
+        let copy = self.os.fcntl(fd, libc::F_DUPFD, 3).expect("a copy");
+        self.lib.on_unknown(copy);
+        copy
+    }
+
     /// An address on this host.
     pub fn at(&self, port: u16) -> flyover_sockets::Addr {
         flyover_sockets::Addr::inet(Endpoint { ip: self.ip, port }, false)
     }
 
     /// The stack, for looks behind the scenes.
+    #[allow(dead_code, reason = "not every test looks there")]
     pub fn stack(&self) -> Stack<'static> {
         self.lib.attached().expect("attached").stack
     }
@@ -194,7 +232,7 @@ fn control_plane(me: u8, peer: u8) -> Reader<'static> {
     w.reader()
 }
 
-fn host(n: u8, peer: u8, nic: MemNic) -> Host {
+fn host(n: u8, peer: u8, nic: MemNic, local: bool) -> Host {
     let opts = StackOpts {
         max_sockets: 256,
         buffers: 2048,
@@ -212,8 +250,7 @@ fn host(n: u8, peer: u8, nic: MemNic) -> Host {
     }));
     let settings = Settings {
         accelerate: true,
-        // The fake kernel connects nothing.
-        local: false,
+        local,
         local_after: 0,
         spin: Budget::Adaptive,
         inherited: false,
@@ -240,12 +277,23 @@ fn host(n: u8, peer: u8, nic: MemNic) -> Host {
     }
 }
 
-/// Two hosts, one wire.
+/// Two hosts, one wire. Connections within a host are the kernel's.
+#[allow(dead_code, reason = "not for tests of the local path")]
 pub fn pair() -> (Host, Host) {
+    wired(false)
+}
+
+/// Two hosts, one wire; connections within a host are paired at once.
+#[allow(dead_code, reason = "for tests of the local path")]
+pub fn local_pair() -> (Host, Host) {
+    wired(true)
+}
+
+fn wired(local: bool) -> (Host, Host) {
     let config = |n| MemConfig {
         mac: mac(n),
         ..MemConfig::default()
     };
     let (a, b) = MemNic::pair(config(1), config(2));
-    (host(1, 2, a), host(2, 1, b))
+    (host(1, 2, a, local), host(2, 1, b, local))
 }
