@@ -201,8 +201,8 @@ static __always_inline enum verdict key_skb(struct __sk_buff *skb, struct flow_k
 	return NOT_OURS;
 }
 
-/* The stack that owns a flow, or FLOW_PASS. Destroys the key. */
-static __always_inline __u32 lookup(struct flow_key *key)
+/* What the map has for a flow, or NULL. Destroys the key. */
+static __always_inline __u32 *lookup(struct flow_key *key)
 {
 	__u32 port = bpf_ntohs(key->lport);
 	__u32 *found = bpf_map_lookup_elem(&ports, &port);
@@ -210,26 +210,25 @@ static __always_inline __u32 lookup(struct flow_key *key)
 	__u32 use;
 
 	if (!found || !*found)
-		return FLOW_PASS;
+		return NULL;
 	use = *found;
 	if (use & PORT_EXACT)
 		stack = bpf_map_lookup_elem(&flows, key);
 	if (stack)
-		return *stack;
+		return stack;
 	__builtin_memset(key->raddr, 0, 16);
 	key->rport = 0;
 	if (use & PORT_LOCAL)
 		stack = bpf_map_lookup_elem(&flows, key);
 	if (stack)
-		return *stack;
+		return stack;
 	if (!(use & PORT_ANY))
-		return FLOW_PASS;
+		return NULL;
 	if (is_mapped(key->laddr))
 		__builtin_memset(key->laddr + 12, 0, 4);
 	else
 		__builtin_memset(key->laddr, 0, 16);
-	stack = bpf_map_lookup_elem(&flows, key);
-	return stack ? *stack : FLOW_PASS;
+	return bpf_map_lookup_elem(&flows, key);
 }
 
 /* A stack's V-NIC of one kind on one interface, or NULL. */
@@ -241,11 +240,27 @@ static __always_inline struct vnic *vnic_of(__u32 ifindex, __u32 stack, __u32 ki
 	return vnic && vnic->kind == kind ? vnic : NULL;
 }
 
+/* Whether a program stands where packets come into a V-NIC, or behind other programs that may have changed them. */
+enum place { AT_VNIC, BEHIND };
+
+/* The stack that owns a flow for which the map has this value, or FLOW_PASS. */
+static __always_inline __u32 owner(__u32 *value, __u32 ifindex, __u32 kind, enum place place)
+{
+	__u32 stack = value ? *value : FLOW_PASS;
+
+	if (!(stack & FLOW_WATCH) || stack == FLOW_PASS)
+		return stack;
+	/* The value may be another flow's by now. */
+	if (place == AT_VNIC && vnic_of(ifindex, stack & ~FLOW_WATCH, kind))
+		__sync_val_compare_and_swap(value, stack, FLOW_PASS);
+	return FLOW_PASS;
+}
+
 /*
  * The stack that takes this packet through a packet socket, or FLOW_PASS. A tagged frame belongs to the
  * VLAN interface, which it reaches next, without the tag.
  */
-static __always_inline __u32 flow_owner_skb(struct __sk_buff *skb)
+static __always_inline __u32 flow_owner_skb(struct __sk_buff *skb, enum place place)
 {
 	struct flow_key key = {};
 	__u32 stack;
@@ -254,7 +269,7 @@ static __always_inline __u32 flow_owner_skb(struct __sk_buff *skb)
 		return FLOW_PASS;
 	if (key_skb(skb, &key) == NOT_OURS)
 		return FLOW_PASS;
-	stack = lookup(&key);
+	stack = owner(lookup(&key), skb->ifindex, VNIC_PACKET, place);
 	if (stack == FLOW_PASS || !vnic_of(skb->ifindex, stack, VNIC_PACKET))
 		return FLOW_PASS;
 	return stack;
@@ -269,7 +284,7 @@ int xdp_flow(struct xdp_md *ctx)
 
 	if (key_xdp(ctx, &key) == NOT_OURS)
 		return XDP_PASS;
-	stack = lookup(&key);
+	stack = owner(lookup(&key), ctx->ingress_ifindex, VNIC_XDP, AT_VNIC);
 	if (stack == FLOW_PASS)
 		return XDP_PASS;
 	vnic = vnic_of(ctx->ingress_ifindex, stack, VNIC_XDP);
@@ -283,7 +298,7 @@ int xdp_flow(struct xdp_md *ctx)
 SEC("socket")
 int sock_flow(struct __sk_buff *skb)
 {
-	__u32 stack = flow_owner_skb(skb);
+	__u32 stack = flow_owner_skb(skb, AT_VNIC);
 
 	return stack != FLOW_PASS && stack == my_stack ? -1 : 0;
 }
@@ -292,7 +307,7 @@ int sock_flow(struct __sk_buff *skb)
 SEC("classifier")
 int tc_drop(struct __sk_buff *skb)
 {
-	return flow_owner_skb(skb) == FLOW_PASS ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	return flow_owner_skb(skb, BEHIND) == FLOW_PASS ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* No helper here is restricted to the GPL; the kernel wants a licence string all the same. */

@@ -10,6 +10,11 @@
 
 /* Stack id of a flow that the kernel keeps although a wildcard would match it. */
 #define FLOW_PASS 0xffffffffu
+/*
+ * With a stack id: the kernel has this connection, and that stack may want it. The first packet that would have reached
+ * the stack's V-NIC makes FLOW_PASS of it: so the connection's packets do come that way, as they are.
+ */
+#define FLOW_WATCH 0x80000000u
 
 /* Kinds of V-NIC, as VnicKind. */
 #define VNIC_PACKET 1u

@@ -19,6 +19,8 @@ fn main() {
     let clang = env::var_os("CLANG").unwrap_or_else(|| "clang".into());
     let mut compile = Command::new(&clang);
     compile.args(["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", "-c"]);
+    // With atomic compare-and-swap, of Linux 5.12; older compilers leave it out.
+    compile.arg("-mcpu=v3");
     // Debian keeps asm/types.h in a directory per architecture, which the bpf target does not search.
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
     let multiarch = format!("/usr/include/{arch}-linux-gnu");

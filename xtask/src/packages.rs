@@ -73,6 +73,7 @@ const NEEDED_BY_TESTS: &[(&str, &str)] = &[
     ("/usr/bin/gunicorn", "gunicorn"),
     ("systemd-socket-activate", "systemd"),
     ("uwsgi-core", "uwsgi-core"),
+    ("nft", "nftables"),
     (
         "/usr/lib/uwsgi/plugins/python3_plugin.so",
         "uwsgi-plugin-python3",

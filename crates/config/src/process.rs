@@ -126,6 +126,12 @@ options! {
         local_after: u32 = 4, Kind::Int { min: 0, max: 1_000_000, unit: Unit::Count },
             "FLYOVER_LOCAL_AFTER", "local-after",
             "calls before a local connection goes through shared memory";
+        /// How many calls have to move bytes on a connection that the kernel opened (one that the program
+        /// inherited, or accepted from a listener that another program made) before the stack takes it over,
+        /// if its packets come in through a V-NIC. With 0 the kernel keeps it until `flyover takeover`.
+        adopt_after: u32 = 64, Kind::Int { min: 0, max: 1_000_000_000, unit: Unit::Count },
+            "FLYOVER_ADOPT_AFTER", "adopt-after",
+            "calls before a connection of the kernel's is taken over";
         /// Where `flyoverd` listens.
         socket: Text<107> = Text::<107>::new(crate::DEFAULT_SOCKET).expect("fits"),
             Kind::Text { what: "PATH", max: 107 }, "FLYOVER_SOCKET", "socket",

@@ -1,6 +1,7 @@
 //! One client: a thread that reads its requests and answers them. Whatever the client does wrong concerns this thread
 //! only; it cannot stall others, since every wait here ends with the client, the daemon, or a time-out.
 
+mod moves;
 mod progress;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -10,21 +11,21 @@ use std::time::{Duration, Instant};
 
 use flyover_core::LAYOUT_HASH;
 use flyover_proto::{
-    Connection, Deadline, FdBag, FilterSpec, List, MAX_MESSAGE, MAX_TEXT, Moved, Packet,
-    RefusedCode, Reply, Request, StackName, Text, VERSION, recv, send,
+    Deadline, FdBag, FilterSpec, List, MAX_MESSAGE, MAX_TEXT, Moved, Packet, RefusedCode, Reply,
+    Request, StackName, Text, VERSION, recv, send,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::daemon::{Daemon, Ticket};
 use crate::filters::check_proof;
-use crate::handover::takeover::{self, Taken, Wanted};
 use crate::peer::Peer;
 use crate::rate::TokenBucket;
 use crate::refusal::Refusal;
 use crate::stacks::{Life, Member, Stack};
-use crate::{check, handover, ps};
+use crate::{check, ps};
 
+use moves::Unnoted;
 pub use progress::Progress;
 
 /// How long a client may leave an answer unread.
@@ -44,21 +45,6 @@ enum End {
     Stopping,
 }
 
-/// A connection that was taken from the kernel and is perhaps not in the stack yet.
-struct Unnoted {
-    claim: Wanted,
-    taken: Taken,
-    sock: OwnedFd,
-}
-
-impl Unnoted {
-    fn undo(self, member: &Member) -> Option<Moved> {
-        let connection = self.claim.flow;
-        let pass = takeover::undo(&member.net, &self.claim, self.taken, self.sock.as_fd())?;
-        Some(Moved { connection, pass })
-    }
-}
-
 /// One client.
 pub struct Session {
     daemon: Arc<Daemon>,
@@ -72,6 +58,10 @@ pub struct Session {
     member: Option<Member>,
     /// What the last request gave to the kernel. Whoever asks for something else has noted it in the stack.
     moved: Option<Moved>,
+    /// Cookies of sockets that nobody outside the stack holds.
+    sole: Vec<u64>,
+    /// A socket of which that is to be found out.
+    unsure: Option<OwnedFd>,
     /// What it took from the kernel, likewise.
     taken: Option<Unnoted>,
     bucket: TokenBucket,
@@ -91,6 +81,8 @@ impl Session {
             stays: false,
             member: None,
             moved: None,
+            sole: Vec::new(),
+            unsure: None,
             taken: None,
             bucket: TokenBucket::new(RATE, BURST, Instant::now()),
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
@@ -171,7 +163,7 @@ impl Session {
         if !self.greeted && !matches!(request, Request::Hello { .. }) {
             return Err(self.broken("no hello"));
         }
-        match self.answer(seq, request, fds) {
+        let answered = match self.answer(seq, request, fds) {
             Ok(()) => Ok(()),
             Err(Answer::Refused(refusal)) => {
                 let _: u64 = self.daemon.denials.refused.fetch_add(1, Relaxed);
@@ -183,7 +175,9 @@ impl Session {
                 self.reply(seq, &refusal.reply(), &[])
             }
             Err(Answer::End(end)) => Err(end),
-        }
+        };
+        self.look_for_holders(seq);
+        answered
     }
 
     /// The client does not keep to the protocol.
@@ -256,48 +250,16 @@ impl Session {
                 }
                 Ok(())
             }
-            Request::Handover { image } => {
-                self.daemon.power.needed()?;
-                let sock = fds
-                    .pop()
-                    .ok_or_else(|| Refusal::bad("no socket to hand over to"))?;
-                let member = self.member()?;
-                let most = self.daemon.opts.stack_filters as usize;
-                let stack = member.stack.id;
-                let id =
-                    handover::perform(&member.net, stack, most, &image, sock.as_fd(), fds.pop())
-                        .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no handover: {e}"))?;
-                self.moved = Some(Moved {
-                    connection: Connection {
-                        local: image.local,
-                        remote: image.remote,
-                    },
-                    pass: id,
-                });
-                Ok(self.reply(seq, &Reply::FilterAdded { id }, &[])?)
-            }
-            Request::Takeover { flow, pass } => {
-                self.daemon.power.needed()?;
-                let sock = fds
-                    .pop()
-                    .ok_or_else(|| Refusal::bad("no socket to take over"))?;
-                let member = self.member()?;
-                let claim = Wanted {
-                    stack: member.stack.id,
-                    most: self.daemon.opts.stack_filters as usize,
-                    flow,
-                    pass,
-                };
-                let taken = takeover::perform(&member.net, &claim, sock.as_fd())
-                    .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no takeover: {e}"))?;
-                let reply = Reply::TakenOver {
-                    image: taken.image,
-                    id: taken.filter,
-                };
-                let file: Vec<_> = taken.data.iter().map(AsFd::as_fd).collect();
-                let told = self.reply(seq, &reply, &file);
-                self.taken = Some(Unnoted { claim, taken, sock });
-                Ok(told?)
+            Request::Handover { image } => self.hand_over(seq, &image, fds),
+            Request::Watch { flow, sole } => self.watch(seq, flow, sole, fds),
+            Request::Takeover {
+                flow,
+                pass,
+                seen,
+                sole,
+            } => {
+                let claim = self.wanted(flow, pass, seen)?;
+                self.take_over(seq, claim, sole, fds)
             }
             Request::Borrow { inode } => {
                 let own = fds.pop().ok_or_else(|| Refusal::bad("no connection"))?;

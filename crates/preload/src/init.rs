@@ -168,6 +168,7 @@ extern "C" fn start() {
         accelerate: opts.accelerate && !is_executed_as_sandboxed(),
         local: opts.local,
         local_after: opts.local_after,
+        adopt_after: opts.adopt_after,
         spin,
         inherited,
     };

@@ -15,6 +15,7 @@ use flyover_shm::host::Map;
 use flyover_sockets::attach::{
     Connector, Daemon, DaemonError, Flow, Keeper, NicMaker, Parts, TakenOver,
 };
+use flyover_sockets::life::adopt::Terms;
 use flyover_vnic::{NicState, PacketGeometry, PacketNic, Vnic, XdpGeometry, XdpNic};
 use flyover_wire::{Endpoint, Ip};
 
@@ -309,22 +310,38 @@ impl Daemon for DaemonLink {
             })
     }
 
+    fn watch(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        sole: bool,
+        fd: i32,
+    ) -> Result<u32, DaemonError> {
+        let flow = Connection { local, remote };
+        let watched = self.0.client().watch(flow, sole, borrowed(fd));
+        watched.map_err(|e| match e {
+            ClientError::Refused(..) => DaemonError::Refused,
+            _ => DaemonError::Absent,
+        })
+    }
+
     fn takeover(
         &mut self,
         local: Endpoint,
         remote: Endpoint,
         pass: u32,
+        terms: Terms,
         fd: i32,
     ) -> Result<TakenOver, String> {
         let flow = Connection { local, remote };
-        let (image, filter, data) =
-            self.0
-                .client()
-                .takeover(flow, pass, borrowed(fd))
-                .map_err(|e| match e {
-                    ClientError::Refused(_, text) => text,
-                    e => e.to_string(),
-                })?;
+        let (image, filter, data) = self
+            .0
+            .client()
+            .takeover(flow, pass, (terms.seen, terms.sole), borrowed(fd))
+            .map_err(|e| match e {
+                ClientError::Refused(_, text) => text,
+                e => e.to_string(),
+            })?;
         Ok(TakenOver {
             image: Handover {
                 local: image.local,

@@ -238,8 +238,25 @@ impl Client {
         }
     }
 
+    /// Looks whether the packets of a connection that the kernel has come in where the stack receives; `sock` is its socket.
+    /// `sole`: as [`Request::Watch`] has it. Returns the number of the exception that keeps it with the kernel.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn watch(
+        &mut self,
+        flow: Connection,
+        sole: bool,
+        sock: BorrowedFd<'_>,
+    ) -> Result<u32, ClientError> {
+        match self.ask(&Request::Watch { flow, sole }, &[sock])? {
+            (Reply::FilterAdded { id }, _) => Ok(id),
+            _ => Err(self.broken("no exception")),
+        }
+    }
+
     /// Takes a connection over from the kernel; `sock` is its socket, `pass` the exception that keeps it there (0: none).
-    /// Returns the connection, its filter, and a file with its bytes.
+    /// `seen`, `sole`: as [`Request::Takeover`] has them. Returns the connection, its filter, and a file with its bytes.
     ///
     /// # Errors
     /// Any [`ClientError`]; after [`ClientError::Refused`] the kernel has it as before.
@@ -247,9 +264,16 @@ impl Client {
         &mut self,
         flow: Connection,
         pass: u32,
+        (seen, sole): (bool, bool),
         sock: BorrowedFd<'_>,
     ) -> Result<(TcpImage, u32, Option<OwnedFd>), ClientError> {
-        match self.ask(&Request::Takeover { flow, pass }, &[sock])? {
+        let order = Request::Takeover {
+            flow,
+            pass,
+            seen,
+            sole,
+        };
+        match self.ask(&order, &[sock])? {
             (Reply::TakenOver { image, id }, mut fds) => Ok((image, id, fds.pop())),
             _ => Err(self.broken("no connection")),
         }

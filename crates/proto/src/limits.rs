@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Version of the messages. Both ends must have the same one.
-pub const VERSION: u32 = 7;
+pub const VERSION: u32 = 8;
 /// Where `flyoverd` listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/flyover/flyoverd.sock";
 /// Environment variable that names another socket.

@@ -274,8 +274,12 @@ messages! {
         12 Takeover {
             /// The connection.
             flow: Connection,
-            /// The exception that keeps the flow with the kernel, from an earlier handover; 0 is none.
+            /// The exception that keeps the flow with the kernel, from an earlier handover or `Watch`; 0 is none.
             pass: u32,
+            /// Nobody ordered it: only if its packets were seen where the stack receives, since `Watch`.
+            seen: bool,
+            /// And only if no process outside the stack holds the socket, as was found out since `Watch` or an earlier try.
+            sole: bool,
         }
         /// The sender counts as a client until its process ends, also when it closes the connection: a program that it
         /// becomes, or starts, will want the daemon later. No reply.
@@ -291,6 +295,15 @@ messages! {
         15 Borrow {
             /// The other end's inode number; whether it is the other end is asked of the kernel.
             inode: u32,
+        }
+        /// Look whether the packets of a connection that the kernel has come in where the stack receives. Carries the
+        /// descriptor of its socket. Answered by `FilterAdded`: the number is that of an exception that keeps the flow with the
+        /// kernel.
+        16 Watch {
+            /// The connection.
+            flow: Connection,
+            /// Find out as well, after the answer, whether a process outside the stack holds the socket.
+            sole: bool,
         }
     }
 }

@@ -22,6 +22,7 @@ use flyover_wire::{Endpoint, Ip};
 
 use crate::errno::Errno;
 use crate::fdtable::FdTable;
+use crate::life::adopt::Terms;
 use crate::os::Os;
 use crate::wait::pins::Pins;
 use crate::wait::sleep::Sleepers;
@@ -83,6 +84,22 @@ pub trait Daemon: Send {
         fd: i32,
         data: Option<i32>,
     ) -> Result<u32, DaemonError>;
+    /// Looks whether the packets of a connection that the kernel has come in where the stack receives, and, for `sole`,
+    /// whether a process outside the stack holds it; `fd` is its socket. Returns the number of an exception that keeps it
+    /// with the kernel.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    fn watch(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        sole: bool,
+        fd: i32,
+    ) -> Result<u32, DaemonError> {
+        let _: (Endpoint, Endpoint, bool, i32) = (local, remote, sole, fd);
+        Err(DaemonError::Refused)
+    }
     /// Has the kernel give up a connection, whose mark is frozen; `fd` is its socket, `pass` the exception that keeps it
     /// with the kernel (0: none).
     ///
@@ -93,9 +110,10 @@ pub trait Daemon: Send {
         local: Endpoint,
         remote: Endpoint,
         pass: u32,
+        terms: Terms,
         fd: i32,
     ) -> Result<TakenOver, String> {
-        let _: (Endpoint, Endpoint, u32, i32) = (local, remote, pass, fd);
+        let _: (Endpoint, Endpoint, u32, Terms, i32) = (local, remote, pass, terms, fd);
         Err("the daemon cannot do that".to_owned())
     }
     /// A descriptor of the other end of a connection within this host, whose own end is `fd`; `inode` is its number.

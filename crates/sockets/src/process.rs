@@ -97,6 +97,8 @@ pub struct Settings {
     pub local: bool,
     /// So many calls have to move bytes on such a connection first.
     pub local_after: u32,
+    /// A connection of the kernel's with another host is taken over after so many; 0: never.
+    pub adopt_after: u32,
     /// How long to spin before a sleep.
     pub spin: Budget,
     /// The parent had accelerated sockets: unknown inet descriptors may be some.
@@ -213,17 +215,24 @@ impl Sockets {
         }
     }
 
-    /// The kernel accepted `fd` for a listener that is not ours; `peer`: from there, if the kernel said so.
-    pub fn on_kernel_accept(&self, fd: i32, peer: Option<Addr>) {
+    /// The kernel accepted `fd` for `listener`, which is not ours; `peer`: from there, if the kernel said so.
+    pub fn on_kernel_accept(&self, listener: i32, fd: i32, peer: Option<Addr>) {
         let _: bool = self.table.store(fd, Entry::Kernel(0));
         self.mark_made(fd);
-        if self.settings.local
-            && self.accelerates()
+        if self.accelerates()
             && let Some(peer) = peer.or_else(|| self.os.getpeername(fd).ok())
             && let Some(remote) = peer.endpoint()
         {
             let v6 = peer.family() == libc::AF_INET6;
-            let _: bool = self.accepted_by_kernel(fd, v6, Some(remote));
+            if self.settings.local && self.accepted_by_kernel(fd, v6, Some(remote)) {
+                return;
+            }
+            let inherited = Entry::Kernel(Reason::Adopted.code());
+            if self.table.load(listener) == inherited
+                && let Some(mark) = self.make_mark(fd, v6, Reason::KernelAccept, Some(remote))
+            {
+                let _: bool = self.table.store(fd, mark);
+            }
         }
     }
 
@@ -349,8 +358,13 @@ impl Sockets {
             return self.settle(fd, entry_of(att, sock, v6));
         }
         let dgram = w == Wanted::Udp;
+        if self.int_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1) {
+            self.share();
+            self.count_kernel_path(Reason::Adopted);
+            self.tell_ss(fd, Reason::Adopted);
+            return self.settle(fd, Entry::Kernel(Reason::Adopted.code()));
+        }
         let used = self.os.getpeername(fd).is_ok()
-            || self.int_option(fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN) == Ok(1)
             || dgram && self.kernel_local(fd).map_or(true, |l| l.port != 0);
         if used {
             let mark = (!dgram).then(|| self.make_mark(fd, v6, Reason::Adopted, None));
@@ -431,6 +445,7 @@ fn entry_of(att: &Attachment, sock: SockRef, v6: bool) -> Entry {
         _ if s.has(flag::HANDED_OVER) => Entry::Kernel(Reason::HandedOver.code()),
         SockKind::Tcp => Entry::Tcp(h),
         SockKind::Udp => Entry::Udp(h),
-        SockKind::Free | SockKind::Kernel => Entry::Kernel(0),
+        SockKind::Kernel => Entry::Kernel(s.reason.get() as u8),
+        SockKind::Free => Entry::Kernel(0),
     }
 }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use flyover_vnic::PacketNic;
-use flyover_vnic::host::bpf::{BpfError, Flow, FlowMaps, PASS, XdpAttach};
+use flyover_vnic::host::bpf::{BpfError, Flow, FlowMaps, PASS, WATCH, XdpAttach};
 use flyover_vnic::host::{PacketConfig, attach_filter, interface};
 use flyover_wire::{Endpoint, Ip, L4, TcpFlags};
 use net::{End, Net, State, at, inside, is_root, one_at_a_time, receive, run, tcp_flow};
@@ -127,6 +127,45 @@ fn wildcards_exact_flows_and_exceptions() {
     assert_eq!(connect_from(4001), ErrorKind::TimedOut);
     b.maps.remove_vnic(inside(&net.b, net::v0), 1).unwrap();
     assert_eq!(connect_from(4004), ErrorKind::ConnectionRefused);
+}
+
+/// A connection of the kernel's is watched: the map tells once its packets were seen at the V-NIC of the stack that asks, and
+/// the kernel has them all the while.
+#[test]
+fn a_watched_flow_is_the_kernels_and_is_seen() {
+    if !is_root() {
+        return;
+    }
+    let _turn = one_at_a_time();
+    for xdp in [None, Some(XdpAttach::Native), Some(XdpAttach::Generic)] {
+        let (net, state) = (Net::new(), State::new());
+        let flows = [tcp_flow(2, OURS)];
+        let mut b = inside(&net.b, || match xdp {
+            None => End::packet(&state, &flows, &PacketConfig::default()),
+            Some(mode) => End::xdp(&state, &flows, mode),
+        });
+        let from = |port| Flow {
+            proto: 6,
+            local: at(2, OURS),
+            remote: Some(at(1, port)),
+        };
+        b.maps.insert(&from(4001), WATCH | 1).unwrap();
+        b.maps.insert(&from(4002), WATCH | 99).unwrap();
+        // Others' packets tell nothing.
+        let other = inside(&net.a, || connect_bound(4003));
+        assert_eq!(other, ErrorKind::TimedOut, "{xdp:?}");
+        assert_eq!(b.maps.owner(&from(4001)), Some(WATCH | 1), "{xdp:?}");
+        for port in [4001, 4002] {
+            let got = inside(&net.a, || connect_bound(port));
+            assert_eq!(got, ErrorKind::ConnectionRefused, "{xdp:?}");
+        }
+        assert_eq!(b.maps.owner(&from(4001)), Some(PASS), "{xdp:?}");
+        // That stack has no V-NIC here.
+        assert_eq!(b.maps.owner(&from(4002)), Some(WATCH | 99), "{xdp:?}");
+        while let Some((_, bytes)) = receive(b.nic.vnic()) {
+            assert!(is_syn(&bytes, OURS), "{xdp:?}");
+        }
+    }
 }
 
 /// Connects from a given port.

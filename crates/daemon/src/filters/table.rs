@@ -22,6 +22,8 @@ mod returns;
 
 /// What the kernel's map says of a flow that stays with the kernel (`FLOW_PASS` of bpf/flow.h).
 pub const FLOW_PASS: u32 = u32::MAX;
+/// With a stack's number: the same, until a packet of the flow is seen at that stack's V-NIC (`FLOW_WATCH`).
+pub const FLOW_WATCH: u32 = 1 << 31;
 /// How long an exception outlives its socket: the kernel's TIME_WAIT (`TCP_TIMEWAIT_LEN`), and a little.
 const LINGER: Duration = Duration::from_secs(61);
 
@@ -37,6 +39,8 @@ pub trait FlowMap {
     /// # Errors
     /// As bpf(2).
     fn remove(&mut self, key: &Claim) -> io::Result<()>;
+    /// What the map holds for exactly this key.
+    fn get(&mut self, key: &Claim) -> Option<u32>;
     /// Notes a filter for the next daemon, or what has become of it.
     fn note(&mut self, noted: &Noted);
     /// The filter is removed.
@@ -68,6 +72,8 @@ pub struct FlowTable<M> {
     claims: HashMap<Claim, Holder>,
     /// Connections that the kernel keeps although a claim would cover them; those with a time end then.
     passes: HashMap<Claim, Option<Instant>>,
+    /// Those of them of which a stack wants to know whether their packets reach its V-NICs.
+    watches: HashMap<Claim, u32>,
     /// What the kernel's map holds.
     written: HashMap<Claim, u32>,
     addrs: BTreeSet<Ip>,
@@ -83,6 +89,7 @@ impl<M: FlowMap> FlowTable<M> {
             by_stack: HashMap::new(),
             claims: HashMap::new(),
             passes: HashMap::new(),
+            watches: HashMap::new(),
             written: HashMap::new(),
             addrs: BTreeSet::new(),
             last_id: 0,
@@ -175,7 +182,10 @@ impl<M: FlowMap> FlowTable<M> {
         };
         self.leave(stack, id);
         if pass {
-            let until = Instant::now() + LINGER;
+            let watched = claims.iter().any(|c| self.watches.remove(c).is_some());
+            // What was only watched would be the kernel's anyway.
+            let linger = if watched { Duration::ZERO } else { LINGER };
+            let until = Instant::now() + linger;
             for claim in claims {
                 self.passes.insert(claim, Some(until));
             }
@@ -199,6 +209,10 @@ impl<M: FlowMap> FlowTable<M> {
                 "the connection is not the stack's",
             ));
         }
+        self.enter_pass(stack, flow, most)
+    }
+
+    fn enter_pass(&mut self, stack: u32, flow: &FlowKey, most: usize) -> Result<u32, Refusal> {
         if self.count(stack) >= most {
             return Err(Refusal::new(
                 RefusedCode::Quota,
@@ -409,7 +423,7 @@ impl<M: FlowMap> FlowTable<M> {
         claim.remote = None;
         exact
             .or_else(|| self.owner(&claim))
-            .filter(|stack| *stack != FLOW_PASS)
+            .filter(|stack| stack & FLOW_WATCH == 0)
     }
 
     /// The filters of a stack with their numbers, in the order of the numbers.
@@ -465,7 +479,8 @@ impl<M: FlowMap> FlowTable<M> {
     /// Who must get the flows of a key with an address.
     fn owner(&self, key: &Claim) -> Option<u32> {
         if self.passes.contains_key(key) {
-            return Some(FLOW_PASS);
+            let watcher = self.watches.get(key);
+            return Some(watcher.map_or(FLOW_PASS, |stack| FLOW_WATCH | stack));
         }
         let exact = self.claims.get(key);
         let any = || {

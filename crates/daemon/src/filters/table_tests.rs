@@ -31,6 +31,9 @@ impl FlowMap for Memory {
             .map(|_| ())
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
+    fn get(&mut self, key: &Claim) -> Option<u32> {
+        self.flows.get(key).copied()
+    }
     fn note(&mut self, noted: &Noted) {
         self.notes.insert(noted.id, *noted);
     }
@@ -392,4 +395,55 @@ fn a_connection_comes_back_from_the_kernel() {
     t.reclaimed(1, 0);
     assert_eq!(t.stack_of(&flow), Some(1));
     assert!(t.remove(1, id));
+}
+
+#[test]
+fn a_connection_is_watched_until_its_packets_are_seen() {
+    let mut t = table(100);
+    let exact = FilterSpec {
+        remote: Some(Endpoint { ip: B, port: 5 }),
+        ..listen(A, 80)
+    };
+    let flow = FlowKey {
+        proto: 6,
+        local: exact.local,
+        remote: exact.remote.unwrap(),
+    };
+    let see = |t: &mut FlowTable<Memory>| {
+        let key = claims(&exact).unwrap()[0];
+        t.map_mut().flows.insert(key, super::table::FLOW_PASS);
+    };
+    assert!(!t.was_seen(1, &flow));
+    let pass = t.watch(1, &flow, MOST).unwrap();
+    assert_eq!(owners(&t, exact), Some(super::table::FLOW_WATCH | 1));
+    assert!(!t.was_seen(1, &flow));
+    assert!(t.watch(2, &flow, MOST).is_err(), "somebody watches it");
+    see(&mut t);
+    assert!(t.was_seen(1, &flow) && !t.was_seen(2, &flow));
+    // A takeover that came to nothing leaves it as it was, to be seen anew.
+    let id = t.reclaim(1, exact, pass, MOST).unwrap();
+    assert_eq!(owners(&t, exact), Some(1));
+    t.unclaim(1, id, pass);
+    assert!(!t.was_seen(1, &flow));
+    see(&mut t);
+    assert!(t.was_seen(1, &flow));
+    // The next daemon knows only that the kernel has it.
+    let mut n = next(&t);
+    assert_eq!(owners(&n, exact), Some(super::table::FLOW_PASS));
+    assert!(!n.was_seen(1, &flow));
+    // One that ended lingers not: it was the kernel's anyway.
+    assert!(t.remove(1, pass));
+    assert_eq!(owners(&t, exact), None);
+    let pass = t.watch(2, &flow, MOST).unwrap();
+    assert_eq!(owners(&t, exact), Some(super::table::FLOW_WATCH | 2));
+    let id = t.reclaim(2, exact, pass, MOST).unwrap();
+    t.reclaimed(2, pass);
+    assert_eq!(owners(&t, exact), Some(2));
+    assert!(t.watch(2, &flow, MOST).is_err(), "the stack has it");
+    assert!(t.remove(2, id));
+    // What was a handover's lingers as ever.
+    let id = t.add(1, exact, MOST).unwrap();
+    let pass = t.add_pass(1, &flow, MOST).unwrap();
+    assert!(t.remove(1, pass) && t.remove(1, id));
+    assert_eq!(owners(&t, exact), Some(super::table::FLOW_PASS));
 }

@@ -6,6 +6,7 @@
 //! the bytes are read, never mapped.
 
 mod fin;
+pub mod holders;
 mod resume;
 pub mod takeover;
 

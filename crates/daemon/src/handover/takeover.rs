@@ -11,6 +11,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use flyover_proto::{Connection, FilterSpec, MAX_HANDOVER, RefusedCode, TcpImage};
 use flyover_vnic::host::repair::{self, Queue, Queued};
+use flyover_wire::FlowKey;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
@@ -43,6 +44,8 @@ pub struct Wanted {
     pub flow: Connection,
     /// The exception that keeps it with the kernel; 0 is none.
     pub pass: u32,
+    /// Its packets must have been seen where the stack receives.
+    pub seen: bool,
 }
 
 /// A connection that the kernel has no longer.
@@ -55,13 +58,9 @@ pub struct Taken {
     pub data: Option<OwnedFd>,
 }
 
-/// Takes the connection.
-///
-/// # Errors
-/// The client may not have it, it cannot go on elsewhere, or the kernel refuses. It is the kernel's as before then.
-pub fn perform(net: &Net, wanted: &Wanted, sock: BorrowedFd<'_>) -> Result<Taken, Refusal> {
+/// The socket is this connection, in the namespace.
+fn is_that(net: &Net, flow: &Connection, sock: BorrowedFd<'_>) -> Result<(), Refusal> {
     kind_of(net, sock)?;
-    let flow = wanted.flow;
     let peer = getpeername(sock)
         .ok()
         .flatten()
@@ -70,7 +69,41 @@ pub fn perform(net: &Net, wanted: &Wanted, sock: BorrowedFd<'_>) -> Result<Taken
     if name_of(sock)? != flow.local || peer != Some(flow.remote) {
         return Err(denied("the socket is not that connection"));
     }
+    Ok(())
+}
+
+const fn key(flow: &Connection) -> FlowKey {
+    FlowKey {
+        proto: TCP,
+        local: flow.local,
+        remote: flow.remote,
+    }
+}
+
+/// Begins to look whether the connection's packets come in where the stack receives. Returns the number of the exception that
+/// keeps it with the kernel.
+///
+/// # Errors
+/// The client may not do that, or a stack has it.
+pub fn watch(net: &Net, wanted: &Wanted, sock: BorrowedFd<'_>) -> Result<u32, Refusal> {
+    is_that(net, &wanted.flow, sock)?;
+    net.flows()
+        .watch(wanted.stack, &key(&wanted.flow), wanted.most)
+}
+
+/// Takes the connection.
+///
+/// # Errors
+/// The client may not have it, it cannot go on elsewhere, or the kernel refuses. It is the kernel's as before then.
+pub fn perform(net: &Net, wanted: &Wanted, sock: BorrowedFd<'_>) -> Result<Taken, Refusal> {
+    let flow = wanted.flow;
+    is_that(net, &flow, sock)?;
     unusual(sock)?;
+    if wanted.seen && !net.flows().was_seen(wanted.stack, &key(&flow)) {
+        return Err(cannot(
+            "no packet of it was seen at a V-NIC of the stack: they come another way, or their addresses are translated",
+        ));
+    }
     let before = Before::of(sock)?;
     let spec = FilterSpec {
         proto: TCP,

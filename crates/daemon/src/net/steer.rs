@@ -334,6 +334,9 @@ impl FlowMap for Steer {
     fn remove(&mut self, key: &Claim) -> io::Result<()> {
         self.maps()?.remove(&flow(key)).map_err(os)
     }
+    fn get(&mut self, key: &Claim) -> Option<u32> {
+        self.maps().ok()?.owner(&flow(key))
+    }
     fn note(&mut self, noted: &Noted) {
         if let Some(ledger) = &mut self.ledger {
             ledger.set(noted);

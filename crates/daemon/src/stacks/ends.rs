@@ -1,6 +1,7 @@
 //! The other end of a connection within this host: a process whose pair goes apart needs it for a moment, to send what waits
 //! through the kernel. Between processes of two users, or of two containers, only the daemon can lend it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
@@ -55,6 +56,17 @@ impl Ends {
 }
 
 impl Member {
+    /// The stack's processes and its keeper.
+    pub fn processes(&self, progress: &mut Progress<'_>) -> BTreeSet<u32> {
+        match &*self.stack.life_for(progress) {
+            Life::Live(live) => {
+                let keeper = live.keeper.as_ref().map(|keeper| keeper.pid());
+                live.owners.values().map(|o| o.pid).chain(keeper).collect()
+            }
+            Life::New | Life::Gone => BTreeSet::new(),
+        }
+    }
+
     /// A descriptor of the socket with this inode number, from whichever process of the stack has it: if the kernel says that
     /// it is the other end of the connection that `own` is one end of. Whoever holds that can do no more harm to it with
     /// the other.

@@ -135,7 +135,7 @@ unsafe fn accept_any(
                 // SAFETY: the kernel has written both.
                 false => unsafe { accepted_from(addr, len, room) },
             };
-            lib.on_kernel_accept(new as c_int, peer);
+            lib.on_kernel_accept(fd, new as c_int, peer);
         }
         new
     };

@@ -2,6 +2,7 @@
 //! The descriptor is a kernel socket from first to last; here endpoints are attached to it and taken off again.
 
 pub mod accept;
+pub mod adopt;
 pub mod bind;
 pub mod close;
 pub mod connect;

@@ -15,6 +15,7 @@ use crate::attach::{Attachment, TakenOver};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
 use crate::io::options::Path;
+use crate::life::adopt::Terms;
 use crate::life::handover::{WAIT_NS, WAITS};
 use crate::life::way;
 use crate::policy::Reason;
@@ -290,7 +291,7 @@ impl Sockets {
             SockKind::Tcp if !s.has(flag::HANDED_OVER) => TakeOver::Here,
             SockKind::Tcp if is_away(s) => self
                 .pair_by_order(&ep)
-                .unwrap_or_else(|| self.connection_returns(fd, &ep))
+                .unwrap_or_else(|| self.connection_returns(fd, &ep, Terms::default()))
                 .map_or_else(TakeOver::Stays, TakeOver::Taken),
             SockKind::Tcp | SockKind::Kernel | SockKind::Free => self.stays(&ep),
         }
@@ -301,7 +302,8 @@ impl Sockets {
         TakeOver::Kernels(why.name())
     }
 
-    fn connection_returns(&self, fd: i32, ep: &Ep) -> Result<u64, String> {
+    /// The stack takes the kernel's connection, and says for how long it stood still, ns.
+    pub(super) fn connection_returns(&self, fd: i32, ep: &Ep, terms: Terms) -> Result<u64, String> {
         let (local, remote) = self.ends(fd)?;
         let _ = way(ep.att, remote.ip, Some(local.ip), 0).map_err(|r| r.name().to_owned())?;
         self.only_kernel_options(fd, ep)?;
@@ -319,7 +321,10 @@ impl Sockets {
         self.note_waiting(fd, ep);
         ep.att.locked(|l| l.takeover_freeze(id));
         let pass = ep.shared().filter.get();
-        let taken = match ep.att.daemon(|d| d.takeover(local, remote, pass, fd)) {
+        let taken = match ep
+            .att
+            .daemon(|d| d.takeover(local, remote, pass, terms, fd))
+        {
             Ok(taken) => taken,
             Err(why) => {
                 ep.att.locked(|l| l.takeover_cancel(id));
@@ -355,7 +360,7 @@ impl Sockets {
         }
     }
 
-    fn ends(&self, fd: i32) -> Result<(Endpoint, Endpoint), String> {
+    pub(super) fn ends(&self, fd: i32) -> Result<(Endpoint, Endpoint), String> {
         let unconnected = |_: Errno| "not connected".to_owned();
         let local = self.kernel_local(fd).map_err(unconnected)?;
         let remote = self.os.getpeername(fd).map_err(unconnected)?;

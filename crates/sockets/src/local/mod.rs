@@ -267,7 +267,10 @@ impl Sockets {
             };
         };
         if ep.shared().k_near.load(Ordering::Relaxed) == 0 {
-            return Entered::Free;
+            return match self.adopts(fd, &ep) {
+                true => Entered::Home,
+                false => Entered::Free,
+            };
         }
         for _ in 0..HOLDS {
             match ep.att.stack.kernel_enter(ep.sock.id) {

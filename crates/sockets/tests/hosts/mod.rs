@@ -52,7 +52,7 @@ impl Host {
         let near = self.socket(libc::AF_INET, libc::SOCK_STREAM);
         self.connect_within(near, port);
         let (far, _) = self.os.accept(lis, 0).expect("accept");
-        self.lib.on_kernel_accept(far, None);
+        self.lib.on_kernel_accept(-1, far, None);
         self.os.close(lis).expect("close");
         for fd in [near, far] {
             match self.lib.look(fd) {
@@ -252,6 +252,7 @@ fn host(n: u8, peer: u8, nic: MemNic, local: bool) -> Host {
         accelerate: true,
         local,
         local_after: 0,
+        adopt_after: 0,
         spin: Budget::Adaptive,
         inherited: false,
     };

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use super::{FLOW_PASS, Filter, FlowMap, FlowTable, Holder, LINGER};
+use super::{FLOW_WATCH, Filter, FlowMap, FlowTable, Holder, LINGER};
 use crate::filters::Noted;
 use crate::filters::key::{Claim, claims};
 use flyover_proto::FilterSpec;
@@ -47,7 +47,7 @@ impl<M: FlowMap> FlowTable<M> {
         let ended = table
             .written
             .iter()
-            .filter(|(_, stack)| **stack == FLOW_PASS);
+            .filter(|(_, stack)| **stack & FLOW_WATCH != 0);
         for claim in ended.map(|(claim, _)| *claim) {
             table.passes.entry(claim).or_insert(Some(until));
         }

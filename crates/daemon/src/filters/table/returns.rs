@@ -1,12 +1,40 @@
 //! Connections that come back from the kernel: the exception that kept them there gives way to a filter.
 
-use flyover_proto::FilterSpec;
+use flyover_proto::{FilterSpec, RefusedCode};
+use flyover_wire::FlowKey;
 
-use super::{FlowMap, FlowTable};
+use super::{FLOW_PASS, FlowMap, FlowTable};
 use crate::filters::key::{Claim, claims};
 use crate::refusal::Refusal;
 
 impl<M: FlowMap> FlowTable<M> {
+    /// Finds out whether the packets of a connection that the kernel has come in where `stack` receives: they may take another
+    /// way, or other addresses until they have passed a translation. Returns the number of the exception that keeps it with the
+    /// kernel meanwhile.
+    ///
+    /// # Errors
+    /// A stack has it, the quota is used up, the map is full.
+    pub fn watch(&mut self, stack: u32, flow: &FlowKey, most: usize) -> Result<u32, Refusal> {
+        self.sweep();
+        let claim = exactly(flow);
+        if self.claims.contains_key(&claim) || self.passes.contains_key(&claim) {
+            return Err(Refusal::new(
+                RefusedCode::Conflict,
+                "a stack has or had this connection",
+            ));
+        }
+        self.watches.insert(claim, stack);
+        self.enter_pass(stack, flow, most).inspect_err(|_| {
+            self.watches.remove(&claim);
+        })
+    }
+
+    /// True when packets of a connection that `stack` [watches](Self::watch) were seen at its V-NICs.
+    pub fn was_seen(&mut self, stack: u32, flow: &FlowKey) -> bool {
+        let claim = exactly(flow);
+        self.watches.get(&claim) == Some(&stack) && self.map.get(&claim) == Some(FLOW_PASS)
+    }
+
     /// Steers a connection to `stack` that the kernel has, because of the exception `pass` or without one (0). Until
     /// [`Self::reclaimed`] or [`Self::unclaim`] the exception is only out of force. Returns the filter's number.
     ///
@@ -39,6 +67,10 @@ impl<M: FlowMap> FlowTable<M> {
             .get(&pass)
             .is_some_and(|f| f.pass && f.stack == stack)
         {
+            let claims = self.filters.get(&pass).map(|f| f.claims.clone());
+            for claim in claims.unwrap_or_default() {
+                self.watches.remove(&claim);
+            }
             self.leave(stack, pass);
         }
     }
@@ -61,5 +93,13 @@ impl<M: FlowMap> FlowTable<M> {
                 tracing::warn!(?claim, "an exception that was suspended: {e}");
             }
         }
+    }
+}
+
+fn exactly(flow: &FlowKey) -> Claim {
+    Claim {
+        proto: flow.proto,
+        local: flow.local,
+        remote: Some(flow.remote),
     }
 }

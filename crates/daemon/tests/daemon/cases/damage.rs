@@ -255,12 +255,20 @@ pub fn descriptors_of_every_wrong_kind() {
     let handover = Request::Handover {
         image: image(local),
     };
+    let flow = connection(local);
+    let watch = Request::Watch { flow, sole: true };
+    let takeover = Request::Takeover {
+        flow,
+        pass: 0,
+        seen: true,
+        sole: true,
+    };
     let inherit = Request::Attach {
         attach: wish(StackName::Inherited, VnicPref::Auto),
     };
     let mut asked = 0;
     for (what, gift) in gifts() {
-        for request in [&add, &handover, &inherit] {
+        for request in [&add, &handover, &watch, &takeover, &inherit] {
             refuses(what, request, &[gift.as_fd()]);
             refuses(what, request, &[gift.as_fd(); MAX_FDS]);
             asked += 2;
@@ -275,7 +283,7 @@ pub fn descriptors_of_every_wrong_kind() {
         refuses(what, &handover, &[gift.as_fd(), fresh.unwrap().as_fd()]);
         asked += 1;
     }
-    for request in [&add, &handover, &inherit] {
+    for request in [&add, &handover, &watch, &takeover, &inherit] {
         refuses("nothing", request, &[]);
         // The right socket, but the flow is the honest one's.
         refuses("another's", request, &[listener.as_fd()]);

@@ -52,10 +52,12 @@ pub fn what_takes_privilege_is_refused() {
     };
     let filter = client.add_filter(spec(local), listener.as_fd());
     let handover = client.handover(image, stream.as_fd(), None);
-    let takeover = client.takeover(flow, 0, stream.as_fd());
+    let takeover = client.takeover(flow, 0, (false, false), stream.as_fd());
     assert_eq!(refused(filter), RefusedCode::Unprivileged);
     assert_eq!(refused(handover), RefusedCode::Unprivileged);
     assert_eq!(refused(takeover), RefusedCode::Unprivileged);
+    let watched = client.watch(flow, true, stream.as_fd());
+    assert_eq!(refused(watched), RefusedCode::Unprivileged);
     // No answer, and no harm.
     client.del_filter(7).unwrap();
     client.narrow(7, [flow]).unwrap();

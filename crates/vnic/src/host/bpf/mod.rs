@@ -30,6 +30,8 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 
 /// The stack id that means "the kernel's": a flow given to it passes although a wildcard would match.
 pub const PASS: u32 = u32::MAX;
+/// With a stack id: the kernel's, and [`PASS`] once a packet of the flow was seen where that stack's V-NIC receives.
+pub const WATCH: u32 = 1 << 31;
 /// Entries of the map of XDP sockets.
 pub const MAX_XSKS: u32 = 4096;
 
