@@ -3,10 +3,15 @@
 mod hosts;
 
 use flyover_core::SockRef;
-use flyover_sockets::os::Os;
+use flyover_sockets::Errno;
+use flyover_sockets::os::{EpollEvent, Os};
 use flyover_sockets::policy::Reason;
 use flyover_sockets::process::{Answer, Fd};
 use hosts::{Host, local_pair};
+
+const ADD: i32 = libc::EPOLL_CTL_ADD;
+const MOD: i32 = libc::EPOLL_CTL_MOD;
+const DEL: i32 = libc::EPOLL_CTL_DEL;
 
 /// The endpoint of `fd`.
 fn endpoint(h: &Host, fd: i32) -> SockRef {
@@ -65,6 +70,75 @@ fn a_copy_that_is_closed_during_the_handover_is_not_the_last_one() {
     assert_eq!(mark(&a, c), Some(sock));
 }
 
+fn set_of(h: &Host) -> i32 {
+    let set = h.os.epoll_create(0).expect("set");
+    h.lib.on_epoll_create(set);
+    set
+}
+
+fn ctl(h: &Host, set: i32, op: i32, fd: i32, events: i32, data: u64) -> Answer {
+    let events = events as u32;
+    h.lib
+        .epoll_ctl(set, op, fd, Some(EpollEvent { events, data }))
+}
+
+/// Another thread sends the connection to the kernel when its member is just leaving the kernel's set, because it had come
+/// from there: the change is found there, where the member goes once more.
+#[test]
+fn a_member_that_comes_and_goes_is_changed_where_it_ends() {
+    let (h, _) = local_pair();
+    let lis = h.listener(905);
+    let near = h.socket(libc::AF_INET, libc::SOCK_STREAM);
+    let set = set_of(&h);
+    // In the kernel's set from its time as a fresh socket.
+    assert_eq!(ctl(&h, set, ADD, near, libc::EPOLLIN, 1), Answer::Value(0));
+    let far = h.connect_within(near, lis, 905);
+    assert!(h.os.member(set, near).is_some());
+    let (lib, others) = (h.lib, std::sync::Arc::new(std::sync::Mutex::new(None)));
+    let other = std::sync::Arc::clone(&others);
+    h.os.before("epoll_ctl", move || {
+        let away = std::thread::spawn(move || lib.hand_over(far, Reason::HandedOver));
+        while !matches!(lib.look(near), Fd::Kernel) {
+            std::thread::yield_now();
+        }
+        *other.lock().expect("lock") = Some(away);
+    });
+    assert_eq!(ctl(&h, set, MOD, near, libc::EPOLLOUT, 2), Answer::Value(0));
+    assert_eq!(h.os.hooks_left(), 0);
+    let away = others.lock().expect("lock").take().expect("a thread");
+    assert!(away.join().expect("thread"));
+    let mut out = [EpollEvent::default(); 4];
+    assert_eq!(lib.epoll_wait(set, &mut out, Some(0)), Some(Ok(1)));
+    assert_eq!((out[0].events, out[0].data), (libc::EPOLLOUT as u32, 2));
+    let member = h.os.member(set, near).expect("it is the kernel's");
+    assert_eq!((member.events, member.data), (libc::EPOLLOUT as u32, 2));
+    assert_eq!(ctl(&h, set, ADD, near, 0, 0), Answer::Error(Errno::EEXIST));
+    assert_eq!(ctl(&h, set, DEL, near, 0, 0), Answer::Value(0));
+    assert!(h.os.member(set, near).is_none());
+    assert_eq!(ctl(&h, set, DEL, near, 0, 0), Answer::Error(Errno::ENOENT));
+}
+
+/// The record of a connection that stayed with the kernel, and was closed there, says nothing of the next one that has its
+/// number, and becomes a member before it is connected.
+#[test]
+fn a_number_that_is_used_again_is_another_member() {
+    let (h, _) = local_pair();
+    let (set, lis) = (set_of(&h), h.listener(907));
+    let (near, far) = h.within(906);
+    assert!(h.lib.hand_over(far, Reason::HandedOver));
+    // A mark, as the other end is; then it stays for good.
+    assert_eq!(ctl(&h, set, ADD, near, libc::EPOLLIN, 1), Answer::Value(0));
+    assert!(h.lib.give_to_kernel(near, Reason::Option));
+    assert_eq!(h.lib.close(near), Answer::Kernel);
+    h.os.close(near).expect("close");
+    let next = h.socket(libc::AF_INET, libc::SOCK_STREAM);
+    assert_eq!(next, near, "the number");
+    assert_eq!(ctl(&h, set, ADD, next, libc::EPOLLIN, 2), Answer::Value(0));
+    let _far = h.connect_within(next, lis, 907);
+    assert_eq!(ctl(&h, set, MOD, next, libc::EPOLLOUT, 3), Answer::Value(0));
+    assert_eq!(ctl(&h, set, DEL, next, 0, 0), Answer::Value(0));
+}
+
 /// Another connection of the kernel's, of which the library knows nothing: what comes out at one end, and a copy of the other
 /// end that takes over the number `fd` as soon as that is free.
 struct Stranger {
@@ -75,10 +149,7 @@ struct Stranger {
 impl Stranger {
     fn new(h: &Host, port: u16) -> Self {
         let (os, at) = (h.os, h.at(port));
-        let lis = os.socket(libc::AF_INET, libc::SOCK_STREAM, 0);
-        let lis = lis.expect("descriptor");
-        os.bind(lis, &at).expect("bind");
-        os.listen(lis, 1).expect("listen");
+        let lis = h.listener(port);
         let end = os.socket(libc::AF_INET, libc::SOCK_STREAM, 0);
         let end = end.expect("descriptor");
         os.connect(end, &at).expect("connect");

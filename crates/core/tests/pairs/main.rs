@@ -4,6 +4,7 @@
 
 mod ends;
 mod host;
+mod members;
 mod parts;
 
 use std::sync::atomic::Ordering::Relaxed;

@@ -3,15 +3,19 @@
 
 use core::sync::atomic::Ordering;
 
+use flyover_core::SockRef;
 use flyover_core::sock::flag;
+use flyover_core::stack::locked::Locked;
+use flyover_core::stack::wake::Changed;
 
+use crate::attach::Attachment;
 use crate::entry::{Entry, Fresh, Young};
 use crate::errno::Errno;
 use crate::os::EpollEvent;
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::members::leave;
-use crate::wait::sets::{EpollSet, FLAGS, Member, mode};
+use crate::wait::sets::{EpollSet, FLAGS, Member, Members, mode};
 
 /// What `EPOLLEXCLUSIVE` may be combined with (fs/eventpoll.c).
 const EXCLUSIVE_OK: u32 = (libc::EPOLLIN
@@ -21,6 +25,37 @@ const EXCLUSIVE_OK: u32 = (libc::EPOLLIN
     | libc::EPOLLWAKEUP
     | libc::EPOLLET
     | libc::EPOLLEXCLUSIVE) as u32;
+
+/// How often a call is made anew because its socket came or went meanwhile.
+const LOOKS: u32 = 64;
+
+/// One call of `epoll_ctl`.
+struct Call<'a> {
+    set: &'a EpollSet,
+    index: u32,
+    epfd: i32,
+    op: i32,
+    fd: i32,
+    event: Option<EpollEvent>,
+}
+
+/// While the gate was shut the socket may have gone to the kernel, and its membership with it.
+fn as_it_is(target: Fd) -> Fd {
+    match target {
+        Fd::Tcp(ep) | Fd::Udp(ep) if ep.shared().has(flag::HANDED_OVER) => Fd::Kernel,
+        target => target,
+    }
+}
+
+fn is_home(target: &Fd) -> bool {
+    matches!(target, Fd::Tcp(_) | Fd::Udp(_))
+}
+
+/// Another process that holds the set has removed the member.
+fn forget(members: &mut Members, fd: i32) -> Answer {
+    let _: Option<Member> = members.remove(&fd);
+    Answer::Error(Errno::ENOENT)
+}
 
 fn is_exclusive(events: u32) -> bool {
     events & libc::EPOLLEXCLUSIVE as u32 != 0
@@ -68,56 +103,95 @@ impl Sockets {
         }
         self.epolls.gate.lock(self.os);
         set.epfd.store(epfd, Ordering::Release);
+        let call = Call {
+            set,
+            index,
+            epfd,
+            op,
+            fd,
+            event,
+        };
         let mut late = false;
-        let target = match target {
-            // While the gate was shut it went, and its membership with it.
-            Fd::Tcp(ep) | Fd::Udp(ep) if ep.shared().has(flag::HANDED_OVER) => Fd::Kernel,
-            target => target,
-        };
-        let answer = match target {
-            Fd::Tcp(ep) | Fd::Udp(ep) if !left => self.ctl_ours(set, op, fd, &ep, event),
-            Fd::Tcp(_) | Fd::Udp(_) => self.ctl_kernel(set, epfd, op, fd, event),
-            Fd::Fresh(_) | Fd::Kernel => {
-                let a = match target {
-                    Fd::Fresh(_) => self.ctl_fresh(set, epfd, op, fd, event, &mut late),
-                    _ if self.is_young_entry(fd) => {
-                        self.ctl_fresh(set, epfd, op, fd, event, &mut late)
-                    }
-                    _ => self.ctl_kernel(set, epfd, op, fd, event),
-                };
-                match (a, self.look(fd)) {
-                    // It came back, or got its endpoint, while we were at it.
-                    (Answer::Error(_), Fd::Tcp(ep)) => self.ctl_ours(set, op, fd, &ep, event),
-                    _ => a,
+        let mut target = as_it_is(target);
+        let mut answer = self.ctl_there(&call, left, &target, &mut late);
+        for _ in 0..LOOKS {
+            let missed = match answer {
+                None => true,
+                Some(Answer::Error(Errno::ENOENT)) if self.is_member(set, fd) => true,
+                // It came back, or went, or got its endpoint, while we were at it.
+                Some(Answer::Error(Errno::ENOENT | Errno::EEXIST)) => {
+                    is_home(&target) != is_home(&as_it_is(self.look(fd)))
                 }
+                Some(_) => false,
+            };
+            if !missed {
+                break;
             }
-            Fd::Epoll(inner) => {
-                let a = self.ctl_kernel(set, epfd, op, fd, event);
-                match (op, a) {
-                    (libc::EPOLL_CTL_ADD, Answer::Value(_)) => {
-                        self.epolls.link(self, index, inner);
-                    }
-                    (libc::EPOLL_CTL_DEL, Answer::Value(_)) => self.epolls.part(index, inner),
-                    _ => {}
-                }
-                a
-            }
-        };
+            target = as_it_is(self.look(fd));
+            answer = self.ctl_there(&call, left, &target, &mut late);
+        }
         self.epolls.gate.unlock();
         if late {
             self.follow_fresh(fd);
         }
-        answer
+        answer.unwrap_or(Answer::Error(Errno::ENOENT))
     }
 
-    fn ctl_kernel(
+    /// The call, made where the socket is. `None`: its member is elsewhere.
+    fn ctl_there(
         &self,
-        set: &EpollSet,
-        epfd: i32,
-        op: i32,
-        fd: i32,
-        event: Option<EpollEvent>,
-    ) -> Answer {
+        call: &Call<'_>,
+        left: bool,
+        target: &Fd,
+        late: &mut bool,
+    ) -> Option<Answer> {
+        let Call { op, fd, index, .. } = *call;
+        match target {
+            Fd::Tcp(ep) | Fd::Udp(ep) if !left => self.ctl_ours(call.set, op, fd, ep, call.event),
+            Fd::Fresh(_) => Some(self.ctl_fresh(call, late)),
+            Fd::Kernel if self.is_young_entry(fd) => Some(self.ctl_fresh(call, late)),
+            Fd::Tcp(_) | Fd::Udp(_) | Fd::Kernel => Some(self.ctl_kernel(call)),
+            Fd::Epoll(inner) => {
+                let a = self.ctl_kernel(call);
+                match (op, a) {
+                    (libc::EPOLL_CTL_ADD, Answer::Value(_)) => {
+                        self.epolls.link(self, index, *inner);
+                    }
+                    (libc::EPOLL_CTL_DEL, Answer::Value(_)) => self.epolls.part(index, *inner),
+                    _ => {}
+                }
+                Some(a)
+            }
+        }
+    }
+
+    /// The stack knows of a membership of just this socket under this number.
+    fn is_member(&self, set: &EpollSet, fd: i32) -> bool {
+        let known = set.members().get(&fd).and_then(|m| m.ours);
+        let Some(((sock, item), att)) = known.zip(self.attached()) else {
+            return false;
+        };
+        let view = att.locked(|l| l.item_view(item));
+        view.is_some_and(|v| set.id() == Some(v.set) && v.sock == sock.id)
+            && self.is_of(fd, att, sock)
+    }
+
+    /// `fd` is a descriptor of the socket that has this place.
+    fn is_of(&self, fd: i32, att: &Attachment, sock: SockRef) -> bool {
+        att.stack
+            .get(sock)
+            .is_some_and(|s| self.cookie(fd) == Ok(s.cookie.load(Ordering::Acquire)))
+    }
+
+    fn ctl_kernel(&self, call: &Call<'_>) -> Answer {
+        let Call {
+            set,
+            epfd,
+            op,
+            fd,
+            event,
+            ..
+        } = *call;
         self.epolls.bring_over(self, set, fd);
         let r = self.os.epoll_ctl(epfd, op, fd, event);
         match (op, &r) {
@@ -155,22 +229,17 @@ impl Sockets {
 
     /// A socket without a place in the stack. `late`: another thread gives it one just now, and may not have seen that it is a
     /// member.
-    fn ctl_fresh(
-        &self,
-        set: &EpollSet,
-        epfd: i32,
-        op: i32,
-        fd: i32,
-        event: Option<EpollEvent>,
-        late: &mut bool,
-    ) -> Answer {
-        let a = self.ctl_kernel(set, epfd, op, fd, event);
-        if let (Answer::Value(_), Some(event)) = (a, event)
-            && op != libc::EPOLL_CTL_DEL
+    fn ctl_fresh(&self, call: &Call<'_>, late: &mut bool) -> Answer {
+        let Call { set, fd, .. } = *call;
+        let a = self.ctl_kernel(call);
+        if let (Answer::Value(_), Some(event)) = (a, call.event)
+            && call.op != libc::EPOLL_CTL_DEL
         {
-            let placed = |m: &Member| m.ours.is_some();
             let mut members = set.members();
-            if !members.get(&fd).is_some_and(placed) {
+            // Another socket may have had the number before, and its record may be left: the kernel closed that one.
+            let placed = members.get(&fd).and_then(|m| m.ours);
+            let placed = placed.zip(self.attached());
+            if !placed.is_some_and(|((sock, _), att)| self.is_of(fd, att, sock)) {
                 let _: Option<Member> = members.insert(fd, Member { event, ours: None });
             }
             drop(members);
@@ -216,12 +285,12 @@ impl Sockets {
         fd: i32,
         ep: &Ep,
         event: Option<EpollEvent>,
-    ) -> Answer {
+    ) -> Option<Answer> {
         let wish = event.unwrap_or_default();
         let exclusive = is_exclusive(wish.events);
         let allowed = wish.events & !EXCLUSIVE_OK == 0;
         if exclusive && (op == libc::EPOLL_CTL_MOD || op == libc::EPOLL_CTL_ADD && !allowed) {
-            return Answer::Error(Errno::EINVAL);
+            return Some(Answer::Error(Errno::EINVAL));
         }
         let ours = set.members().get(&fd).and_then(|m| m.ours);
         if let Some((_, item)) = ours.filter(|(sock, _)| *sock == ep.sock) {
@@ -235,7 +304,8 @@ impl Sockets {
             let (sock, item) = m.ours?;
             (sock == ep.sock).then_some((item, m.event.events))
         });
-        match (op, known) {
+        let id = set.id();
+        let answer = match (op, known) {
             (libc::EPOLL_CTL_ADD, Some(_)) => Answer::Error(Errno::EEXIST),
             (libc::EPOLL_CTL_MOD | libc::EPOLL_CTL_DEL, None) => Answer::Error(Errno::ENOENT),
             (libc::EPOLL_CTL_MOD, Some((_, before))) if is_exclusive(before) => {
@@ -254,22 +324,35 @@ impl Sockets {
                 Err(_) => Answer::Error(Errno::ENOSPC),
             },
             (libc::EPOLL_CTL_MOD, Some((item, _))) => {
-                let events = wish.events & !FLAGS;
-                ep.att
-                    .locked(|l| l.item_mod(item, events, wish.data, mode(wish.events)));
-                let member = Member {
-                    event: wish,
-                    ours: Some((ep.sock, item)),
+                let place = (id?, ep.sock);
+                let (events, how) = (wish.events & !FLAGS, mode(wish.events));
+                let changed = |l: &mut Locked<'_, '_, 'static>| {
+                    l.item_change(item, place, events, wish.data, how)
                 };
-                let _: Option<Member> = members.insert(fd, member);
-                Answer::Value(0)
+                match ep.att.locked(changed) {
+                    Changed::Away => return None,
+                    Changed::Yes => {
+                        if let Some(m) = members.get_mut(&fd) {
+                            m.event = wish;
+                        }
+                        Answer::Value(0)
+                    }
+                    Changed::Gone => forget(&mut members, fd),
+                }
             }
             (libc::EPOLL_CTL_DEL, Some((item, _))) => {
-                let _: Option<Member> = members.remove(&fd);
-                leave(ep.att, set.id(), ep.sock, item);
-                Answer::Value(0)
+                let id = id?;
+                match ep.att.locked(|l| l.item_remove(item, id, ep.sock)) {
+                    Changed::Away => return None,
+                    Changed::Yes => {
+                        let _: Option<Member> = members.remove(&fd);
+                        Answer::Value(0)
+                    }
+                    Changed::Gone => forget(&mut members, fd),
+                }
             }
             _ => Answer::Error(Errno::EINVAL),
-        }
+        };
+        Some(answer)
     }
 }

@@ -103,6 +103,17 @@ struct LastWord {
     told: bool,
 }
 
+/// What the stack's half said.
+#[derive(Default)]
+struct Ours {
+    /// So many events.
+    n: usize,
+    /// It ended at a member that came back.
+    back: bool,
+    /// Members went to the kernel's half, which has to say what is ready of them.
+    left: bool,
+}
+
 /// One call of `epoll_wait` on a set with accelerated members.
 struct Waiting<'a> {
     lib: &'a Sockets,
@@ -212,10 +223,13 @@ impl Waiting<'_> {
             (k, _) = self.collect_kernels(out.get_mut(..room).unwrap_or_default());
         }
         let mut n = k;
+        let mut left = false;
         if expected != 0 && n < out.len() {
-            n += self.collect_ours(out.get_mut(k..).unwrap_or_default());
+            let ours = self.collect_ours(out.get_mut(k..).unwrap_or_default());
+            n += ours.n;
+            left = ours.left;
         }
-        if n == 0 && has_kernel && !looked {
+        if n == 0 && (left || has_kernel && !looked) {
             (n, _) = self.collect_kernels(out);
         }
         if n == 0 {
@@ -239,20 +253,23 @@ impl Waiting<'_> {
         last
     }
 
-    fn collect_ours(&self, out: &mut [EpollEvent]) -> usize {
+    fn collect_ours(&self, out: &mut [EpollEvent]) -> Ours {
         // A member that came back is the last of its round. What those before it have is enough for one call: in another
         // round they would come twice.
+        let mut all = Ours::default();
         for _ in 0..BACK_ROUNDS {
-            let (n, back) = self.collect_round(out);
-            if n > 0 || !back {
-                return n;
+            let round = self.collect_round(out);
+            all.n = round.n;
+            all.left |= round.left;
+            if round.n > 0 || !round.back {
+                break;
             }
         }
-        0
+        all
     }
 
-    /// One look at the stack's half: how many events, and whether it ended at a member that came back.
-    fn collect_round(&self, out: &mut [EpollEvent]) -> (usize, bool) {
+    /// One look at the stack's half.
+    fn collect_round(&self, out: &mut [EpollEvent]) -> Ours {
         let room = out.len();
         let mut rest = out.iter_mut();
         let mut moved = Vec::new();
@@ -268,17 +285,21 @@ impl Waiting<'_> {
                 }
             })
         });
-        let mut back = false;
+        let mut found = Ours {
+            n: n.saturating_sub(moved.len()),
+            ..Ours::default()
+        };
         for r in &moved {
             let epolls = &self.lib.epolls;
             if r.events == ev::BACK {
                 epolls.item_back(self.lib, self.att, self.set, r.item, false);
-                back = true;
+                found.back = true;
             } else {
                 epolls.item_moved(self.lib, self.att, self.set, r.item);
+                found.left = true;
             }
         }
-        (n.saturating_sub(moved.len()), back)
+        found
     }
 
     /// The kernel's half costs a system call. It is looked at when nothing else is there, while that pays off, and

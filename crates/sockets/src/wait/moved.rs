@@ -48,21 +48,10 @@ impl EpollTable {
             .map(|(fd, _)| *fd);
         match known {
             Some(fd) => move_to_kernel(sockets, att, set, &mut members, fd),
-            None => self.adopt_moved(sockets, att, set, item),
+            None => adopt_moved(sockets, att, set, item),
         }
         drop(members);
         self.gate.unlock();
-    }
-
-    /// A membership that another process made: if we hold the socket, too, it moves under our number.
-    fn adopt_moved(&self, sockets: &Sockets, att: &Attachment, set: &EpollSet, item: ItemId) {
-        let Some(view) = att.locked(|l| l.item_view(item)) else {
-            return;
-        };
-        if let Some(fd) = number_of(sockets, att, view.sock) {
-            enter_kernel_set(sockets, set, fd, &view);
-            let _: bool = settle(att, item, &view);
-        }
     }
 
     /// The members whose connections came back from the kernel since the last time leave the kernel's set. An edge that it
@@ -149,8 +138,10 @@ impl EpollTable {
         fd: Option<i32>,
         told: bool,
     ) {
-        let view = att.locked(|l| l.item_view(item)).filter(|v| v.mode.away);
-        let Some(view) = view else { return };
+        let here = |v: &ItemView| v.away && set.id() == Some(v.set);
+        let Some(view) = att.locked(|l| l.item_view(item)).filter(here) else {
+            return;
+        };
         if att.stack.sock(view.sock).has(flag::HANDED_OVER) {
             return;
         }
@@ -281,20 +272,33 @@ fn number_of(sockets: &Sockets, att: &Attachment, sock: SockId) -> Option<i32> {
     found
 }
 
-/// The kernel's set has the member: it rests if it may come back, else it ends. True: it rests.
-fn settle(att: &Attachment, item: ItemId, view: &ItemView) -> bool {
-    let rests = is_away(att.stack.sock(view.sock));
-    att.locked(|l| {
-        if rests {
-            let _: bool = l.item_away(item, view.sock, true, view.armed);
-        } else {
-            l.item_del_of(item, view.sock);
-        }
-    });
-    rests
+/// A membership that another process made: if we hold the socket, too, it moves under our number.
+fn adopt_moved(sockets: &Sockets, att: &Attachment, set: &EpollSet, item: ItemId) {
+    if let Some(view) = misplaced(att, set, item)
+        && let Some(fd) = number_of(sockets, att, view.sock)
+    {
+        enter_kernel_set(sockets, set, fd, &view);
+        let _: bool = settle(att, item, &view);
+    }
 }
 
-/// Moves the membership of `fd` from the stack's set to the kernel's, armed or not as it is.
+/// The member, if the kernel's set is to get it. It was found some time ago: another thread may have moved it since, its
+/// connection may have come back, and its place in the stack's table may be another member's.
+fn misplaced(att: &Attachment, set: &EpollSet, item: ItemId) -> Option<ItemView> {
+    att.locked(|l| {
+        l.item_view(item).filter(|v| {
+            set.id() == Some(v.set) && !v.away && att.stack.sock(v.sock).has(flag::HANDED_OVER)
+        })
+    })
+}
+
+/// The kernel's set has the member: it rests if it may come back, else it ends. True: it rests.
+fn settle(att: &Attachment, item: ItemId, view: &ItemView) -> bool {
+    let ends = || !is_away(att.stack.sock(view.sock));
+    att.locked(|l| l.item_settle(item, view.sock, view.armed, ends))
+}
+
+/// Moves the membership of `fd` from the stack's set to the kernel's, armed or not as it is, if that is where it belongs now.
 fn move_to_kernel(
     sockets: &Sockets,
     att: &Attachment,
@@ -302,28 +306,24 @@ fn move_to_kernel(
     members: &mut Members,
     fd: i32,
 ) {
-    let Some(member) = members.remove(&fd) else {
+    let Some((sock, item)) = members.get(&fd).and_then(|m| m.ours) else {
         return;
     };
-    let Some((sock, item)) = member.ours else {
-        return;
-    };
-    let view = att
-        .locked(|l| l.item_view(item))
-        .filter(|v| v.sock == sock.id && att.stack.get(sock).is_some());
-    // Gone: another process has moved it.
-    let Some(view) = view else {
+    let known = att.locked(|l| l.item_view(item)).is_some_and(|v| {
+        set.id() == Some(v.set) && v.sock == sock.id && att.stack.get(sock).is_some()
+    });
+    if !known {
+        // Another process has moved it.
+        let _: Option<Member> = members.remove(&fd);
         set.kernel_joined();
         return;
-    };
-    if view.away {
-        // Another process has moved it, or it was never here.
-        let _: Option<Member> = members.insert(fd, member);
-        return;
     }
-    enter_kernel_set(sockets, set, fd, &view);
-    if settle(att, item, &view) {
-        let _: Option<Member> = members.insert(fd, member);
+    // Otherwise the kernel's set has it already, or its connection is back.
+    if let Some(view) = misplaced(att, set, item) {
+        enter_kernel_set(sockets, set, fd, &view);
+        if !settle(att, item, &view) {
+            let _: Option<Member> = members.remove(&fd);
+        }
     }
 }
 

@@ -45,29 +45,37 @@ impl Host {
     /// A connection within this host, both ends of which are this program's, paired.
     #[allow(dead_code, reason = "most tests are about two hosts")]
     pub fn within(&self, port: u16) -> (i32, i32) {
+        let lis = self.listener(port);
+        let near = self.socket(libc::AF_INET, libc::SOCK_STREAM);
+        (near, self.connect_within(near, lis, port))
+    }
+
+    /// A listener of the kernel's.
+    #[allow(dead_code, reason = "most tests are about two hosts")]
+    pub fn listener(&self, port: u16) -> i32 {
         let lis = self.os.socket(libc::AF_INET, libc::SOCK_STREAM, 0);
         let lis = lis.expect("descriptor");
         self.os.bind(lis, &self.at(port)).expect("bind");
         self.os.listen(lis, 1).expect("listen");
-        let near = self.socket(libc::AF_INET, libc::SOCK_STREAM);
-        self.connect_within(near, port);
+        lis
+    }
+
+    /// Connects `near` to that listener; returns the other end. Both are paired.
+    #[allow(dead_code, reason = "most tests are about two hosts")]
+    pub fn connect_within(&self, near: i32, lis: i32, port: u16) -> i32 {
+        let to = self.at(port);
+        assert_eq!(self.lib.connect(near, &to), Answer::Kernel);
+        self.os.connect(near, &to).expect("connect");
+        self.lib.connected_by_kernel(near, &to, true);
         let (far, _) = self.os.accept(lis, 0).expect("accept");
         self.lib.on_kernel_accept(-1, far, None);
-        self.os.close(lis).expect("close");
         for fd in [near, far] {
             match self.lib.look(fd) {
                 Fd::Tcp(ep) => assert!(ep.shared().has(flag::PAIRED)),
                 other => panic!("{other:?}"),
             }
         }
-        (near, far)
-    }
-
-    fn connect_within(&self, fd: i32, port: u16) {
-        let to = self.at(port);
-        assert_eq!(self.lib.connect(fd, &to), Answer::Kernel);
-        self.os.connect(fd, &to).expect("connect");
-        self.lib.connected_by_kernel(fd, &to, true);
+        far
     }
 
     /// Another number of `fd`, of which the library does not know who else holds it.

@@ -2,10 +2,74 @@
 //! counts again when the connection comes back.
 
 use super::objects::{ItemId, ItemMode, SetId, imode};
-use crate::sock::{SockId, flag};
+use crate::sock::{SockId, SockRef, flag};
 use crate::stack::locked::Locked;
 
+/// What became of a change of a membership.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Changed {
+    /// Done.
+    Yes,
+    /// Not done: the kernel's set has the member.
+    Away,
+    /// There is no such membership any more.
+    Gone,
+}
+
 impl Locked<'_, '_, '_> {
+    /// `EPOLL_CTL_MOD` of a member of the stack's set. Where it is, and not where its socket is: it may just be moving.
+    pub fn item_change(
+        &mut self,
+        id: ItemId,
+        (set, sock): (SetId, SockRef),
+        events: u32,
+        data: u64,
+        mode: ItemMode,
+    ) -> Changed {
+        let found = self.place_of(id, set, sock);
+        if found == Changed::Yes {
+            self.item_mod(id, events, data, mode);
+        }
+        found
+    }
+
+    /// `EPOLL_CTL_DEL` of one.
+    pub fn item_remove(&mut self, id: ItemId, set: SetId, sock: SockRef) -> Changed {
+        let found = self.place_of(id, set, sock);
+        if found == Changed::Yes {
+            self.item_del(id);
+        }
+        found
+    }
+
+    fn place_of(&self, id: ItemId, set: SetId, sock: SockRef) -> Changed {
+        let item = self.st.items.at(id);
+        let same = item.set.get().opt() == Some(set) && item.sock.get().opt() == Some(sock.id);
+        match same && self.st.get(sock).is_some() {
+            true if item.mode.get() & imode::AWAY != 0 => Changed::Away,
+            true => Changed::Yes,
+            false => Changed::Gone,
+        }
+    }
+
+    /// The kernel's set has the member: it rests, or ends if its socket stays with the kernel for good (`ends`, of the socket
+    /// as it is now). False: it has ended.
+    pub fn item_settle(
+        &mut self,
+        id: ItemId,
+        sock: SockId,
+        armed: bool,
+        ends: impl FnOnce() -> bool,
+    ) -> bool {
+        // What came back meanwhile is to follow.
+        if self.st.sock(sock).has(flag::HANDED_OVER) && ends() {
+            self.item_del_of(id, sock);
+            return false;
+        }
+        let _: bool = self.item_away(id, sock, true, armed);
+        true
+    }
+
     /// The kernel's set has the member from now on, or has it no longer; `armed`: it is no one-shot member that has
     /// fired. False: the membership is not one of `sock`'s any more.
     pub fn item_away(&mut self, id: ItemId, sock: SockId, away: bool, armed: bool) -> bool {

@@ -18,6 +18,7 @@ mod objects;
 mod sets;
 mod waiters;
 
+pub use away::Changed;
 pub use objects::{
     Bell, Item, ItemId, ItemMode, Ready, Set, SetId, Wait, Waiter, WaiterId, imode, wstate,
 };

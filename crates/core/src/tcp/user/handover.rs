@@ -12,7 +12,7 @@ use crate::sock::net::NetSock;
 use crate::sock::{Kind, SHUT_WR, Sock, SockId, flag, recvq, sendq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
-use crate::stack::wake::{ItemId, ItemMode, ev, imode};
+use crate::stack::wake::{ItemId, ItemMode, SetId, ev, imode};
 use crate::stack::wheel;
 use crate::tcp::rx::count;
 use crate::tcp::state::TcpState;
@@ -241,6 +241,7 @@ impl Locked<'_, '_, '_> {
         let item = self.st.items.at(id);
         let mode = item.mode.get();
         Some(ItemView {
+            set: item.set.get().opt()?,
             sock: item.sock.get().opt()?,
             events: item.events.get(),
             data: item.data.get(),
@@ -261,6 +262,8 @@ impl Locked<'_, '_, '_> {
 /// A membership, seen from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ItemView {
+    /// In which set.
+    pub set: SetId,
     /// Whose it is.
     pub sock: SockId,
     /// Events asked for.

@@ -1,0 +1,88 @@
+//! Members of epoll sets whose connection is on its way to the kernel, or back: what is asked of them is done where they are.
+
+use flyover_core::stack::wake::Changed;
+use flyover_core::{ItemMode, ev};
+
+use crate::host::with_host;
+
+const EDGE: ItemMode = ItemMode {
+    edge: true,
+    oneshot: false,
+    exclusive: false,
+    private: false,
+    quiet: false,
+    away: false,
+};
+
+/// The call found the connection here, and it went before the member was asked, which was still in the kernel's set: to
+/// change the stack's would leave the kernel's as it was, and to remove it would leave that one behind.
+#[test]
+fn a_member_of_the_kernels_set_is_not_changed_here() {
+    with_host(|h| {
+        let sock = h.ends[0];
+        let away = ItemMode { away: true, ..EDGE };
+        let (set, item) = h.locked(|l| {
+            let set = l.set_alloc().expect("a set");
+            let item = l.item_add(set, sock.id, ev::IN, 1, away);
+            (set, item.expect("an item"))
+        });
+        assert!(h.pair());
+        assert!(h.part(true));
+        let place = (set, sock);
+        let changed = h.locked(|l| l.item_change(item, place, ev::OUT, 2, EDGE));
+        assert_eq!(changed, Changed::Away);
+        assert_eq!(h.locked(|l| l.item_remove(item, set, sock)), Changed::Away);
+        let view = h.locked(|l| l.item_view(item)).expect("it stays");
+        assert!(view.away);
+        assert_eq!((view.events, view.data), (ev::IN, 1));
+    });
+}
+
+/// Another thread, or another process, has removed it, and its place in the table is another's by now.
+#[test]
+fn a_place_that_has_another_owner_is_left_alone() {
+    with_host(|h| {
+        assert!(h.pair());
+        let [a, b] = h.ends;
+        let (set, other, item) = h.locked(|l| {
+            let (set, other) = (l.set_alloc().expect("a set"), l.set_alloc().expect("a set"));
+            let item = l.item_add(set, a.id, ev::IN, 1, EDGE).expect("an item");
+            assert_eq!(l.item_remove(item, set, a), Changed::Yes);
+            let next = l.item_add(other, b.id, ev::OUT, 2, EDGE);
+            assert_eq!(next, Ok(item), "the table gives the last one first");
+            (set, other, item)
+        });
+        let gone = h.locked(|l| {
+            [
+                l.item_change(item, (set, a), ev::OUT, 3, EDGE),
+                l.item_change(item, (set, b), ev::OUT, 3, EDGE),
+                l.item_remove(item, other, a),
+            ]
+        });
+        assert_eq!(gone, [Changed::Gone; 3]);
+        let view = h.locked(|l| l.item_view(item)).expect("the other one");
+        assert_eq!((view.set, view.sock, view.data), (other, b.id, 2));
+    });
+}
+
+/// The kernel's set got the member of a connection that is to stay there; meanwhile it came back all the same. The member
+/// follows, instead of ending.
+#[test]
+fn what_came_back_while_it_moved_follows() {
+    with_host(|h| {
+        assert!(h.pair());
+        let sock = h.ends[0];
+        let (set, item) = h.locked(|l| {
+            let set = l.set_alloc().expect("a set");
+            let item = l.item_add(set, sock.id, ev::IN, 1, EDGE);
+            (set, item.expect("an item"))
+        });
+        assert!(h.locked(|l| l.item_settle(item, sock.id, true, || true)));
+        let mut back = Vec::new();
+        h.locked(|l| l.set_returned(set, |i, _| back.push(i)));
+        assert_eq!(back, [item]);
+        assert!(h.part(true));
+        assert!(!h.locked(|l| l.item_settle(item, sock.id, true, || true)));
+        assert!(h.locked(|l| l.item_view(item)).is_none());
+    });
+}
