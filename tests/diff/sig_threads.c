@@ -456,3 +456,35 @@ CASE_KERNEL(sigio_of_a_listener)
     say("SIGIO %s", hits ? "came" : "never came");
     say_fd("accept", accept(l, NULL, NULL));
 }
+
+static volatile int over, cut;
+
+static void *with_a_limit(void *s)
+{
+    char c;
+    while (!over)
+        if (recv(*(int *)s, &c, 1, 0) < 0 && errno == EINTR)
+            cut++;
+    return NULL;
+}
+
+/* Nobody handles SIGCHLD: a child that ends at once ends no call of another thread, not even one that has a time-out. */
+CASE(children_that_end_interrupt_nobody)
+{
+    int s[2];
+    pthread_t t;
+    struct timeval limit = {.tv_usec = 50000};
+    fd = active_pair();
+    socketpair(AF_UNIX, SOCK_STREAM, 0, s);
+    setsockopt(s[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    pthread_create(&t, NULL, with_a_limit, s);
+    for (int i = 0; i < 300; i++) {
+        pid_t child = fork();
+        if (child == 0)
+            _exit(0);
+        waitpid(child, NULL, 0);
+    }
+    over = 1;
+    pthread_join(t, NULL);
+    say("%s interrupted", cut ? "some were" : "none was");
+}

@@ -5,6 +5,8 @@ use core::ffi::c_int;
 
 use flyover_sockets::enter;
 
+use super::action;
+
 /// Bytes of the kernel's signal set (`sigset_t` of libc is larger).
 pub const BYTES: usize = 8;
 
@@ -79,9 +81,24 @@ thread_local! {
 
 /// No handler runs from here on until [`end_fork`], in either process: it could use what the fork holds. Nothing may be put
 /// off either, since the child would get the mask that goes with it, and not the signal.
+///
+/// Signals that do nothing as long as nobody handles them come as ever: for one that is blocked here (a child that ends at
+/// once) the kernel would wake another thread, whose `recv` with a time-out fails with `EINTR` then.
 pub fn begin_fork() {
     let before = set(!FAULTS);
     FORKING.with(|f| f.set(Some(before)));
+    let idle = IDLE.into_iter().filter(|sig| is_idle(*sig));
+    let idle = idle.fold(0, |all, sig| all | bit(sig)) & !before;
+    if idle != 0 {
+        let _: u64 = set(!FAULTS & !idle);
+    }
+}
+
+/// What is ignored by default and comes in passing.
+const IDLE: [c_int; 3] = [libc::SIGCHLD, libc::SIGURG, libc::SIGWINCH];
+
+fn is_idle(sig: c_int) -> bool {
+    action::of(sig).is_some_and(|a| a.load().handler == libc::SIG_DFL)
 }
 
 /// The fork is over, in this process: signals that came meanwhile come now.
