@@ -189,6 +189,80 @@ CASE(epoll_turns_many_pipes)
     say("in turn: %d", different);
 }
 
+/* Sockets and pipes, all ready all the time: whatever the room, each is told of before others have come three times. */
+static void take_turns(int sockets, int pipes, int room)
+{
+    enum { MOST = 16 };
+    int ep = new_set(), n = sockets + pipes, seen[MOST] = {0}, calls = 0, left = n, worst = 0;
+    for (int i = 0; i < n; i++) {
+        int p[2];
+        if (i < sockets) {
+            add(ep, active_pair(), EPOLLOUT, i);
+            continue;
+        }
+        if (pipe(p) || write(p[1], "x", 1) != 1)
+            give_up("pipe");
+        add(ep, p[0], EPOLLIN, i);
+    }
+    while (left && calls++ < 100) {
+        struct epoll_event got[MOST];
+        int k = epoll_wait(ep, got, room, 0), twice = 0;
+        char now[MOST] = {0};
+        for (int i = 0; i < k; i++) {
+            left -= !seen[got[i].data.u64]++;
+            twice += now[got[i].data.u64]++;
+        }
+        if (k != (room < n ? room : n) || twice)
+            say("%d of %d, %d of them twice", k, room, twice);
+    }
+    for (int i = 0; i < n; i++)
+        worst = seen[i] > worst ? seen[i] : worst;
+    if (left || worst > 3)
+        say("%d sockets, %d pipes, room for %d: %d never came, one %d times", sockets, pipes, room, left, worst);
+}
+
+CASE(epoll_nobody_waits_long)
+{
+    for (int room = 1; room < 5; room++) {
+        take_turns(1, 1, room);
+        take_turns(2, 2, room);
+        take_turns(3, 2, room);
+        take_turns(2, 3, room);
+    }
+    take_turns(3, 6, 3);
+    take_turns(6, 3, 3);
+    say("done");
+}
+
+/* An edge of a pipe comes once, and soon, beside sockets that are ready all the time, and the other way round. */
+CASE(epoll_edge_in_a_crowd)
+{
+    int ep = new_set(), fd, p[2];
+    struct epoll_event got[2];
+    for (int i = 0; i < 4; i++)
+        add(ep, active_pair(), EPOLLOUT, i);
+    fd = active_pair();
+    if (pipe(p))
+        give_up("pipe");
+    add(ep, p[0], EPOLLIN | EPOLLET, 100);
+    add(ep, fd, EPOLLIN | EPOLLET, 101);
+    for (int room = 1; room < 3; room++) {
+        int pipes = 0, socks = 0;
+        if (write(p[1], "x", 1) != 1)
+            give_up("pipe");
+        peer_ok("send 1");
+        wait_bytes(fd, room);
+        for (int i = 0; i < 24; i++) {
+            int n = epoll_wait(ep, got, room, 0);
+            for (int k = 0; k < n; k++) {
+                pipes += got[k].data.u64 == 100;
+                socks += got[k].data.u64 == 101;
+            }
+        }
+        say("room for %d: the pipe %d, the socket %d", room, pipes, socks);
+    }
+}
+
 CASE(epoll_timeouts)
 {
     int ep = new_set(), fd = active_pair();

@@ -45,16 +45,34 @@ pub(crate) fn defer(st: Stack<'_>, id: SockId, bits: u32) {
     }
 }
 
+fn in_list(st: Stack<'_>, at: u32) -> SockId {
+    Idx::new((at - 1) & (st.limits().socks - 1))
+}
+
+/// The list that was taken off, turned over: what was put on it first comes first, as where nobody held the lock. Nobody
+/// touches what is on it before its bits are taken.
+fn turned(st: Stack<'_>, mut head: u32) -> u32 {
+    let mut first = 0;
+    let mut guard = st.limits().socks;
+    while head != 0 && guard > 0 {
+        guard -= 1;
+        let next = st.sock(in_list(st, head)).dnext.swap(first, AcqRel);
+        first = head;
+        head = next;
+    }
+    first
+}
+
 impl Locked<'_, '_, '_> {
     /// Does what `bits` of the lock word ask for.
     pub(crate) fn run_deferred(&mut self, bits: u32) {
         if bits & SOCKS != 0 {
             let st = self.st;
-            let mut head = st.state.deferred.swap(0, AcqRel);
+            let mut head = turned(st, st.state.deferred.swap(0, AcqRel));
             let mut guard = st.limits().socks;
             while head != 0 && guard > 0 {
                 guard -= 1;
-                let id = Idx::new((head - 1) & (st.limits().socks - 1));
+                let id = in_list(st, head);
                 let s = st.sock(id);
                 head = s.dnext.load(Acquire);
                 let work = s.dbits.swap(0, AcqRel);

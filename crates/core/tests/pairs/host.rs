@@ -126,6 +126,17 @@ impl<'m> Host<'m> {
         self.do_work(to, work::DATA);
     }
 
+    /// The same for several, one after the other, while somebody holds the lock: he does it.
+    pub fn tell_the_holder(&mut self, all: &[SockId]) {
+        let mut sender = Host {
+            st: self.st,
+            cp: self.cp,
+            ends: self.ends,
+            kernel: [Pipe::default(), Pipe::default()],
+        };
+        self.locked(|_| all.iter().for_each(|to| sender.tell(*to)));
+    }
+
     pub fn do_work(&mut self, to: SockId, what: u32) {
         let mut fx = Effects::new();
         let mut env = Env {

@@ -3,7 +3,7 @@
 use flyover_core::stack::wake::Changed;
 use flyover_core::{ItemMode, ev};
 
-use crate::host::with_host;
+use crate::host::{ME, with_host};
 
 const EDGE: ItemMode = ItemMode {
     edge: true,
@@ -85,4 +85,37 @@ fn what_came_back_while_it_moved_follows() {
         assert!(!h.locked(|l| l.item_settle(item, sock.id, true, || true)));
         assert!(h.locked(|l| l.item_view(item)).is_none());
     });
+}
+
+/// Two sends while another thread holds the lock: the set's list has them in the order in which they were made, as if he had not
+/// been there.
+#[test]
+fn what_the_locks_holder_is_told_keeps_its_order() {
+    for turned in [false, true] {
+        with_host(|h| {
+            assert!(h.pair());
+            for end in [0, 1] {
+                h.welcome(end);
+            }
+            let set = h.locked(|l| l.set_alloc()).expect("a set");
+            for (word, at) in h.ends.into_iter().enumerate() {
+                let item = h.locked(|l| l.item_add(set, at.id, ev::IN, word as u64, EDGE));
+                let _ = item.expect("an item");
+            }
+            let mut told = h.ends;
+            if turned {
+                told.reverse();
+            }
+            for at in told {
+                let from = h.ends.into_iter().find(|from| *from != at);
+                let sent = h.st.local_send_fast(from.expect("the other"), &[b"x"], ME);
+                assert_eq!(sent.and_then(|s| s.watched), Some(at.id));
+            }
+            h.tell_the_holder(&told.map(|at| at.id));
+            let mut words = Vec::new();
+            let _: usize = h.locked(|l| l.set_drain(set, 8, |r| words.push(r.data)));
+            let expected = if turned { [1, 0] } else { [0, 1] };
+            assert_eq!(words, expected);
+        });
+    }
 }

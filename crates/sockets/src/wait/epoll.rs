@@ -198,7 +198,7 @@ impl Waiting<'_> {
         }
     }
 
-    /// What is ready now, of both halves. Each gets room: what is left of the other one's, and half at least.
+    /// What is ready now, of both halves. Each gets room: what is left of the other one's, and half at least, in two calls.
     fn collect(&self, out: &mut [EpollEvent], polled: bool) -> usize {
         let stack = self.att.stack;
         if !polled || !stack.set_has_ready(self.id) {
@@ -216,10 +216,10 @@ impl Waiting<'_> {
         }
         let expected = stack.set_ready_len(self.id) as usize;
         let mut k = before.as_ref().map_or(0, |last| last.n);
-        let turn = || has_kernel && self.is_kernels_turn(out.len(), expected);
+        let room = self.kernels_share(out.len(), expected);
+        let turn = || has_kernel && room > 0 && self.is_kernels_turn(out.len(), expected);
         let looked = before.is_some() || turn();
         if looked && before.is_none() {
-            let room = out.len().saturating_sub(expected).max(out.len() / 2).max(1);
             (k, _) = self.collect_kernels(out.get_mut(..room).unwrap_or_default());
         }
         let mut n = k;
@@ -302,6 +302,15 @@ impl Waiting<'_> {
         found
     }
 
+    /// Room for the kernel's half: what ours leaves, and half of all. An odd place the two have in turns.
+    fn kernels_share(&self, room: usize, expected: usize) -> usize {
+        let mut half = room / 2;
+        if expected != 0 && !room.is_multiple_of(2) {
+            half += self.set.odd.fetch_xor(1, Ordering::Relaxed) as usize & 1;
+        }
+        half.max(room.saturating_sub(expected))
+    }
+
     /// The kernel's half costs a system call. It is looked at when nothing else is there, while that pays off, and
     /// after a while.
     fn is_kernels_turn(&self, room: usize, expected: usize) -> bool {
@@ -310,9 +319,7 @@ impl Waiting<'_> {
         }
         let hot = self.set.hot.load(Ordering::Relaxed);
         if room < 2 {
-            // With room for one event the halves take turns.
-            let _: u32 = self.set.hot.fetch_xor(1, Ordering::Relaxed);
-            return hot & 1 == 0;
+            return true;
         }
         let now = self.lib.os.now();
         hot > 0 || now.saturating_sub(self.set.looked.load(Ordering::Relaxed)) >= KERNEL_TURN

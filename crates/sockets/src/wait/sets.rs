@@ -81,6 +81,8 @@ pub(super) struct EpollSet {
     /// When the kernel's half was last looked at, ns, and how many looks more because that paid off.
     pub(super) looked: AtomicU64,
     pub(super) hot: AtomicU32,
+    /// Whose turn it is to have a place that the halves cannot share, 1: the kernel's.
+    pub(super) odd: AtomicU32,
     /// How many connections of the stack had come back from the kernel when members were last looked for among them.
     pub(super) returns: AtomicU64,
     /// Sets in sets.
