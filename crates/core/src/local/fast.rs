@@ -15,6 +15,13 @@ use core::sync::atomic::fence;
 /// How often a producer's lock is tried: its holder copies 64 KiB at the most, or has lost its CPU.
 const TRIES: u32 = 200_000;
 
+/// How often it is tried by whoever changes what a sender goes by, and cannot come back to it: the sender may wait for its CPU
+/// meanwhile, and what it appends after the change would be lost, or somebody else's. Some 100 ms.
+const LONG: u32 = 2_000_000;
+
+/// How often by whoever can come back to it.
+const SHORT: u32 = 2_000;
+
 /// How often a reader tries the lock: longer than such a look takes, and than a copy of another reader's.
 const READER_TRIES: u32 = 2_000;
 
@@ -55,7 +62,11 @@ pub(super) fn try_hold(p: &Sock, me: u16) -> bool {
 
 /// The same, with patience. False: its holder does not let go; if it died, the keeper will open the lock.
 pub(super) fn hold(p: &Sock, me: u16) -> bool {
-    for _ in 0..TRIES {
+    hold_for(p, me, TRIES)
+}
+
+fn hold_for(p: &Sock, me: u16, tries: u32) -> bool {
+    for _ in 0..tries {
         if try_hold(p, me) {
             return true;
         }
@@ -70,16 +81,27 @@ pub(super) fn let_go(p: &Sock) {
 
 /// Waits until no sender is inside that began before.
 pub(crate) fn settle(l: &mut Locked<'_, '_, '_>, id: SockId) {
+    if !is_settled(l, id, LONG) {
+        count!(l, local_stuck);
+    }
+}
+
+/// The same, for a moment only. False: one still is, and what he appends cannot be foreseen.
+pub(super) fn settle_soon(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
+    is_settled(l, id, SHORT)
+}
+
+fn is_settled(l: &mut Locked<'_, '_, '_>, id: SockId, tries: u32) -> bool {
     let p = l.st.sock(id);
     fence(SeqCst);
     if p.plock.load(SeqCst) == 0 {
-        return;
+        return true;
     }
-    if hold(p, l.env.me) {
+    let settled = hold_for(p, l.env.me, tries);
+    if settled {
         let_go(p);
-    } else {
-        count!(l, local_stuck);
     }
+    settled
 }
 
 impl Stack<'_> {

@@ -1,7 +1,7 @@
 //! The way back: a pair goes apart, and both ends go on in the kernel's connection beside it. Both are frozen, as on a
 //! handover; what waits in their queues is sent through the kernel by whoever has the descriptors; then both are marks.
 
-use super::fresh;
+use super::{fast, fresh};
 use crate::error::Error;
 use crate::sock::{SHUT_RD, SHUT_WR, SockId, SockRef, flag, recvq};
 use crate::stack::Stack;
@@ -57,7 +57,7 @@ impl Locked<'_, '_, '_> {
     ///
     /// # Errors
     /// [`Error::Moved`]: it is a mark. [`Error::Already`]: somebody else is at it. [`Error::Invalid`]: the connection is
-    /// over. [`Error::NotSupported`]: an urgent byte is on its way. [`Error::WouldBlock`]: a reader does not let go.
+    /// over. [`Error::NotSupported`]: an urgent byte is on its way. [`Error::WouldBlock`]: a reader or a sender does not let go.
     pub fn local_part(&mut self, id: SockId) -> Result<(Parting, Option<Parting>), Error> {
         let st = self.st;
         let s = st.sock(id);
@@ -88,9 +88,20 @@ impl Locked<'_, '_, '_> {
             }
             *slot = Some(end);
         }
+        let mut settled = true;
         for end in ends.into_iter().flatten() {
             st.sock(end).set_flag(flag::HANDING_OVER);
-            super::settle(self, end);
+            settled &= fast::settle_soon(self, end);
+        }
+        if !settled {
+            // A sender has lost its CPU with half of its bytes in the queue.
+            for end in ends.into_iter().flatten() {
+                let s = st.sock(end);
+                s.clear_flag(flag::HANDING_OVER);
+                recvq::unlock(s);
+                self.raise(end, st.readiness(end));
+            }
+            return Err(Error::WouldBlock);
         }
         Ok((self.parting(id), other.map(|o| self.parting(o))))
     }

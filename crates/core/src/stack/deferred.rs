@@ -67,21 +67,35 @@ impl Locked<'_, '_, '_> {
     /// Does what `bits` of the lock word ask for.
     pub(crate) fn run_deferred(&mut self, bits: u32) {
         if bits & SOCKS != 0 {
+            // What one left who died at it.
+            self.run_todo();
             let st = self.st;
-            let mut head = turned(st, st.state.deferred.swap(0, AcqRel));
-            let mut guard = st.limits().socks;
-            while head != 0 && guard > 0 {
-                guard -= 1;
-                let id = in_list(st, head);
-                let s = st.sock(id);
-                head = s.dnext.load(Acquire);
-                let work = s.dbits.swap(0, AcqRel);
-                self.do_work(id, work);
-            }
+            let new = turned(st, st.state.deferred.swap(0, AcqRel));
+            st.state.todo.set(u64::from(new));
+            self.run_todo();
         }
         if bits & POLL != 0 {
             let _: u32 = self.poll(64);
         }
+    }
+
+    fn run_todo(&mut self) {
+        let st = self.st;
+        let mut guard = st.limits().socks;
+        while let todo = st.state.todo.get() as u32
+            && todo != 0
+            && guard > 0
+        {
+            guard -= 1;
+            let id = in_list(st, todo);
+            let s = st.sock(id);
+            let next = s.dnext.load(Acquire);
+            // From here on it may be put on the list once more.
+            let work = s.dbits.swap(0, AcqRel);
+            st.state.todo.set(u64::from(next));
+            self.do_work(id, work);
+        }
+        st.state.todo.set(0);
     }
 
     /// Does the work of one socket.

@@ -54,6 +54,8 @@ shm_struct! {
         pub ip_id: SharedCell<u32>,
         /// 1 while new sockets are to stay with the kernel, by order of an administrator.
         pub off: Shared32,
+        /// What the lock's holder took off that list and has not done yet, in order: 1 + slot; 0 is empty.
+        pub todo: SharedCell<u64>,
         /// Whether the keeper hears of the end of kernel sockets (`ends.rs`).
         pub reports: Shared64,
         /// A bit for each owner whose sockets others may hold, too.

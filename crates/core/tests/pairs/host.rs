@@ -137,6 +137,21 @@ impl<'m> Host<'m> {
         self.locked(|_| all.iter().for_each(|to| sender.tell(*to)));
     }
 
+    /// The lock of one who died was taken over.
+    pub fn recover(&mut self, dead: u16) {
+        let mut fx = Effects::new();
+        let mut env = Env {
+            now: Instant(1),
+            nics: &mut NoNics,
+            cp: self.cp,
+            fx: &mut fx,
+            me: ME,
+            rng: 1,
+        };
+        let mut l = self.st.assume_locked(&mut env).expect("the lock");
+        assert!(l.recover(dead));
+    }
+
     pub fn do_work(&mut self, to: SockId, what: u32) {
         let mut fx = Effects::new();
         let mut env = Env {

@@ -179,6 +179,28 @@ fn a_chain_outlives_its_producer() {
     });
 }
 
+/// A sender has lost its CPU in the middle of a send: the pair stays one until he is done, since what he is going to append
+/// would go with the queue.
+#[test]
+fn a_pair_does_not_go_apart_while_somebody_sends() {
+    with_host(|h| {
+        assert!(h.pair());
+        assert_eq!(h.send(0, b"one "), 4);
+        assert_eq!(h.read(1, 2), b"on");
+        let [a, b] = h.ends.map(|at| at.id);
+        for stuck in [a, b] {
+            h.st.sock(stuck).plock.store(u32::from(ME) + 1, Relaxed);
+            let parted = h.locked(|l| l.local_part(a));
+            assert_eq!(parted, Err(Error::WouldBlock));
+            h.st.sock(stuck).plock.store(0, Relaxed);
+        }
+        assert_eq!(h.send(0, b"two"), 3, "it goes on");
+        assert_eq!(h.read(1, 3), b"e t");
+        assert!(h.part(true));
+        assert_eq!(h.read(1, 9), b"wo");
+    });
+}
+
 /// An edge-triggered member of the kernel's set whose connection comes back: what the kernel told is not told again, what
 /// happened since is.
 #[test]

@@ -1,7 +1,10 @@
 //! Members of epoll sets whose connection is on its way to the kernel, or back: what is asked of them is done where they are.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use flyover_core::stack::wake::Changed;
 use flyover_core::{ItemMode, ev};
+use flyover_shm::Unlock;
 
 use crate::host::{ME, with_host};
 
@@ -118,4 +121,32 @@ fn what_the_locks_holder_is_told_keeps_its_order() {
             assert_eq!(words, expected);
         });
     }
+}
+
+/// He dies when he has begun with it: whoever recovers the stack does the rest, and what is left to the lock's holder later on
+/// is done as well.
+#[test]
+fn what_was_left_to_a_holder_who_dies_is_not_lost() {
+    const DEAD: u16 = 9;
+    with_host(|h| {
+        assert!(h.pair());
+        let ids = h.ends.map(|at| at.id);
+        let lock = h.st.lock();
+        assert!(lock.try_lock(DEAD));
+        ids.iter().for_each(|id| h.tell(*id));
+        assert!(matches!(lock.try_unlock(), Unlock::Deferred(_)));
+        assert!(lock.take_over(DEAD, ME));
+        h.recover(DEAD);
+        for id in ids {
+            assert_eq!(h.st.sock(id).dbits.load(Relaxed), 0);
+        }
+        let set = h.locked(|l| l.set_alloc()).expect("a set");
+        let item = h.locked(|l| l.item_add(set, ids[0], ev::IN, 1, EDGE));
+        let _ = item.expect("an item");
+        h.welcome(0);
+        let sent = h.st.local_send_fast(h.ends[1], &[b"x"], ME);
+        assert_eq!(sent.map(|s| s.n), Some(1));
+        h.tell_the_holder(&ids);
+        assert!(h.st.set_has_ready(set));
+    });
 }

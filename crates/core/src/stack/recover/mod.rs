@@ -59,6 +59,8 @@ impl Locked<'_, '_, '_> {
             self.give_up(Idx::new(i & (st.limits().socks - 1)));
         }
         self.finish_closes();
+        // What was left to the dead one: its bit in the lock word is gone if he had begun.
+        self.run_deferred(crate::stack::deferred::SOCKS);
         whole
     }
 
