@@ -65,6 +65,11 @@ pub(super) fn hold(p: &Sock, me: u16) -> bool {
     hold_for(p, me, TRIES)
 }
 
+/// With all patience: for those who can neither do without it nor come back later.
+pub(super) fn hold_long(p: &Sock, me: u16) -> bool {
+    hold_for(p, me, LONG)
+}
+
 fn hold_for(p: &Sock, me: u16, tries: u32) -> bool {
     for _ in 0..tries {
         if try_hold(p, me) {

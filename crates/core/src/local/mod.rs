@@ -337,7 +337,7 @@ impl Locked<'_, '_, '_> {
         let st = self.st;
         let s = st.sock(id);
         let mut ok = bytes.len() >= s.k_pend.load(Acquire) as usize;
-        if !fast::hold(s, self.env.me) {
+        if !fast::hold_long(s, self.env.me) {
             count!(self, local_stuck);
         }
         for piece in bytes.rchunks(BUF_SIZE) {
