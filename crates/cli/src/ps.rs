@@ -68,8 +68,12 @@ fn block(stack: &StackInfo) -> String {
         1 => "1 filter".to_owned(),
         n => format!("{n} filters"),
     };
+    let lent = match stack.lent_ports {
+        0 => String::new(),
+        n => format!(", {n} ports lent"),
+    };
     let mut lines = vec![format!(
-        "stack {} ({}), user {}{}, {}, {}, {keeper}, {filters}",
+        "stack {} ({}), user {}{}, {}, {}, {keeper}, {filters}{lent}",
         stack.id,
         printable(&stack.name),
         stack.uid,
@@ -133,13 +137,13 @@ mod tests {
             "processes":[{"pid":123,"owner":1,"command":"redis-server"}],"new_field":[1],
             "vnics":[{"slot":0,"kind":"packet","interface":"eth0","ifindex":2,"queue":0}],
             "problems":[{"ifindex":3,"why":"too many"}],
-            "filters":[{"id":1,"protocol":"tcp","local":"0.0.0.0:80","remote":null}]},
+            "filters":[{"id":1,"protocol":"tcp","local":"0.0.0.0:80","remote":null}],"lent_ports":64},
             {"id":2,"name":"web","state":"making"}]}"#;
         let stacks: Stacks = serde_json::from_str(answer).unwrap();
         assert_eq!(
             text(&stacks),
             "\
-stack 1 (default), user 0, net:[4026531840], 80 MiB, keeper 40, 1 filter
+stack 1 (default), user 0, net:[4026531840], 80 MiB, keeper 40, 1 filter, 64 ports lent
   vnic 0  packet eth0 queue 0
   no vnic on interface 3: too many
   process 123     redis-server

@@ -74,6 +74,8 @@ pub(crate) struct StackInfo {
     pub(crate) problems: Vec<ProblemInfo>,
     /// Flow filters.
     pub(crate) filters: Vec<FilterInfo>,
+    /// Local ports that the daemon has lent to it.
+    pub(crate) lent_ports: u32,
 }
 
 /// A process that uses a stack.

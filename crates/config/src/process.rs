@@ -132,6 +132,12 @@ options! {
         adopt_after: u32 = 64, Kind::Int { min: 0, max: 1_000_000_000, unit: Unit::Count },
             "FLYOVER_ADOPT_AFTER", "adopt-after",
             "calls before a connection of the kernel's is taken over";
+        /// How many connections of a local address a program makes from ports of their own, each with the daemon's
+        /// consent. After that the daemon lends its stack some local ports (64 at first, 256 at most), from which it
+        /// connects without asking; 30 s after the last of these connections they are given back.
+        lend_after: u32 = 4, Kind::Int { min: 0, max: 1_000_000, unit: Unit::Count },
+            "FLYOVER_LEND_AFTER", "lend-after",
+            "connections before the daemon lends local ports";
         /// Where `flyoverd` listens.
         socket: Text<107> = Text::<107>::new(crate::DEFAULT_SOCKET).expect("fits"),
             Kind::Text { what: "PATH", max: 107 }, "FLYOVER_SOCKET", "socket",

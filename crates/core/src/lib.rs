@@ -52,6 +52,7 @@ pub use stack::{LayoutError, Stack};
 pub use tcp::state::TcpState;
 pub use tcp::user::handover::{Handover, ItemView, REASON_UNFINISHED, Unfinished};
 pub use tcp::user::info::TcpInfo;
+pub use tcp::user::lease::LEASED;
 pub use tcp::user::recv::{Placed, Recv, RecvFlags};
 pub use tcp::user::send::SendFlags;
 pub use time::Instant;

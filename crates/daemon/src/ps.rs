@@ -48,6 +48,8 @@ struct StackRow {
     vnics: Vec<VnicRow>,
     problems: Vec<ProblemRow>,
     filters: Vec<FilterRow>,
+    /// Local ports that the stack is lent.
+    lent_ports: usize,
 }
 
 #[derive(Serialize)]
@@ -125,6 +127,7 @@ fn row(stack: &Stack) -> Option<StackRow> {
         vnics: Vec::new(),
         problems: Vec::new(),
         filters: Vec::new(),
+        lent_ports: 0,
     };
     // A stack that is being changed is not waited for.
     let Some(life) = stack.life_soon() else {
@@ -169,6 +172,7 @@ fn fill(row: &mut StackRow, stack: &Stack, live: &Live) {
         .into_iter()
         .map(|(id, spec)| filter(id, spec))
         .collect();
+    row.lent_ports = flows.lent(stack.id).len();
 }
 
 fn vnic(nic: &Nic, mode: Option<String>) -> VnicRow {

@@ -269,6 +269,14 @@ impl Session {
                     .other_end(own.as_fd(), inode, &mut progress)?;
                 Ok(self.reply(seq, &Reply::Borrowed {}, &[end.as_fd()])?)
             }
+            Request::Lend { ip, have, lease } => {
+                self.daemon.power.needed()?;
+                let mut progress = Progress::to(self.sock.as_fd(), seq);
+                let wish = (ip, have as usize, lease);
+                let ports = self.member()?.lend(&self.daemon, wish, &mut progress)?;
+                let ports = List::new(ports);
+                Ok(self.reply(seq, &Reply::Lent { ports }, &[])?)
+            }
             Request::Resolve { ifindex, ip } => {
                 if let Some(member) = &self.member {
                     member.net.cplane().resolve(ifindex, ip);

@@ -169,6 +169,7 @@ extern "C" fn start() {
         local: opts.local,
         local_after: opts.local_after,
         adopt_after: opts.adopt_after,
+        lend_after: opts.lend_after,
         spin,
         inherited,
     };

@@ -265,6 +265,7 @@ impl Daemon for DaemonLink {
         self.0
             .again(|client| client.add_filter(spec, borrowed(proof)))
             .map_err(|e| match e {
+                ClientError::Refused(RefusedCode::Conflict, _) => DaemonError::Conflict,
                 ClientError::Refused(..) => DaemonError::Refused,
                 _ => DaemonError::Absent,
             })
@@ -273,6 +274,14 @@ impl Daemon for DaemonLink {
     fn del_filter(&mut self, id: u32) {
         // Without a daemon the keeper tells the next one.
         let _ = self.0.again(|client| client.del_filter(id));
+    }
+
+    fn lend(&mut self, ip: Ip, have: u32, lease: u64) -> Result<Vec<u16>, DaemonError> {
+        let lent = self.0.again(|client| client.lend(ip, have, lease));
+        lent.map_err(|e| match e {
+            ClientError::Refused(..) => DaemonError::Refused,
+            _ => DaemonError::Absent,
+        })
     }
 
     fn handover(&mut self, h: &Handover, fd: i32, data: Option<i32>) -> Result<u32, DaemonError> {

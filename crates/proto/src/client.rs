@@ -291,6 +291,17 @@ impl Client {
         }
     }
 
+    /// The local ports of `ip` that the stack is lent, more than the `have` that the caller knows if it can be.
+    ///
+    /// # Errors
+    /// Any [`ClientError`].
+    pub fn lend(&mut self, ip: Ip, have: u32, lease: u64) -> Result<Vec<u16>, ClientError> {
+        match self.ask(&Request::Lend { ip, have, lease }, &[])? {
+            (Reply::Lent { ports }, _) => Ok(ports.into_vec()),
+            _ => Err(self.broken("no ports")),
+        }
+    }
+
     /// Steers flows no longer.
     ///
     /// # Errors

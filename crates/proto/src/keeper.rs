@@ -162,6 +162,11 @@ messages! {
             /// Its table sizes, as words: those of the one before.
             dims: List<u64, MAX_WORDS>,
         }
+        /// Keep these sockets (passed along) open: they hold lent ports, also when the daemon dies.
+        12 Hold {
+            /// Number of their lease; those of others are closed.
+            lease: u64,
+        }
         /// Some time after a [`Control::Setup`] that said `deaf`: of the sockets that the stack had then, those with these
         /// cookies are open, and no others. Descriptor: memory with the cookies, in ascending order.
         11 Census {
@@ -219,6 +224,11 @@ messages! {
         7 ListFilters {
             /// Those with higher numbers than this.
             after: u32,
+        }
+        /// Nobody uses lent ports any more: the lease is over.
+        11 LeaseOver {
+            /// Number of the next one.
+            lease: u64,
         }
         /// The stack, to a new daemon. Descriptors as in [`Control::Setup`], without the control plane's.
         8 Offer {

@@ -49,3 +49,5 @@ pub const MAX_HANDOVER: u32 = 64 << 20;
 pub const MAX_NARROW: usize = 256;
 /// Filter numbers in one message.
 pub const MAX_FILTER_IDS: usize = 512;
+/// Most local ports that a stack is lent, of all its addresses together.
+pub const MAX_LEASE: usize = 256;

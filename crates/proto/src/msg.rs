@@ -5,8 +5,8 @@ use flyover_wire::{Endpoint, Ip};
 
 use crate::codec::{coded, messages, record};
 use crate::{
-    CodecError, Field, List, MAX_IFNAME, MAX_INTERFACES, MAX_NARROW, MAX_NICS, MAX_REASON,
-    MAX_STACK_NAME, MAX_TEXT, MAX_WORDS, NicDesc, Reader, Text, Writer,
+    CodecError, Field, List, MAX_IFNAME, MAX_INTERFACES, MAX_LEASE, MAX_NARROW, MAX_NICS,
+    MAX_REASON, MAX_STACK_NAME, MAX_TEXT, MAX_WORDS, NicDesc, Reader, Text, Writer,
 };
 
 /// Which stack a process wants to use. The daemon's key is (network namespace, user, this).
@@ -305,6 +305,16 @@ messages! {
             /// Find out as well, after the answer, whether a process outside the stack holds the socket.
             sole: bool,
         }
+        /// Lend the stack local ports: nobody else can bind them, and all that comes for them goes to the stack. Answered
+        /// by `Lent`.
+        17 Lend {
+            /// Of this address.
+            ip: Ip,
+            /// So many the sender knows already and finds too few.
+            have: u32,
+            /// Number of the lease, from the stack's memory. What was lent under another one is taken back.
+            lease: u64,
+        }
     }
 }
 
@@ -376,5 +386,10 @@ messages! {
         }
         /// To `Borrow`, with the descriptor.
         11 Borrowed {}
+        /// To `Lend`: all that the stack is lent of this address.
+        12 Lent {
+            /// The ports.
+            ports: List<u16, MAX_LEASE>,
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! Here the stack lock is taken; `wishes.rs` carries out what the stack wants done then.
 
 mod bells;
+mod lease;
 mod name;
 mod outgoing;
 mod sharing;
@@ -36,6 +37,8 @@ pub enum DaemonError {
     Absent,
     /// It said no.
     Refused,
+    /// It said no, because somebody else has the flow.
+    Conflict,
 }
 
 /// A flow that the V-NICs are to deliver to the stack.
@@ -71,6 +74,14 @@ pub trait Daemon: Send {
     fn add_filter(&mut self, flow: Flow, proof: i32) -> Result<u32, DaemonError>;
     /// Steers it no longer.
     fn del_filter(&mut self, id: u32);
+    /// The local ports of `ip` that the stack is lent under number `lease`; more than `have` if it can be.
+    ///
+    /// # Errors
+    /// Any [`DaemonError`].
+    fn lend(&mut self, ip: Ip, have: u32, lease: u64) -> Result<Vec<u16>, DaemonError> {
+        let _: (Ip, u32, u64) = (ip, have, lease);
+        Err(DaemonError::Refused)
+    }
     /// Lets it take these connections only: their listener has ended.
     fn narrow(&mut self, id: u32, to: &[(Endpoint, Endpoint)]);
     /// Lets the kernel go on with a frozen connection on its kernel socket `fd`; the file `data` holds its bytes, those
@@ -289,6 +300,7 @@ pub struct Attachment {
     reports_late: AtomicU64,
     bells: bells::Bells,
     outgoing: outgoing::Outgoing,
+    lent: lease::Lent,
 }
 
 impl core::fmt::Debug for Attachment {
@@ -343,6 +355,7 @@ impl Attachment {
             reports_late: AtomicU64::new(0),
             bells: bells::Bells::default(),
             outgoing: outgoing::Outgoing::default(),
+            lent: lease::Lent::default(),
         })
     }
 

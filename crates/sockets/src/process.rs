@@ -99,6 +99,8 @@ pub struct Settings {
     pub local_after: u32,
     /// A connection of the kernel's with another host is taken over after so many; 0: never.
     pub adopt_after: u32,
+    /// So many connections of a local address ask the daemon first, one by one.
+    pub lend_after: u32,
     /// How long to spin before a sleep.
     pub spin: Budget,
     /// The parent had accelerated sockets: unknown inet descriptors may be some.

@@ -10,7 +10,7 @@ use flyover_sockets::os::{EpollEvent, PollFd};
 use flyover_sockets::process::{Answer, Fd};
 use flyover_sockets::{Errno, enter};
 use flyover_wire::{Endpoint, Ip};
-use hosts::{Host, pair};
+use hosts::{Host, LENT, pair};
 
 const STREAM: i32 = libc::SOCK_STREAM;
 const DGRAM: i32 = libc::SOCK_DGRAM;
@@ -102,6 +102,42 @@ fn a_connection_carries_bytes_and_ends() {
     assert_eq!(b.lib.close(lis), Answer::Value(0));
     settle(&a, &b);
     assert_eq!(b.stack().socks_used(), 0, "server side");
+}
+
+#[test]
+fn who_connects_often_does_so_from_lent_ports() {
+    let (a, b) = pair();
+    a.kernel
+        .lends
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    let mut open = Vec::new();
+    for n in 0..8 {
+        let (c, s, lis) = connect(&a, &b, 100 + n);
+        let port = a
+            .lib
+            .getsockname(c)
+            .expect("ours")
+            .endpoint()
+            .map(|e| e.port);
+        let lent = port.is_some_and(|port| LENT.contains(&port));
+        assert_eq!(lent, n >= 4, "connection {n} from port {port:?}");
+        // Nobody else holds the port of the first ones; a lent one's holder is the daemon.
+        let kernel = flyover_sockets::os::Os::getsockname(a.os, c).expect("a socket");
+        assert_eq!(kernel.endpoint().map(|e| e.port == 0), Some(lent));
+        if lent {
+            assert_eq!(a.lib.bind(c, &a.at(9)), Answer::Error(Errno::EINVAL));
+        }
+        assert_eq!(a.lib.send(c, &[b"x"], 0), Answer::Value(1));
+        assert_eq!(recv(&b, s, 9).expect("data"), b"x");
+        open.push((c, s, lis));
+    }
+    for (c, s, lis) in open {
+        assert_eq!(b.lib.close(s), Answer::Value(0));
+        assert_eq!(a.lib.close(c), Answer::Value(0));
+        assert_eq!(b.lib.close(lis), Answer::Value(0));
+    }
+    settle(&a, &b);
+    assert_eq!(a.stack().socks_used(), 0, "client side");
 }
 
 #[test]

@@ -154,7 +154,7 @@ impl Locked<'_, '_, '_> {
             return;
         }
         let filter = s.filter.get();
-        if filter != 0 {
+        if filter != 0 && !s.is_leased() {
             self.env.fx.push(Effect::DelFilter(filter));
         }
         if s.has(flag::PARKED) {

@@ -56,6 +56,14 @@ shm_struct! {
         pub off: Shared32,
         /// What the lock's holder took off that list and has not done yet, in order: 1 + slot; 0 is empty.
         pub todo: SharedCell<u64>,
+        /// Number of the lease of local ports (`tcp/user/lease.rs`).
+        pub lease: Shared64,
+        /// When somebody connected from a lent port last, ns; 0: never.
+        pub lease_used: SharedCell<u64>,
+        /// Connections from lent ports; the next one begins to look here.
+        pub lease_turn: SharedCell<u64>,
+        /// Ports from which the kernel has got connections, a bit for each.
+        pub spent: [SharedCell<u64>; crate::tcp::user::lease::PORT_WORDS],
         /// Whether the keeper hears of the end of kernel sockets (`ends.rs`).
         pub reports: Shared64,
         /// A bit for each owner whose sockets others may hold, too.

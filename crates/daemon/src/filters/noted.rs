@@ -15,4 +15,6 @@ pub struct Noted {
     pub pass: bool,
     /// It takes single connections only; which, the kernel's map tells.
     pub narrowed: bool,
+    /// Its port is lent, under this number.
+    pub leased: Option<u64>,
 }

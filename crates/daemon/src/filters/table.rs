@@ -18,6 +18,7 @@ use super::noted::Noted;
 use crate::refusal::Refusal;
 
 mod found;
+mod lease;
 mod returns;
 
 /// What the kernel's map says of a flow that stays with the kernel (`FLOW_PASS` of bpf/flow.h).
@@ -55,6 +56,8 @@ struct Filter {
     claims: Vec<Claim>,
     /// It claims them for the kernel.
     pass: bool,
+    /// It is a port lent to the stack: under which number. Goes with the lease only.
+    leased: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -96,10 +99,11 @@ impl<M: FlowMap> FlowTable<M> {
         }
     }
 
-    /// The numbers of a stack's filters above `after`, ascending, at most `most` of them.
+    /// The numbers of a stack's filters above `after`, ascending, at most `most` of them; without those of lent ports.
     pub fn ids_after(&self, stack: u32, after: u32, most: usize) -> Vec<u32> {
         let ids = self.by_stack.get(&stack).into_iter();
         let above = ids.flat_map(|ids| ids.range(after.saturating_add(1)..));
+        let above = above.filter(|id| !self.is_leased(**id));
         above.take(most).copied().collect()
     }
 
@@ -118,6 +122,16 @@ impl<M: FlowMap> FlowTable<M> {
     /// # Errors
     /// It contradicts itself, another stack has one of its flows, the quota is used up, the map is full.
     pub fn add(&mut self, stack: u32, spec: FilterSpec, most: usize) -> Result<u32, Refusal> {
+        self.add_as(stack, spec, most, None)
+    }
+
+    fn add_as(
+        &mut self,
+        stack: u32,
+        spec: FilterSpec,
+        most: usize,
+        leased: Option<u64>,
+    ) -> Result<u32, Refusal> {
         let wanted = claims(&spec)?;
         if self.count(stack) >= most {
             return Err(Refusal::new(
@@ -159,6 +173,7 @@ impl<M: FlowMap> FlowTable<M> {
             spec,
             claims,
             pass: false,
+            leased,
         };
         self.enter(id, filter, false);
         for claim in &wanted {
@@ -168,14 +183,18 @@ impl<M: FlowMap> FlowTable<M> {
                 .filters += 1;
         }
         if let Err(e) = wanted.iter().try_for_each(|claim| self.write(claim)) {
-            self.remove(stack, id);
+            self.strike(stack, id);
             return Err(Refusal::failed("writing the flow map", e));
         }
         Ok(id)
     }
 
-    /// Removes a filter of `stack`; false when it has no such one.
+    /// Removes a filter of `stack`; false when it has no such one, or it is a lent port's.
     pub fn remove(&mut self, stack: u32, id: u32) -> bool {
+        !self.is_leased(id) && self.strike(stack, id)
+    }
+
+    fn strike(&mut self, stack: u32, id: u32) -> bool {
         let own = self.filters.get(&id).filter(|f| f.stack == stack);
         let Some((claims, pass)) = own.map(|f| (f.claims.clone(), f.pass)) else {
             return false;
@@ -236,6 +255,7 @@ impl<M: FlowMap> FlowTable<M> {
             spec,
             claims: vec![claim],
             pass: true,
+            leased: None,
         };
         self.enter(id, filter, false);
         self.passes.insert(claim, None);
@@ -255,6 +275,7 @@ impl<M: FlowMap> FlowTable<M> {
             spec: filter.spec,
             pass: filter.pass,
             narrowed,
+            leased: filter.leased,
         });
         self.by_stack.entry(filter.stack).or_default().insert(id);
         self.filters.insert(id, filter);
@@ -269,31 +290,6 @@ impl<M: FlowMap> FlowTable<M> {
             if ids.get().is_empty() {
                 ids.remove();
             }
-        }
-    }
-
-    /// The exception that keeps this connection of `stack` with the kernel.
-    pub fn pass_of(&self, stack: u32, flow: &FlowKey) -> Option<u32> {
-        let claim = Claim {
-            proto: flow.proto,
-            local: flow.local,
-            remote: Some(flow.remote),
-        };
-        let own = self.by_stack.get(&stack).into_iter().flatten();
-        own.copied().find(|id| {
-            let filter = self.filters.get(id);
-            filter.is_some_and(|f| f.pass && f.claims == [claim])
-        })
-    }
-
-    /// Takes an exception back at once: the stack keeps the connection.
-    pub fn cancel_pass(&mut self, stack: u32, id: u32) {
-        let flow = self.filters.get(&id).filter(|f| f.pass).map(|f| f.spec);
-        if self.remove(stack, id)
-            && let Some(claim) = flow.and_then(|spec| claims(&spec).ok()?.pop())
-        {
-            self.passes.insert(claim, Some(Instant::now()));
-            self.sweep();
         }
     }
 
@@ -334,10 +330,10 @@ impl<M: FlowMap> FlowTable<M> {
     /// Replaces what a filter of `stack` claims by these connections, which it must cover. A connection that another
     /// stack has, or that the map has no room for, is left out; false when the stack has no such filter.
     pub fn narrow(&mut self, stack: u32, id: u32, to: &[(Endpoint, Endpoint)]) -> bool {
-        let Some(filter) = self.filters.get(&id).filter(|f| f.stack == stack) else {
+        let own = |f: &&Filter| f.stack == stack && f.leased.is_none();
+        let Some(spec) = self.filters.get(&id).filter(own).map(|f| f.spec) else {
             return false;
         };
-        let spec = filter.spec;
         let mut exact: Vec<Claim> = Vec::new();
         for (local, remote) in to.iter().filter(|(local, _)| found::covers(&spec, local)) {
             let one = FilterSpec {
@@ -369,6 +365,7 @@ impl<M: FlowMap> FlowTable<M> {
             spec,
             pass: false,
             narrowed: true,
+            leased: None,
         });
         let old = self
             .filters
@@ -381,7 +378,7 @@ impl<M: FlowMap> FlowTable<M> {
     /// Removes all filters of a stack.
     pub fn remove_stack(&mut self, stack: u32) {
         for id in self.by_stack.get(&stack).cloned().unwrap_or_default() {
-            self.remove(stack, id);
+            self.strike(stack, id);
         }
         self.sweep();
     }
@@ -426,11 +423,13 @@ impl<M: FlowMap> FlowTable<M> {
             .filter(|stack| stack & FLOW_WATCH == 0)
     }
 
-    /// The filters of a stack with their numbers, in the order of the numbers.
+    /// The filters of a stack with their numbers, in the order of the numbers; without those of lent ports.
     pub fn of_stack(&self, stack: u32) -> Vec<(u32, FilterSpec)> {
         let ids = self.by_stack.get(&stack).into_iter().flatten();
         let mut list: Vec<_> = ids
-            .filter_map(|id| Some((*id, self.filters.get(id)?.spec)))
+            .filter_map(|id| Some((*id, self.filters.get(id)?)))
+            .filter(|(_, f)| f.leased.is_none())
+            .map(|(id, f)| (id, f.spec))
             .collect();
         list.sort_unstable_by_key(|(id, _)| *id);
         list
@@ -439,7 +438,8 @@ impl<M: FlowMap> FlowTable<M> {
     fn free_id(&mut self) -> u32 {
         loop {
             self.last_id = self.last_id.wrapping_add(1);
-            if self.last_id != 0 && !self.filters.contains_key(&self.last_id) {
+            let meant = self.last_id != 0 && self.last_id != flyover_core::LEASED;
+            if meant && !self.filters.contains_key(&self.last_id) {
                 return self.last_id;
             }
         }

@@ -447,3 +447,38 @@ fn a_connection_is_watched_until_its_packets_are_seen() {
     assert!(t.remove(1, pass) && t.remove(1, id));
     assert_eq!(owners(&t, exact), Some(super::table::FLOW_PASS));
 }
+
+#[test]
+fn lent_ports_go_with_their_lease_only() {
+    let mut t = table(100);
+    let lent = |port| Endpoint { ip: A, port };
+    let from = |port| FlowKey {
+        proto: 6,
+        local: lent(port),
+        remote: Endpoint { ip: B, port: 80 },
+    };
+    t.lend(1, 7, lent(50_000), MOST).unwrap();
+    let own = t.add(1, listen(A, 80), MOST).unwrap();
+    assert_eq!(t.ports_in_use(A), [50_000, 80].into());
+    assert!(t.ports_in_use(B).is_empty());
+    assert_eq!(t.stack_of(&from(50_000)), Some(1));
+    // Neither a client nor the keeper's comparison removes it; another stack does not get it.
+    assert_eq!(t.ids_after(1, 0, MOST), [own]);
+    assert_eq!(t.of_stack(1).len(), 1);
+    for id in (0..own + 10).filter(|id| *id != own) {
+        assert!(!t.remove(1, id) && !t.narrow(1, id, &[]));
+    }
+    assert_eq!(t.lent(1), [(7, lent(50_000))]);
+    assert!(t.lend(2, 0, lent(50_000), MOST).is_err());
+    // The next daemon knows it; its number is the lease's.
+    let mut t = next(&t);
+    assert_eq!(t.lent(1), [(7, lent(50_000))]);
+    t.lend(1, 8, lent(50_001), MOST).unwrap();
+    assert_eq!(t.lent_to_all(), 2);
+    t.end_leases(1, 8);
+    assert_eq!(t.lent(1), [(8, lent(50_001))]);
+    assert_eq!(t.stack_of(&from(50_000)), None);
+    t.remove_stack(1);
+    assert_eq!(t.lent_to_all(), 0);
+    assert!(t.parts().0.flows.is_empty() && t.parts().0.notes.is_empty());
+}

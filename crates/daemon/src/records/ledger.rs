@@ -115,6 +115,7 @@ fn encode(noted: &Noted) -> Option<[u8; PLACE]> {
     let flags = (u8::from(noted.pass) * PASS) | (u8::from(noted.narrowed) * NARROWED);
     flags.put(&mut w).ok()?;
     noted.spec.put(&mut w).ok()?;
+    noted.leased.put(&mut w).ok()?;
     Some(place)
 }
 
@@ -129,6 +130,7 @@ fn decode(place: &[u8]) -> Option<Noted> {
         spec: FilterSpec::take(&mut r).ok()?,
         pass: flags & PASS != 0,
         narrowed: flags & NARROWED != 0,
+        leased: flyover_proto::Field::take(&mut r).ok()?,
     })
 }
 
@@ -153,6 +155,7 @@ mod tests {
             },
             pass: id.is_multiple_of(2),
             narrowed: id.is_multiple_of(3),
+            leased: id.is_multiple_of(5).then_some(u64::MAX - u64::from(id)),
         }
     }
 

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::lease::give_to_keeper;
 use super::stack::{Life, Live, Stack};
 use crate::daemon::Daemon;
 use crate::net::Net;
@@ -122,6 +123,10 @@ impl KeeperProcess {
             self.say(&Control::Owner { owner: *owner }, &[who.keeper_end.as_fd()])
                 .map_err(|e| Refusal::failed("talking to the keeper", e))?;
         }
+        give_to_keeper(&live.lent, |message, fds| {
+            // When that fails it has died: whoever talks to it next is told.
+            let _ = self.say(message, fds);
+        });
         Ok(())
     }
 
@@ -312,6 +317,7 @@ fn follow_keeper(daemon: &Daemon, stack: &Arc<Stack>, net: &Net, control: &Owned
             Ok((_, Notice::Idle { epoch })) => stack.end_if_idle(daemon, epoch),
             Ok((_, Notice::Resolve { ifindex, ip })) => net.cplane().resolve(ifindex, ip),
             Ok((_, Notice::DelFilter { id })) => drop(net.flows().remove(stack.id, id)),
+            Ok((_, Notice::LeaseOver { lease })) => stack.lease_over(lease),
             Ok((_, Notice::Narrow { id, to })) => {
                 let to: Vec<_> = to.iter().map(|c| (c.local, c.remote)).collect();
                 net.flows().narrow(stack.id, id, &to);

@@ -5,6 +5,7 @@
 //! - `stack.rs`: one stack and its life: made by the first process, given up when the keeper says that nothing is left.
 //! - `attach.rs`: processes come and go.
 //! - `keeper.rs`: the keeper process: started, watched, replaced.
+//! - `lease.rs`: local ports that are lent.
 //! - `links.rs`: V-NICs follow the interfaces.
 //! - `note.rs`: what is noted for the next daemon; `found.rs`: what the one before has left.
 
@@ -12,6 +13,7 @@ mod attach;
 mod ends;
 mod found;
 mod keeper;
+mod lease;
 mod links;
 mod note;
 mod registry;

@@ -8,7 +8,6 @@ use std::thread;
 use std::time::Duration;
 
 use flyover_config::StackOpts;
-use flyover_core::stack::layout::NICS;
 use flyover_cplane::Dims;
 use flyover_proto::{Attach, Control, List, MAX_NICS, NicDesc, Token};
 use flyover_shm::host::sealed_memfd;
@@ -21,15 +20,15 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::attach::Owner;
 use super::keeper::{KeeperProcess, Start, watch_keeper};
+use super::lease::Lent;
 use crate::container::{Container, Site};
 use crate::daemon::Daemon;
 use crate::filters::FlowTable;
 use crate::keeper::listen_for_deaths;
 use crate::net::{Net, Steer, within};
 use crate::netns::NetNsId;
-use crate::nic::{self, Nic, NicPolicy};
+use crate::nic::{Nic, NicPolicy};
 use crate::peer::Peer;
-use crate::power::NO_PRIVILEGE;
 use crate::records::OwnerNotes;
 use crate::refusal::Refusal;
 use crate::session::Progress;
@@ -171,6 +170,8 @@ pub struct Live {
     pub owners: BTreeMap<u16, Owner>,
     /// The same for the next daemon.
     pub owner_notes: Option<OwnerNotes>,
+    /// Local ports that it is lent.
+    pub lent: Vec<Lent>,
     /// Owner slot given out last.
     pub last_owner: u16,
     /// Processes that are gone, counted.
@@ -324,6 +325,7 @@ impl Stack {
             problems: BTreeMap::new(),
             owners: BTreeMap::new(),
             owner_notes: self.owner_notes(daemon, true),
+            lent: Vec::new(),
             last_owner: 0,
             epoch: 0,
         });
@@ -376,75 +378,6 @@ impl Stack {
             tracing::info!(stack = self.id, name = self.wanted.name, "stack ended");
         }
         daemon.stacks.forget(self);
-    }
-
-    /// Adds V-NICs for interfaces that have none, and removes those whose interface is gone. True when there was a
-    /// change.
-    pub fn sync_nics(&self, live: &mut Live, progress: &mut Progress<'_>) -> bool {
-        let links = live.net.eligible(&self.wanted.interfaces);
-        let has = |ifindex: u32| live.nics.iter().any(|nic| nic.desc.ifindex == ifindex);
-        let new: Vec<u32> = links
-            .iter()
-            .map(|link| link.ifindex)
-            .filter(|i| !has(*i))
-            .collect();
-        // In doubt (a change that takes long is under way) it exists: the end of the change brings us here again.
-        let exists = |ifindex: u32| live.net.cplane().reader().has_link(ifindex) != Some(false);
-        let before = live.nics.len();
-        let gone: Vec<u32> = live
-            .nics
-            .iter()
-            .map(|nic| nic.desc.ifindex)
-            .filter(|i| !exists(*i))
-            .collect();
-        live.nics.retain(|nic| !gone.contains(&nic.desc.ifindex));
-        live.problems.retain(|ifindex, _| exists(*ifindex));
-        if live.net.is_local_only() {
-            let no = |ifindex| (ifindex, NO_PRIVILEGE.to_owned());
-            live.problems.extend(new.into_iter().map(no));
-            return false;
-        }
-        gone.iter()
-            .for_each(|ifindex| live.net.flows().map_mut().leave(*ifindex, self.id));
-        let mut changed = live.nics.len() != before;
-        for ifindex in new {
-            // A refusal of an interface is not asked for again at every change.
-            if live.problems.contains_key(&ifindex) {
-                continue;
-            }
-            let slots = self.free_slots(live);
-            let made = within(live.net.ns(), || {
-                nic::make(
-                    ifindex,
-                    self.id,
-                    self.wanted.policy,
-                    &slots,
-                    &mut live.net.flows(),
-                )
-            });
-            match made {
-                Ok(nics) => {
-                    live.nics.extend(nics);
-                    changed = true;
-                }
-                Err(e) => {
-                    tracing::warn!(stack = self.id, ifindex, "no V-NIC: {e}");
-                    live.problems.insert(ifindex, e.to_string());
-                }
-            }
-            progress.tick();
-        }
-        changed
-    }
-
-    /// Slots without a V-NIC, those that never had one first: a process that has not heard of a change yet may still
-    /// use what an old slot meant.
-    fn free_slots(&self, live: &Live) -> Vec<u16> {
-        let most = (NICS as usize)
-            .min(MAX_NICS)
-            .min(self.wanted.opts.max_nics as usize) as u16;
-        let used = |slot: u16| live.nics.iter().any(|nic| nic.desc.slot == slot);
-        (0..most).filter(|slot| !used(*slot)).collect()
     }
 
     /// The V-NICs for a message, and their descriptors.

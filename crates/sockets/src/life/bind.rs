@@ -62,10 +62,10 @@ impl Sockets {
             }
             return said.into();
         }
-        if !s.has(flag::CHILD) {
+        if !s.has(flag::CHILD) && !s.is_leased() {
             return Answer::Kernel;
         }
-        // The kernel socket behind an accepted connection is not bound: another one shows what Linux thinks of the
+        // The kernel socket behind such a connection is not bound: another one shows what Linux thinks of the
         // address.
         let domain = if ep.v6 { libc::AF_INET6 } else { libc::AF_INET };
         let judge = match self

@@ -76,6 +76,9 @@ impl Sockets {
                 self.connects_in_kernel(fd, fresh, remote);
                 Answer::Kernel
             }
+            // Somebody's connection has these addresses, in TIME_WAIT perhaps. The kernel does not know of it, and what came for
+            // a connection of its own would not reach it.
+            Err(Reason::AddressShared) => Answer::Error(Errno::EADDRNOTAVAIL),
             // What became of it, `connected_by_kernel` is told.
             Err(Reason::Loopback | Reason::Local | Reason::NoVnic | Reason::NoRoute)
                 if self.settings.local =>
@@ -146,6 +149,11 @@ impl Sockets {
         let only = fresh.v6
             && fresh.opts
             && self.int_option(fd, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) == Ok(1);
+        if bound.port == 0
+            && let Some(ep) = self.start_leased(att, fd, fresh, src, remote)?
+        {
+            return Ok(ep);
+        }
         let any_port = Addr::inet_scoped(Endpoint { ip: src, port: 0 }, fresh.v6, addr.scope());
         for _ in 0..PORTS {
             self.os.bind(fd, &any_port).map_err(|_| Reason::Option)?;
@@ -204,7 +212,7 @@ impl Sockets {
                     l.keep_shut(ep.sock.id, fresh.shut.into());
                     Ok::<(), flyover_core::Error>(())
                 })
-                .map_err(|_| Reason::AddressShared)
+                .map_err(not_begun)
             });
         if let Err(reason) = started {
             let _: bool = self.table.store(fd, Entry::Fresh(fresh));
@@ -326,6 +334,14 @@ impl Sockets {
         if paired {
             self.dissolve_beside(fd);
         }
+        if ep.shared().is_leased() {
+            // As after the kernel's own attempt, a port is shown that is nobody's.
+            let any = Endpoint {
+                port: 0,
+                ..ep.shared().local()
+            };
+            let _: Result<(), Errno> = self.os.bind(fd, &Addr::inet(any, ep.v6));
+        }
         let fresh = Fresh {
             in_epoll,
             // Also a port that `bind` left to the kernel; one that the program named stays, the kernel knows.
@@ -440,6 +456,14 @@ fn destination(addr: &Addr, v6: bool) -> Option<Endpoint> {
 fn note_seen(ep: &Ep, said: &Result<(), Errno>) {
     if matches!(said, Ok(()) | Err(Errno::EISCONN)) {
         ep.shared().set_flag(flag::CONNECTED_SEEN);
+    }
+}
+
+/// Why an attempt did not begin.
+pub(super) fn not_begun(e: flyover_core::Error) -> Reason {
+    match e {
+        flyover_core::Error::AddressInUse => Reason::AddressShared,
+        _ => Reason::NoRoute,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod connect;
 pub mod dup;
 pub mod handover;
 pub mod inherit;
+mod lent;
 mod linger;
 pub mod listen;
 pub mod names;
@@ -25,7 +26,7 @@ use flyover_core::sock::{Kind as SockKind, flag};
 use flyover_cplane::{Reason as Unreachable, Resolve};
 use flyover_wire::{Endpoint, IPPROTO_TCP, IPPROTO_UDP, Ip};
 
-use crate::attach::{Attachment, Flow};
+use crate::attach::{Attachment, DaemonError, Flow};
 use crate::entry::{Entry, Fresh, Handle};
 use crate::errno::Errno;
 use crate::fdtable::SHARED;
@@ -136,7 +137,10 @@ impl Sockets {
         let id = ep
             .att
             .daemon(|d| d.add_filter(flow, fd))
-            .map_err(|_| Reason::FilterRefused)?;
+            .map_err(|e| match e {
+                DaemonError::Conflict if remote.is_some() && !udp => Reason::AddressShared,
+                _ => Reason::FilterRefused,
+            })?;
         ep.att.locked(|_| ep.shared().filter.set(id));
         Ok(())
     }

@@ -44,7 +44,7 @@ impl Sockets {
         for _ in 0..LOOKS {
             match self.give(fd, ep, image) {
                 Ok(filter) => return Ok(filter),
-                Err(DaemonError::Refused) => break,
+                Err(DaemonError::Refused | DaemonError::Conflict) => break,
                 Err(DaemonError::Absent) => {
                     let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(PAUSE_NS));
                 }

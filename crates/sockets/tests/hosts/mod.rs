@@ -103,9 +103,14 @@ impl Host {
 pub struct Takeovers {
     /// Whether it does; at first it does not.
     pub willing: AtomicBool,
+    /// Whether the daemon lends [`LENT`]; at first it does not.
+    pub lends: AtomicBool,
     /// What it took, with the bytes that came along.
     pub taken: Mutex<Vec<(Handover, Vec<u8>)>>,
 }
+
+/// The ports that the daemon lends.
+pub const LENT: [u16; 2] = [61_001, 61_002];
 
 struct FakeDaemon {
     os: &'static FakeOs,
@@ -117,6 +122,13 @@ impl Daemon for FakeDaemon {
         Ok(7)
     }
     fn del_filter(&mut self, _: u32) {}
+    fn lend(&mut self, _: Ip, _: u32, _: u64) -> Result<Vec<u16>, DaemonError> {
+        if self.kernel.lends.load(Ordering::Relaxed) {
+            Ok(LENT.to_vec())
+        } else {
+            Err(DaemonError::Refused)
+        }
+    }
     fn handover(
         &mut self,
         image: &Handover,
@@ -261,6 +273,7 @@ fn host(n: u8, peer: u8, nic: MemNic, local: bool) -> Host {
         local,
         local_after: 0,
         adopt_after: 0,
+        lend_after: 4,
         spin: Budget::Adaptive,
         inherited: false,
     };

@@ -168,7 +168,12 @@ impl Locked<'_, '_, '_> {
         // The mark first: who finds an empty queue after it looks at the mark again.
         s.set_flag(flag::HANDED_OVER);
         s.clear_flag(flag::HANDING_OVER);
-        let before = s.filter.get();
+        let before = if s.is_leased() {
+            self.spend_port(s.local().port);
+            0
+        } else {
+            s.filter.get()
+        };
         s.filter.set(filter);
         sendq::free_all(st, s);
         reasm::free_all(st, s);
@@ -374,6 +379,7 @@ pub(crate) fn abandon(l: &mut Locked<'_, '_, '_>, id: SockId, unfinished: Unfini
             count!(l, handover_failed);
             s.rlock.store(0, Release);
             s.clear_flag(flag::HANDING_OVER);
+            l.spend_port(s.local().port);
             l.destroy(id);
         }
         Unfinished::Moved {

@@ -5,6 +5,7 @@ pub mod close;
 pub mod connect;
 pub mod handover;
 pub mod info;
+pub mod lease;
 pub mod listen;
 pub(crate) mod oob;
 pub mod recv;

@@ -60,6 +60,7 @@ impl<M: FlowMap> FlowTable<M> {
             stack,
             spec,
             pass,
+            leased,
             ..
         } = *noted;
         for claim in &claims {
@@ -78,6 +79,7 @@ impl<M: FlowMap> FlowTable<M> {
             spec,
             claims,
             pass,
+            leased,
         };
         self.filters.insert(id, filter);
     }

@@ -1,4 +1,7 @@
-//! Connections that come back from the kernel: the exception that kept them there gives way to a filter.
+//! Connections that the kernel has: the exceptions that keep them there, and those that come back, whose exception gives
+//! way to a filter.
+
+use std::time::Instant;
 
 use flyover_proto::{FilterSpec, RefusedCode};
 use flyover_wire::FlowKey;
@@ -33,6 +36,31 @@ impl<M: FlowMap> FlowTable<M> {
     pub fn was_seen(&mut self, stack: u32, flow: &FlowKey) -> bool {
         let claim = exactly(flow);
         self.watches.get(&claim) == Some(&stack) && self.map.get(&claim) == Some(FLOW_PASS)
+    }
+
+    /// The exception that keeps this connection of `stack` with the kernel.
+    pub fn pass_of(&self, stack: u32, flow: &FlowKey) -> Option<u32> {
+        let claim = Claim {
+            proto: flow.proto,
+            local: flow.local,
+            remote: Some(flow.remote),
+        };
+        let own = self.by_stack.get(&stack).into_iter().flatten();
+        own.copied().find(|id| {
+            let filter = self.filters.get(id);
+            filter.is_some_and(|f| f.pass && f.claims == [claim])
+        })
+    }
+
+    /// Takes an exception back at once: the stack keeps the connection.
+    pub fn cancel_pass(&mut self, stack: u32, id: u32) {
+        let flow = self.filters.get(&id).filter(|f| f.pass).map(|f| f.spec);
+        if self.remove(stack, id)
+            && let Some(claim) = flow.and_then(|spec| claims(&spec).ok()?.pop())
+        {
+            self.passes.insert(claim, Some(Instant::now()));
+            self.sweep();
+        }
     }
 
     /// Steers a connection to `stack` that the kernel has, because of the exception `pass` or without one (0). Until

@@ -33,6 +33,7 @@ impl Duty {
         self.look_for_closed();
         self.close_dead();
         self.audit_filters();
+        self.end_lease();
         self.look_after_end();
         self.listen_again();
         self.pass_wishes();

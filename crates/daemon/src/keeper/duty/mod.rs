@@ -4,6 +4,7 @@
 
 mod chores;
 mod filters;
+mod lease;
 mod orders;
 mod successor;
 
@@ -83,6 +84,8 @@ pub struct Duty {
     idle_since: Option<u64>,
     /// The daemon was told so.
     told_idle: bool,
+    /// Holders of lent ports.
+    lent: lease::Lent,
     outbox: VecDeque<Notice>,
     /// The daemon; `None` when it is gone. The keeper then goes on as long as it is needed.
     control: Option<OwnedFd>,
@@ -159,6 +162,7 @@ impl Duty {
             alone_since: None,
             idle_since: None,
             told_idle: false,
+            lent: lease::Lent::default(),
             outbox: VecDeque::new(),
             control: None,
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
@@ -287,6 +291,7 @@ impl Duty {
             .chain(needless)
             .chain(alone)
             .chain(self.audit.due())
+            .chain(self.lease_due())
             .chain(self.estate.due())
             .min()
     }

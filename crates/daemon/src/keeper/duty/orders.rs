@@ -96,6 +96,7 @@ impl Duty {
             Control::Adopted { cplane_len, dims } => self.adopted(cplane_len, &dims, fds.pop()),
             Control::Census { sockets } => self.hear_census(sockets, fds.pop()),
             Control::Serving {} => self.served.stack().note_daemon(),
+            Control::Hold { lease } => self.lent.hold(lease, &mut fds),
             Control::Exit {} => self.done = true,
             Control::Filters { ids } => self.hear_filters(&ids),
             Control::Icmp {

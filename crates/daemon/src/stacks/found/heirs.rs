@@ -22,6 +22,7 @@ use crate::refusal::Refusal;
 use crate::session::Progress;
 use crate::stacks::attach::Owner;
 use crate::stacks::keeper::{KeeperProcess, Start, watch_keeper};
+use crate::stacks::lease::hold_again;
 use crate::stacks::stack::{Life, Live, Stack};
 
 /// Descriptors looked at in one process. The library's have the highest numbers.
@@ -93,6 +94,7 @@ pub fn inherit(
         problems: BTreeMap::new(),
         owners: BTreeMap::new(),
         owner_notes: stack.owner_notes(daemon, false),
+        lent: hold_again(&net, stack.id),
         last_owner: 0,
         // Not that of an earlier keeper's report that the stack is idle.
         epoch: 1 << 32,

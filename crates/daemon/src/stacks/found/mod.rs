@@ -24,6 +24,7 @@ use flyover_cplane::Dims;
 use flyover_proto::{Control, Deadline, List, Token};
 
 use super::keeper::KeeperProcess;
+use super::lease::hold_again;
 use super::stack::{Life, Live, Stack, StackKey, Wanted, Whose};
 use crate::container::{Container, Site};
 use crate::daemon::Daemon;
@@ -252,6 +253,7 @@ fn settle(
         problems: BTreeMap::new(),
         owners: BTreeMap::new(),
         owner_notes: notes,
+        lent: hold_again(net, stack.id),
         last_owner: 0,
         epoch: offer.epoch,
     });

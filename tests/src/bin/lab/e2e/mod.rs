@@ -17,6 +17,7 @@ mod handover_calls;
 mod handover_ends;
 mod inherited;
 mod iperf;
+mod lent;
 mod life;
 mod local;
 mod local_races;
@@ -122,6 +123,7 @@ fn cases() -> Vec<Case> {
     life::cases(&mut cases);
     absent::cases(&mut cases);
     daemon::cases(&mut cases);
+    lent::cases(&mut cases);
     prefork::cases(&mut cases);
     handover::cases(&mut cases);
     handover_calls::cases(&mut cases);
