@@ -2,7 +2,9 @@
 //! only; it cannot stall others, since every wait here ends with the client, the daemon, or a time-out.
 
 mod moves;
+mod patience;
 mod progress;
+mod shown;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -19,10 +21,10 @@ use rustix::io::Errno;
 
 use crate::daemon::{Daemon, Ticket};
 use crate::filters::check_proof;
-use crate::peer::Peer;
+use crate::peer::{Peer, has_ended};
 use crate::rate::TokenBucket;
 use crate::refusal::Refusal;
-use crate::stacks::{Life, Member, Stack};
+use crate::stacks::Member;
 use crate::{check, ps};
 
 use moves::Unnoted;
@@ -64,6 +66,10 @@ pub struct Session {
     unsure: Option<OwnedFd>,
     /// What it took from the kernel, likewise.
     taken: Option<Unnoted>,
+    /// The filter that the last request added.
+    added: Option<u32>,
+    /// The client did not wait for the answer to its last request.
+    gave_up: bool,
     bucket: TokenBucket,
     buf: Box<[u8]>,
     _ticket: Ticket,
@@ -84,6 +90,8 @@ impl Session {
             sole: Vec::new(),
             unsure: None,
             taken: None,
+            added: None,
+            gave_up: false,
             bucket: TokenBucket::new(RATE, BURST, Instant::now()),
             buf: vec![0; MAX_MESSAGE].into_boxed_slice(),
             _ticket: ticket,
@@ -107,7 +115,11 @@ impl Session {
         if let (End::Gone, Some(member)) = (end, &self.member) {
             // Nobody has noted in the stack what was taken from the kernel: the kernel gets it back.
             let back = self.taken.take().and_then(|t| t.undo(member));
-            member.leave(&self.daemon, back.or(self.moved));
+            if self.gave_up && !has_ended(self.peer.pidfd.as_fd()) {
+                self.await_end(member);
+            } else {
+                member.leave(&self.daemon, back.or(self.moved));
+            }
         }
         if self.stays && end == End::Gone {
             // Returns at once when it was the process that ended.
@@ -188,8 +200,14 @@ impl Session {
     }
 
     fn answer(&mut self, seq: u32, request: Request, mut fds: FdBag) -> Result<(), Answer> {
+        if matches!(request, Request::GaveUp {}) {
+            self.note_gave_up();
+            return Ok(());
+        }
         self.moved = None;
         self.taken = None;
+        self.added = None;
+        self.gave_up = false;
         match request {
             Request::Hello {
                 version,
@@ -234,7 +252,11 @@ impl Session {
                 let proof = fds
                     .pop()
                     .ok_or_else(|| Refusal::bad("no socket as proof"))?;
+                if self.is_given_up() {
+                    return Ok(());
+                }
                 let id = self.add_filter(spec, proof.as_fd())?;
+                self.added = Some(id);
                 Ok(self.reply(seq, &Reply::FilterAdded { id }, &[])?)
             }
             Request::DelFilter { id } => {
@@ -283,6 +305,7 @@ impl Session {
                 }
                 Ok(())
             }
+            Request::GaveUp {} => Ok(()),
             Request::Stay {} => {
                 self.stays = true;
                 Ok(())
@@ -354,47 +377,6 @@ impl Session {
             spec,
             self.daemon.opts.stack_filters as usize,
         )
-    }
-
-    fn nics(&mut self, seq: u32) -> Result<(), Answer> {
-        let stack = self.member()?.stack.clone();
-        let life = stack.life_for(&mut Progress::to(self.sock.as_fd(), seq));
-        let Life::Live(live) = &*life else {
-            return Err(Refusal::bad("the stack has ended").into());
-        };
-        let (nics, fds) = Stack::nic_list(live);
-        let reply = Reply::NicList {
-            nic_gen: live.nic_gen,
-            nics,
-        };
-        Ok(self.reply(seq, &reply, &fds)?)
-    }
-
-    fn stack_fd(&mut self, seq: u32, stack_id: u32) -> Result<(), Answer> {
-        let missing = || {
-            Refusal::new(
-                RefusedCode::NotFound,
-                format!("there is no stack {stack_id}"),
-            )
-        };
-        let stack = self.daemon.stacks.by_id(stack_id).ok_or_else(missing)?;
-        if !stack.is_open_to(&self.daemon, &self.peer) {
-            return Err(Refusal::new(
-                RefusedCode::Denied,
-                format!("stack {stack_id} is another user's"),
-            )
-            .into());
-        }
-        let life = stack.life_for(&mut Progress::to(self.sock.as_fd(), seq));
-        let Life::Live(live) = &*life else {
-            return Err(missing().into());
-        };
-        let opts = List::new(stack.wanted.opts.to_words());
-        let reply = Reply::StackInfo {
-            stack_len: stack.wanted.len,
-            opts,
-        };
-        Ok(self.reply(seq, &reply, &[live.memory.as_fd()])?)
     }
 
     /// A text in as many pieces as it needs.

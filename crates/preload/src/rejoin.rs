@@ -33,6 +33,10 @@ pub struct Way {
     /// Number of the channel to the keeper.
     keeper: RawFd,
     not_before: Option<Instant>,
+    /// The daemon was silent for too long: it is not asked before this time.
+    silent: Option<Instant>,
+    /// Filters that it was not told to remove, because it did not read.
+    owed: Vec<u32>,
 }
 
 impl Way {
@@ -53,6 +57,8 @@ impl Way {
             dims,
             keeper,
             not_before: None,
+            silent: None,
+            owed: Vec::new(),
         }
     }
 
@@ -67,6 +73,14 @@ impl Way {
         &mut self.client
     }
 
+    /// Has a filter removed, later if the daemon is silent.
+    pub fn del_filter(&mut self, id: u32) {
+        // Without a daemon the keeper tells the next one.
+        if let Err(ClientError::Timeout) = self.again(|client| client.del_filter(id)) {
+            self.owed.push(id);
+        }
+    }
+
     /// Does `ask` once more when the daemon died meanwhile and another one is there: for what may be done twice.
     ///
     /// # Errors
@@ -75,10 +89,27 @@ impl Way {
         &mut self,
         mut ask: impl FnMut(&mut Client) -> Result<R, ClientError>,
     ) -> Result<R, ClientError> {
-        match ask(self.client()) {
+        if self.silent.is_some_and(|until| Instant::now() < until) {
+            return Err(ClientError::Timeout);
+        }
+        let answer = match self.pay().and_then(|()| ask(self.client())) {
             Err(ClientError::Absent(_)) if self.meet() => ask(&mut self.client),
             r => r,
+        };
+        let silent = matches!(answer, Err(ClientError::Timeout));
+        self.silent = silent.then(|| Instant::now() + SILENT);
+        answer
+    }
+
+    fn pay(&mut self) -> Result<(), ClientError> {
+        while let Some(id) = self.owed.last() {
+            match self.client.del_filter(*id) {
+                Err(ClientError::Timeout) => return Err(ClientError::Timeout),
+                // Told, or the next daemon is.
+                Ok(()) | Err(_) => drop(self.owed.pop()),
+            }
         }
+        Ok(())
     }
 
     /// True when a daemon is there that knows this process.

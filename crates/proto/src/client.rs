@@ -18,8 +18,7 @@ use crate::fds::{FdBag, move_high};
 use crate::keeper::KeeperLink;
 use crate::limits::{MAX_MESSAGE, MAX_NICS, MAX_WHOLE_TEXT, REPLY_TIMEOUT, TOTAL_TIMEOUT, VERSION};
 use crate::{
-    Attach, Attached, CodecError, Connection, FilterSpec, List, NicDesc, RefusedCode, Reply,
-    Request, TcpImage,
+    Attach, Attached, CodecError, Connection, List, NicDesc, RefusedCode, Reply, Request, TcpImage,
 };
 
 /// Why a call did not succeed.
@@ -87,6 +86,10 @@ pub struct Client {
     buf: Box<[u8]>,
     seq: u32,
     pub(crate) silence: Duration,
+    /// Silence does not finish the connection while this is asked (`patience.rs`).
+    pub(crate) goes_on: bool,
+    /// Answers to earlier requests may come: they are too late.
+    pub(crate) late: bool,
 }
 
 impl Client {
@@ -116,6 +119,8 @@ impl Client {
             buf,
             seq: 0,
             silence,
+            goes_on: false,
+            late: false,
         };
         client.hello(layout_hash)?;
         Ok(client)
@@ -205,21 +210,6 @@ impl Client {
         }
     }
 
-    /// Steers flows to the stack; `proof` is the kernel socket that holds the port. Returns the filter's number.
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
-    pub fn add_filter(
-        &mut self,
-        spec: FilterSpec,
-        proof: BorrowedFd<'_>,
-    ) -> Result<u32, ClientError> {
-        match self.ask(&Request::AddFilter { spec }, &[proof])? {
-            (Reply::FilterAdded { id }, _) => Ok(id),
-            _ => Err(self.broken("no filter")),
-        }
-    }
-
     /// Lets the kernel go on with a connection; `sock` is its kernel socket, `data` holds its bytes. Returns the number
     /// of the exception that keeps the flow with the kernel.
     ///
@@ -291,25 +281,12 @@ impl Client {
         }
     }
 
-    /// The local ports of `ip` that the stack is lent, more than the `have` that the caller knows if it can be.
-    ///
-    /// # Errors
-    /// Any [`ClientError`].
-    pub fn lend(&mut self, ip: Ip, have: u32, lease: u64) -> Result<Vec<u16>, ClientError> {
-        match self.ask(&Request::Lend { ip, have, lease }, &[])? {
-            (Reply::Lent { ports }, _) => Ok(ports.into_vec()),
-            _ => Err(self.broken("no ports")),
-        }
-    }
-
     /// Steers flows no longer.
     ///
     /// # Errors
     /// [`ClientError::Absent`] or [`ClientError::Timeout`].
     pub fn del_filter(&mut self, id: u32) -> Result<(), ClientError> {
-        let deadline = Deadline::after(self.silence);
-        self.tell(&Request::DelFilter { id }, &[], deadline)
-            .map(|_| ())
+        self.tell_lightly(&Request::DelFilter { id })
     }
 
     /// Narrows a filter to these connections (at most [`MAX_NARROW`](crate::MAX_NARROW)); no answer.
@@ -419,7 +396,7 @@ impl Client {
         self.answer(seq, Deadline::after(TOTAL_TIMEOUT.max(self.silence)))
     }
 
-    fn tell(
+    pub(crate) fn tell(
         &mut self,
         request: &Request,
         fds: &[BorrowedFd<'_>],
@@ -432,6 +409,7 @@ impl Client {
         let len = request.encode(self.seq, &mut self.buf)?;
         match send(sock.as_fd(), &self.buf[..len], fds, deadline) {
             Ok(()) => Ok(self.seq),
+            Err(Errno::TIMEDOUT) if self.goes_on => Err(ClientError::Timeout),
             Err(e) => Err(self.lost(e)),
         }
     }
@@ -451,6 +429,9 @@ impl Client {
             let Ok((got, reply)) = Reply::decode(&self.buf[..len]) else {
                 return Err(self.broken("a message that cannot be read"));
             };
+            if got != seq && self.late {
+                continue;
+            }
             if got != seq {
                 return Err(self.broken("an answer to another request"));
             }
@@ -468,7 +449,9 @@ impl Client {
     }
 
     fn lost(&mut self, e: Errno) -> ClientError {
-        self.finish();
+        if e != Errno::TIMEDOUT || !self.give_up() {
+            self.finish();
+        }
         if e == Errno::TIMEDOUT {
             ClientError::Timeout
         } else {

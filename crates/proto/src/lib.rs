@@ -14,7 +14,7 @@
 //! - `channel.rs`: send and receive one message before a deadline, whatever signals arrive.
 //! - `place.rs`: where the daemon of an ordinary user listens.
 //! - `client.rs`: the blocking client that the preload library, the CLI and the tests use; `rejoin.rs`: what it does when
-//!   the daemon dies.
+//!   the daemon dies; `patience.rs`: when it is silent.
 //!
 //! The first exchange is always `Hello` -> `Welcome`: it compares [`VERSION`] and, for processes that will map a
 //! stack, the layout hash of `flyover-core`. The receiver of a message trusts nothing in it: indices, lengths and
@@ -31,6 +31,7 @@ mod keeper;
 mod limits;
 mod msg;
 mod nic;
+mod patience;
 mod place;
 mod rejoin;
 

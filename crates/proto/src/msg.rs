@@ -315,6 +315,10 @@ messages! {
             /// Number of the lease, from the stack's memory. What was lent under another one is taken back.
             lease: u64,
         }
+        /// The sender has waited long enough for the answer to its last request, and goes on without: a filter that it asked
+        /// for shall not be, or goes. No reply. If the connection ends then although the process goes on, the process will
+        /// come back ([`Request::Rejoin`]).
+        18 GaveUp {}
     }
 }
 

@@ -56,6 +56,7 @@ impl Client {
             },
             None => move_high(next),
         });
+        self.late = false;
         let usual = std::mem::replace(&mut self.silence, silence);
         let said = self.hello(layout_hash);
         self.silence = usual;

@@ -216,6 +216,15 @@ impl Member {
         Err(unknown())
     }
 
+    /// The process has ended its connection, and will come back ([`Self::rejoin`]).
+    pub fn part(&self) {
+        if let Life::Live(live) = &mut *self.stack.life()
+            && let Some(own) = live.owners.get_mut(&self.owner)
+        {
+            own.in_session = false;
+        }
+    }
+
     /// The process is gone. `moved`: what its last request gave to the kernel.
     pub fn leave(&self, daemon: &Daemon, moved: Option<Moved>) {
         let owner = self.owner;

@@ -1,6 +1,7 @@
 //! Local ports that the daemon lends: connections from them are accelerated, and nobody else gets them, whatever becomes
-//! of the daemon.
+//! of the daemon. And a daemon that is silent: what programs have goes on, and nothing is taken from the kernel.
 
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -10,6 +11,7 @@ use flyover_e2e::lab::{CLIENT, Host, Lab, SERVER, Side, ensure_equal, wait_until
 use flyover_e2e::procfs::Proto;
 use flyover_e2e::runner::Case;
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::daemon::stacks;
 use super::{on_pair, with_options};
@@ -34,6 +36,7 @@ pub fn cases(cases: &mut Vec<Case>) {
         private,
         time_wait,
     ));
+    cases.push(on_pair("daemon.silent", Side::Client, silent).only_flyover());
 }
 
 /// `many_ports.py` on the client host.
@@ -184,6 +187,38 @@ fn time_wait(lab: &Lab) -> Result<()> {
             Errno::ADDRNOTAVAIL.raw_os_error(),
         )?;
     }
+    server.stop(LIMIT)?;
+    Ok(())
+}
+
+/// The daemon is stopped for longer than a program waits for it: the program's connections go on, a new one is the
+/// kernel's, and stays the kernel's when the daemon goes on.
+fn silent(lab: &Lab) -> Result<()> {
+    let server = serve(lab, PORT)?;
+    let mut program = Program::start(lab)?;
+    program.open(1)?;
+    let pid = lab.daemon_pid().context("no daemon")?;
+    let pid = Pid::from_raw(i32::try_from(pid)?).context("no process")?;
+    for pause in [2_000, 2_010, 2_030, 2_300] {
+        kill_process(pid, Signal::STOP)?;
+        thread::sleep(Duration::from_millis(100));
+        program.ask("port")?;
+        thread::sleep(Duration::from_millis(pause));
+        kill_process(pid, Signal::CONT)?;
+        program.answer()?;
+        thread::sleep(Duration::from_millis(300));
+        program.echo()?;
+        // It is not asked for a second after its silence.
+        thread::sleep(Duration::from_millis(1_000));
+    }
+    // Longer than it takes until what has no socket counts as gone.
+    thread::sleep(Duration::from_secs(3));
+    program.echo()?;
+    let watch = lab.watch_kernel()?;
+    program.ask("port")?;
+    program.answer()?;
+    watch.ensure_tcp_bypassed()?;
+    program.program.stop(LIMIT)?;
     server.stop(LIMIT)?;
     Ok(())
 }
