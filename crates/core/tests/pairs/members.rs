@@ -6,7 +6,7 @@ use flyover_core::stack::wake::Changed;
 use flyover_core::{ItemMode, ev};
 use flyover_shm::Unlock;
 
-use crate::host::{ME, with_host};
+use crate::host::{Host, ME, with_host};
 
 const EDGE: ItemMode = ItemMode {
     edge: true,
@@ -65,6 +65,36 @@ fn a_place_that_has_another_owner_is_left_alone() {
         assert_eq!(gone, [Changed::Gone; 3]);
         let view = h.locked(|l| l.item_view(item)).expect("the other one");
         assert_eq!((view.set, view.sock, view.data), (other, b.id, 2));
+    });
+}
+
+/// Of two processes that hold the set one moves it; the other one waits, and finds nothing left to do, or takes the first one
+/// for dead.
+#[test]
+fn one_process_moves_a_member() {
+    with_host(|h| {
+        assert!(h.pair());
+        let sock = h.ends[0];
+        let (set, item) = h.locked(|l| {
+            let set = l.set_alloc().expect("a set");
+            let item = l.item_add(set, sock.id, ev::IN, 1, EDGE);
+            (set, item.expect("an item"))
+        });
+        let claim =
+            |h: &mut Host<'_>, away, force| h.locked(|l| l.item_claim(item, set, away, force));
+        assert_eq!(claim(h, false, false), Changed::Gone, "it is in its place");
+        assert!(h.part(true));
+        assert_eq!(claim(h, true, false), Changed::Gone, "it is not there");
+        assert_eq!(claim(h, false, false), Changed::Yes);
+        assert_eq!(claim(h, false, false), Changed::Busy);
+        let change = (set, sock);
+        let changed = h.locked(|l| l.item_change(item, change, ev::OUT, 2, EDGE));
+        assert_eq!(changed, Changed::Busy);
+        assert_eq!(h.locked(|l| l.item_remove(item, set, sock)), Changed::Busy);
+        assert_eq!(claim(h, false, true), Changed::Yes);
+        assert!(h.locked(|l| l.item_settle(item, sock.id, true, || false)));
+        assert_eq!(claim(h, false, true), Changed::Gone);
+        assert_eq!(h.locked(|l| l.item_remove(item, set, sock)), Changed::Away);
     });
 }
 

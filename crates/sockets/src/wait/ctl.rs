@@ -330,7 +330,7 @@ impl Sockets {
                     l.item_change(item, place, events, wish.data, how)
                 };
                 match ep.att.locked(changed) {
-                    Changed::Away => return None,
+                    Changed::Away | Changed::Busy => return None,
                     Changed::Yes => {
                         if let Some(m) = members.get_mut(&fd) {
                             m.event = wish;
@@ -343,7 +343,7 @@ impl Sockets {
             (libc::EPOLL_CTL_DEL, Some((item, _))) => {
                 let id = id?;
                 match ep.att.locked(|l| l.item_remove(item, id, ep.sock)) {
-                    Changed::Away => return None,
+                    Changed::Away | Changed::Busy => return None,
                     Changed::Yes => {
                         let _: Option<Member> = members.remove(&fd);
                         Answer::Value(0)

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use flyover_core::sock::flag;
-use flyover_core::stack::wake::ItemId;
+use flyover_core::stack::wake::{Changed, ItemId};
 use flyover_core::{ItemView, SockId, ev};
 
 use crate::attach::Attachment;
@@ -13,6 +13,11 @@ use crate::life::takeover::is_away;
 use crate::os::{EpollEvent, PollFd};
 use crate::process::{Ep, Sockets};
 use crate::wait::sets::{EpollSet, EpollTable, FLAGS, Member, Members, mode};
+
+/// How often another process that moves a member is waited for, and how long at a time, ns: two system calls, unless it has
+/// lost its CPU. After that it is taken for dead.
+const CLAIMS: u32 = 2_000;
+const CLAIM_NS: u64 = 50_000;
 
 impl EpollTable {
     /// The kernel has the socket of `ep` now: its memberships move to the kernel's sets, under all numbers.
@@ -138,13 +143,9 @@ impl EpollTable {
         fd: Option<i32>,
         told: bool,
     ) {
-        let here = |v: &ItemView| v.away && set.id() == Some(v.set);
-        let Some(view) = att.locked(|l| l.item_view(item)).filter(here) else {
+        let Some(view) = claim(sockets, att, set, item, true) else {
             return;
         };
-        if att.stack.sock(view.sock).has(flag::HANDED_OVER) {
-            return;
-        }
         let mut armed = view.armed;
         if let Some(fd) = fd.or_else(|| number_of(sockets, att, view.sock)) {
             let epfd = set.epfd.load(Ordering::Acquire);
@@ -274,22 +275,41 @@ fn number_of(sockets: &Sockets, att: &Attachment, sock: SockId) -> Option<i32> {
 
 /// A membership that another process made: if we hold the socket, too, it moves under our number.
 fn adopt_moved(sockets: &Sockets, att: &Attachment, set: &EpollSet, item: ItemId) {
-    if let Some(view) = misplaced(att, set, item)
-        && let Some(fd) = number_of(sockets, att, view.sock)
+    let here = |v: &ItemView| set.id() == Some(v.set);
+    let view = att.locked(|l| l.item_view(item)).filter(here);
+    if let Some(fd) = view.and_then(|v| number_of(sockets, att, v.sock))
+        && let Some(view) = claim(sockets, att, set, item, false)
     {
         enter_kernel_set(sockets, set, fd, &view);
         let _: bool = settle(att, item, &view);
     }
 }
 
-/// The member, if the kernel's set is to get it. It was found some time ago: another thread may have moved it since, its
-/// connection may have come back, and its place in the stack's table may be another member's.
-fn misplaced(att: &Attachment, set: &EpollSet, item: ItemId) -> Option<ItemView> {
-    att.locked(|l| {
-        l.item_view(item).filter(|v| {
-            set.id() == Some(v.set) && !v.away && att.stack.sock(v.sock).has(flag::HANDED_OVER)
-        })
-    })
+/// The member, if it is to leave the kernel's set (`away`) or the stack's: nobody else moves it then. It was found some time
+/// ago: another thread may have moved it since, its connection may have come back, and its place in the stack's table may be
+/// another member's. Another process that is at it is waited for.
+fn claim(
+    sockets: &Sockets,
+    att: &Attachment,
+    set: &EpollSet,
+    item: ItemId,
+    away: bool,
+) -> Option<ItemView> {
+    let id = set.id()?;
+    for left in (0..CLAIMS).rev() {
+        let (claimed, view) = att.locked(|l| {
+            let claimed = l.item_claim(item, id, away, left == 0);
+            (claimed, l.item_view(item))
+        });
+        match claimed {
+            Changed::Yes => return view,
+            Changed::Busy => {
+                let _: Result<usize, Errno> = sockets.os.ppoll(&mut [], Some(CLAIM_NS));
+            }
+            Changed::Away | Changed::Gone => return None,
+        }
+    }
+    None
 }
 
 /// The kernel's set has the member: it rests if it may come back, else it ends. True: it rests.
@@ -319,7 +339,7 @@ fn move_to_kernel(
         return;
     }
     // Otherwise the kernel's set has it already, or its connection is back.
-    if let Some(view) = misplaced(att, set, item) {
+    if let Some(view) = claim(sockets, att, set, item, false) {
         enter_kernel_set(sockets, set, fd, &view);
         if !settle(att, item, &view) {
             let _: Option<Member> = members.remove(&fd);

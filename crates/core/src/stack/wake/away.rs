@@ -12,6 +12,8 @@ pub enum Changed {
     Yes,
     /// Not done: the kernel's set has the member.
     Away,
+    /// Not done: another process just moves it.
+    Busy,
     /// There is no such membership any more.
     Gone,
 }
@@ -46,10 +48,32 @@ impl Locked<'_, '_, '_> {
         let item = self.st.items.at(id);
         let same = item.set.get().opt() == Some(set) && item.sock.get().opt() == Some(sock.id);
         match same && self.st.get(sock).is_some() {
+            true if item.mode.get() & imode::MOVING != 0 => Changed::Busy,
             true if item.mode.get() & imode::AWAY != 0 => Changed::Away,
             true => Changed::Yes,
             false => Changed::Gone,
         }
+    }
+
+    /// The member is to leave the kernel's set (`away`) or the stack's, because its socket has; the caller moves it, and says
+    /// so with [`item_away`](Self::item_away) or its kin. It was found some time ago: [`Changed::Gone`]: there is nothing to
+    /// move any more. [`Changed::Busy`]: another process is at it. With `force` that one is taken for dead.
+    ///
+    /// Between its looks at the member and its word to the kernel others might move it, and remove it there: it would come to
+    /// life again.
+    pub fn item_claim(&mut self, id: ItemId, set: SetId, away: bool, force: bool) -> Changed {
+        let item = self.st.items.at(id);
+        let mode = item.mode.get();
+        let misplaced = |sock| away != self.st.sock(sock).has(flag::HANDED_OVER);
+        let is_it = item.set.get().opt() == Some(set) && (mode & imode::AWAY != 0) == away;
+        if !is_it || !item.sock.get().opt().is_some_and(misplaced) {
+            return Changed::Gone;
+        }
+        if mode & imode::MOVING != 0 && !force {
+            return Changed::Busy;
+        }
+        item.mode.set(mode | imode::MOVING);
+        Changed::Yes
     }
 
     /// The kernel's set has the member: it rests, or ends if its socket stays with the kernel for good (`ends`, of the socket
@@ -78,7 +102,7 @@ impl Locked<'_, '_, '_> {
             return false;
         }
         let bit = |on: bool, b: u32| if on { b } else { 0 };
-        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED | imode::NEWS);
+        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED | imode::NEWS | imode::MOVING);
         item.mode
             .set(rest | bit(away, imode::AWAY) | bit(!armed, imode::DISARMED));
         if away {
@@ -128,7 +152,7 @@ impl Locked<'_, '_, '_> {
             return self.item_away(id, sock, false, armed);
         }
         let disarmed = if armed { 0 } else { imode::DISARMED };
-        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED);
+        let rest = item.mode.get() & !(imode::AWAY | imode::DISARMED | imode::MOVING);
         item.mode.set(rest | disarmed);
         self.unqueue_ready(id);
         true

@@ -148,6 +148,8 @@ pub mod imode {
     pub const AWAY: u32 = 32;
     /// The socket of such a member came back, and something happened since; or the program asked for what is ready.
     pub const NEWS: u32 = 64;
+    /// Somebody just moves it between the kernel's set and the stack's.
+    pub const MOVING: u32 = 128;
 }
 
 /// Index of a waiter.
