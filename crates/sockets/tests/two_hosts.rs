@@ -156,6 +156,20 @@ fn a_port_that_an_ending_connection_holds_is_not_chosen_again() {
     });
     let second = a.stack().sock(endpoint_of(&a, again)).local();
     assert_ne!(first.port, second.port);
+    // Nor by a `bind` before: its `connect` would have to fail.
+    a.os.set_next_port(first.port);
+    let bound = a.socket(libc::AF_INET, STREAM);
+    assert_eq!(a.lib.bind(bound, &a.at(0)), Answer::Value(0));
+    let name = flyover_sockets::os::Os::getsockname(a.os, bound).expect("a socket");
+    let port = name.endpoint().map_or(0, |e| e.port);
+    assert!(port != 0 && port != first.port, "port {port}");
+    // Who names the port gets it, and hears of the connection when he connects: the kernel's would wait for an answer that
+    // goes to the stack.
+    let named = a.socket(libc::AF_INET, STREAM);
+    assert_eq!(a.lib.bind(named, &a.at(first.port)), Answer::Kernel);
+    flyover_sockets::os::Os::bind(a.os, named, &a.at(first.port)).expect("bind");
+    let there = Answer::Error(Errno::EADDRNOTAVAIL);
+    assert_eq!(a.lib.connect(named, &b.at(92)), there);
     assert_eq!(b.lib.close(s), Answer::Value(0));
 }
 

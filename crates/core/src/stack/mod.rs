@@ -17,6 +17,7 @@ pub mod wheel;
 use crate::sock::net::Net;
 use crate::sock::{Kind, Sock, SockId, SockRef, flag};
 use crate::tcp::flight::{Flight, Table};
+use crate::tcp::state::TcpState;
 use crate::time::Instant;
 use alloc::boxed::Box;
 use buf::Buf;
@@ -264,6 +265,18 @@ impl<'m> Stack<'m> {
             .map(Idx::new)
             .filter(move |id| self.sock(*id).kind() != Kind::Free)
             .map(move |id| self.sock_ref(id))
+    }
+
+    /// A connection that no process holds any more goes on at this local port (of any address, if `at` has none), and is not in
+    /// TIME_WAIT: the kernel, whose socket is gone, takes the port for free.
+    pub fn lingers_at(self, at: Endpoint) -> bool {
+        let socks = self.each_sock().map(|r| self.sock(r.id));
+        let mut here = socks.filter(|s| s.lport.get() == u32::from(at.port));
+        here.any(|s| {
+            let ours = at.ip.is_unspecified() || s.local().ip == at.ip;
+            let lasts = !matches!(s.tcp_state(), TcpState::Closed | TcpState::TimeWait);
+            ours && lasts && s.kind() == Kind::Tcp && s.has(flag::ORPHAN) && !s.has(flag::CHILD)
+        })
     }
 
     /// Local and remote end of every connection that came through this listener. Needs no lock: a connection that

@@ -7,6 +7,7 @@ use flyover_core::sock::{Kind as SockKind, flag};
 use crate::addr::Addr;
 use crate::entry::{Entry, Fresh};
 use crate::errno::Errno;
+use crate::life::connect::PORTS;
 use crate::policy::Reason;
 use crate::process::{Answer, Ep, Fd, Sockets};
 
@@ -26,6 +27,9 @@ impl Sockets {
                 }
                 return bound.into();
             }
+            Fd::Fresh(_) if addr.endpoint().is_some_and(|e| e.port == 0) => {
+                return self.bind_to_some_port(fd, addr);
+            }
             Fd::Tcp(ep) if ep.shared().tcp_state() != TcpState::Listen => {
                 return self.bind_connected(fd, &ep, addr);
             }
@@ -38,6 +42,22 @@ impl Sockets {
         }
         if let Err(reason) = self.udp_bound(fd, fresh) {
             self.leave_to_kernel(fd, reason);
+        }
+        Answer::Value(0)
+    }
+
+    /// The kernel chooses the port. One whose connection still ends in the stack it takes for free, because its socket is gone;
+    /// Linux would not choose it.
+    fn bind_to_some_port(&self, fd: i32, addr: &Addr) -> Answer {
+        for left in (0..PORTS).rev() {
+            if let Err(e) = self.os.bind(fd, addr) {
+                return Answer::Error(e);
+            }
+            let used = self.attached().zip(self.kernel_local(fd).ok());
+            let used = used.is_some_and(|(att, at)| at.port != 0 && att.stack.lingers_at(at));
+            if !used || left == 0 || !self.give_port_back(fd) {
+                break;
+            }
         }
         Answer::Value(0)
     }

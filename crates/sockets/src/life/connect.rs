@@ -20,7 +20,7 @@ use crate::process::{Answer, Ep, Fd, Sockets};
 use crate::wait::Deadline;
 
 /// Ephemeral ports that are tried before the connection is left to the kernel.
-const PORTS: u32 = 16;
+pub(super) const PORTS: u32 = 16;
 
 impl Sockets {
     /// `connect(2)`.
