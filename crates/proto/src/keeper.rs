@@ -116,7 +116,8 @@ messages! {
             /// All V-NICs, the unchanged ones too.
             nics: List<NicDesc, MAX_NICS>,
         }
-        /// A process attached. Descriptor: the keeper's end of its channel.
+        /// A process attached. Descriptors: the keeper's end of its channel, and, of one that has not come for it yet, the
+        /// process's.
         3 Owner {
             /// Its owner slot.
             owner: u16,
@@ -245,7 +246,7 @@ messages! {
             /// As in [`Control::Setup`], and no census has followed yet.
             deaf: bool,
         }
-        /// Descriptor: the keeper's end of a process's channel.
+        /// Descriptors: the keeper's end of a process's channel, and the other one if the process has not come for it.
         9 Channel {
             /// Its owner slot.
             owner: u16,
@@ -328,6 +329,12 @@ impl KeeperLink {
     /// Wakes the keeper, see [`KeeperMsg::Poke`]. Does not wait: when the channel is full the keeper is awake anyway.
     pub fn poke(&self) {
         let _: Result<(), Errno> = self.send(&KeeperMsg::Poke {}, &[], Deadline::NOW);
+    }
+
+    /// The channel, once the keeper was told that it has arrived.
+    pub(crate) fn claimed(self) -> OwnedFd {
+        self.poke();
+        self.sock
     }
 
     fn send(

@@ -10,7 +10,7 @@ use rustix::net::{Shutdown, shutdown};
 use crate::channel::Deadline;
 use crate::client::dial;
 use crate::fds::move_high;
-use crate::{Client, ClientError, Reply, Request};
+use crate::{Client, ClientError, KeeperLink, Reply, Request};
 
 /// What a process that goes on with another daemon gets.
 #[derive(Debug)]
@@ -74,7 +74,7 @@ impl Client {
                 cplane_len,
                 dims: dims.into_vec(),
                 cplane,
-                keeper: fds.pop(),
+                keeper: fds.pop().map(|channel| KeeperLink::new(channel).claimed()),
             }),
             _ => Err(self.broken("no stack")),
         }

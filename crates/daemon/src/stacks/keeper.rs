@@ -2,7 +2,7 @@
 //! socket pair, replaced when it dies.
 
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -120,7 +120,12 @@ impl KeeperProcess {
     /// Tells it of every process that is attached.
     fn introduce(&self, live: &Live) -> Result<(), Refusal> {
         for (owner, who) in &live.owners {
-            self.say(&Control::Owner { owner: *owner }, &[who.keeper_end.as_fd()])
+            // The process's end too, until it has come for it: it must not close with this daemon.
+            let ends: Vec<BorrowedFd<'_>> = std::iter::once(&who.keeper_end)
+                .chain(&who.channel)
+                .map(AsFd::as_fd)
+                .collect();
+            self.say(&Control::Owner { owner: *owner }, &ends)
                 .map_err(|e| Refusal::failed("talking to the keeper", e))?;
         }
         give_to_keeper(&live.lent, |message, fds| {

@@ -46,6 +46,7 @@ cases! {
         only_a_daemon_can_call_a_keeper,
         daemons_and_keepers_die_in_turn,
         a_stack_without_keeper_is_inherited,
+        who_has_not_come_back_is_not_lost,
         a_handover_is_finished_once,
     }
     lies {

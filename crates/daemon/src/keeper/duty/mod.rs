@@ -56,6 +56,8 @@ pub struct Duty {
     deaths: Deaths,
     parked: Parked,
     channels: BTreeMap<u16, OwnedFd>,
+    /// The other ends, of processes that have not come for theirs: they must not close with a daemon that dies.
+    unclaimed: BTreeMap<u16, OwnedFd>,
     /// Owner slots in use.
     attached: BTreeSet<u16>,
     /// Owner slots of processes that ended: the lock is taken from these.
@@ -146,6 +148,7 @@ impl Duty {
             deaths,
             parked: Parked::default(),
             channels: BTreeMap::new(),
+            unclaimed: BTreeMap::new(),
             attached: owners.iter().copied().collect(),
             dead: BTreeSet::new(),
             epoch,

@@ -75,6 +75,9 @@ impl Duty {
                     tracing::error!(owner, "watching a process's channel: {e}");
                 }
                 self.channels.insert(owner, channel);
+                self.unclaimed.remove(&owner);
+                self.unclaimed
+                    .extend(fds.pop().map(|theirs| (owner, theirs)));
             }
             Control::OwnerGone {
                 owner,
@@ -154,6 +157,7 @@ impl Duty {
         }
         self.attached.remove(&owner);
         self.channels.remove(&owner);
+        self.unclaimed.remove(&owner);
         self.dead.insert(owner);
         self.pending.gone.insert(owner, unfinished);
         self.look_due = true;
@@ -195,11 +199,14 @@ impl Duty {
                 return poked;
             };
             match recv(channel.as_fd(), &mut self.buf, Deadline::NOW) {
-                Ok(Packet::Message(len, mut fds)) => match KeeperMsg::decode(&self.buf[..len]) {
-                    Ok((_, KeeperMsg::Poke {})) => poked = true,
-                    Ok((_, message)) => self.serve(message, &mut fds),
-                    Err(e) => tracing::debug!(owner, "message of a process: {e}"),
-                },
+                Ok(Packet::Message(len, mut fds)) => {
+                    self.unclaimed.remove(&owner);
+                    match KeeperMsg::decode(&self.buf[..len]) {
+                        Ok((_, KeeperMsg::Poke {})) => poked = true,
+                        Ok((_, message)) => self.serve(message, &mut fds),
+                        Err(e) => tracing::debug!(owner, "message of a process: {e}"),
+                    }
+                }
                 Err(Errno::TIMEDOUT) => return poked,
                 Ok(Packet::Closed) | Err(_) => {
                     self.channels.remove(&owner);

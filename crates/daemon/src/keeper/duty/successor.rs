@@ -5,7 +5,7 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use flyover_proto::{Call, Deadline, List, MAX_MESSAGE, Notice, Token, send};
@@ -174,7 +174,11 @@ impl Duty {
         };
         say(to, &offer, &fds)?;
         for (owner, channel) in &self.channels {
-            say(to, &Notice::Channel { owner: *owner }, &[channel.as_fd()])?;
+            let ends: Vec<BorrowedFd<'_>> = std::iter::once(channel)
+                .chain(self.unclaimed.get(owner))
+                .map(AsFd::as_fd)
+                .collect();
+            say(to, &Notice::Channel { owner: *owner }, &ends)?;
         }
         Ok(())
     }

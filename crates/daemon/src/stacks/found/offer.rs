@@ -11,6 +11,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with, socketpair,
 };
 
+use super::owners::Ends;
 use crate::net::within;
 use crate::netns::NetNs;
 use crate::nic::Nic;
@@ -28,7 +29,7 @@ pub struct Offer {
     pub keepalive: OwnedFd,
     pub claim: OwnedFd,
     pub nics: Vec<(NicDesc, Vec<OwnedFd>)>,
-    pub channels: BTreeMap<u16, OwnedFd>,
+    pub channels: BTreeMap<u16, Ends>,
 }
 
 pub fn bad(text: &str) -> Refusal {
@@ -108,7 +109,7 @@ pub fn receive(control: &OwnedFd, record: &Record, deadline: Deadline) -> Result
         if let (Notice::Channel { owner }, mut fds) = next()?
             && let Some(channel) = fds.pop()
         {
-            channels.insert(owner, channel);
+            channels.insert(owner, (channel, fds.pop()));
         }
     }
     Ok(Offer {

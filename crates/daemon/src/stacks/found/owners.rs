@@ -21,15 +21,18 @@ const TICK: Duration = Duration::from_secs(5);
 /// An owner slot, its process, and a descriptor of that; none when it has ended.
 pub type Watched = (u16, ProcessId, Option<OwnedFd>);
 
+/// The keeper's end of a process's channel, and the other one if the process has not come for it.
+pub type Ends = (OwnedFd, Option<OwnedFd>);
+
 /// Enters the processes that both the notes and the keeper know. Returns those that are to be watched.
 pub fn owners(
     live: &mut Live,
     noted: Vec<(u16, ProcessId)>,
-    mut channels: BTreeMap<u16, OwnedFd>,
+    mut channels: BTreeMap<u16, Ends>,
 ) -> Vec<Watched> {
     let mut watched = Vec::new();
     for (owner, id) in noted {
-        let Some(keeper_end) = channels.remove(&owner) else {
+        let Some((keeper_end, theirs)) = channels.remove(&owner) else {
             // The keeper knows that it is gone.
             live.forget_owner(owner);
             continue;
@@ -37,7 +40,7 @@ pub fn owners(
         watched.push((owner, id, id.open()));
         live.last_owner = live.last_owner.max(owner);
         live.owners
-            .insert(owner, Owner::awaited(id, keeper_end, None));
+            .insert(owner, Owner::awaited(id, keeper_end, theirs));
     }
     // Attached, and not noted: nobody can prove to be these. Their channels end here.
     for owner in channels.into_keys() {

@@ -334,6 +334,41 @@ pub fn a_stack_without_keeper_is_inherited() {
     }
 }
 
+/// A daemon takes a stack over from its processes and dies before they have connected to it. They live, and keep their places.
+pub fn who_has_not_come_back_is_not_lost() {
+    let _space = Space::new();
+    let mut daemon = Daemon::start();
+    let (client, a, fds) = daemon.attach(StackName::Default);
+    let old = daemon.row(a.stack_id).unwrap()["keeper_pid"]
+        .as_u64()
+        .unwrap();
+    daemon.die();
+    sh(&format!("kill -9 {old}"));
+    eventually("the end of the keeper", || (!is_running(old)).then_some(()));
+    daemon.succeed();
+    let row = eventually("the stack", || daemon.row(a.stack_id));
+    let keeper = row["keeper_pid"].as_u64().unwrap();
+    for _ in 0..2 {
+        daemon.die();
+        daemon.succeed();
+        let row = eventually("the stack, again", || daemon.row(a.stack_id));
+        assert_eq!(row["keeper_pid"].as_u64(), Some(keeper));
+        assert_eq!(row["processes"].as_array().unwrap().len(), 1, "{row}");
+    }
+    let mut back = daemon.client();
+    let rejoined = back.rejoin(a.owner, fds.stack.as_fd()).unwrap();
+    let (listener, _) = listener(&mut back, 7001);
+    let channel = flyover_proto::KeeperLink::new(rejoined.keeper.unwrap());
+    channel.reg_os(1, 1, true, listener.as_fd()).unwrap();
+    // Its own from here on: its end is noticed by the next daemon's keeper as ever.
+    daemon.die();
+    drop((client, back, fds, channel, listener));
+    daemon.succeed();
+    eventually("the end of the stack", || {
+        daemon.row(a.stack_id).is_none().then_some(())
+    });
+}
+
 /// Bytes that the kernel's connection with this local port has to send or to get acknowledged (proc_net(5)).
 fn queued(port: u16) -> Option<u32> {
     let table = std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap();
