@@ -223,9 +223,10 @@ impl Sockets {
     /// that [`is_untouched`](Self::is_untouched) has none, and need not call this.
     #[inline(always)]
     pub fn before_fork(&self) {
-        // Counted here, too: another thread that closes a descriptor while the child is being made is not the last holder.
-        self.note_fork();
         self.ripen_before_fork();
+        // Counted here, too: another thread that closes a descriptor while the child is being made is not the last holder. Not
+        // before the marks are made: only what has one holder gets one.
+        self.note_fork();
         if let Some(att) = self.attached() {
             att.share();
         }
