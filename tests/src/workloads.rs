@@ -264,7 +264,8 @@ pub fn pipe_read(lab: &Lab) -> Result<f64> {
 }
 
 /// Microseconds of one fork, one exec, one `posix_spawn`, and one close of a file and of a fresh socket, by a program
-/// without a connection on the server host (`process_cost.c`): the least of what was seen in `seconds`.
+/// without a connection on the server host that does nothing else (`process_cost.c`), and of a fork and a start of
+/// python3, a program of ordinary size (`process_cost.py`): the least of what was seen in `seconds`.
 pub fn process_costs(lab: &Lab, seconds: f64) -> Result<Vec<f64>> {
     let program = lab.directory().join("process_cost");
     let built = Command::new("cc")
@@ -283,7 +284,13 @@ pub fn process_costs(lab: &Lab, seconds: f64) -> Result<Vec<f64>> {
         let (_, ns) = line.split_once(' ').context("a line without a number")?;
         Ok(ns.parse::<f64>()? / 1e3)
     };
-    output.stdout.lines().map(cost).collect()
+    let ordinary = lab
+        .cmd(Host::Server, "/usr/bin/python3")
+        .arg(crate::runner::scripts().join("process_cost.py"))
+        .arg((each * 2).to_string())
+        .run(LIMIT)?;
+    let both = output.stdout.lines().chain(ordinary.stdout.lines());
+    both.map(cost).collect()
 }
 
 /// Milliseconds that `/bin/true` takes on the server host, as the median of `times`.

@@ -53,6 +53,8 @@ const ROWS: &[Row] = &[
     lower("fork, least", "us"),
     lower("fork and exec, least", "us"),
     lower("posix_spawn, least", "us"),
+    lower("fork of python3, least", "us"),
+    lower("start and end of python3, least", "us"),
     lower("close of a file, least", "us"),
     lower("close of a fresh socket, least", "us"),
     lower("1000 idle connections, CPU of one core", "%"),
@@ -291,6 +293,8 @@ const GROUPS: &[Group] = &[
                 "posix_spawn, least",
                 "close of a file, least",
                 "close of a fresh socket, least",
+                "fork of python3, least",
+                "start and end of python3, least",
             ];
             Ok(names.into_iter().zip(costs).collect())
         },

@@ -93,14 +93,26 @@ pub fn bars(results: &Results) -> Vec<Bar> {
             Lower,
         ),
         (
-            "fork without accelerated sockets, % slower",
+            "fork without accelerated sockets, of a program that does nothing else, % slower",
             slower("fork, least"),
             5.0,
             Lower,
         ),
         (
-            "exec without accelerated sockets, % slower",
+            "exec without accelerated sockets, of a program that does nothing else, % slower",
             slower("fork and exec, least"),
+            5.0,
+            Lower,
+        ),
+        (
+            "fork without accelerated sockets, python3, % slower",
+            slower("fork of python3, least"),
+            5.0,
+            Lower,
+        ),
+        (
+            "exec without accelerated sockets, python3, % slower",
+            slower("start and end of python3, least"),
             5.0,
             Lower,
         ),
