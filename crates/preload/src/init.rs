@@ -215,7 +215,11 @@ unsafe extern "C" fn in_child() {
     if let Some(lib) = lib() {
         // SAFETY: getpid(2) has no arguments and touches nothing.
         let pid = unsafe { crate::sys::raw(libc::SYS_getpid, [0; 6]) };
+        // Where nothing was held nothing is looked at: each page is a fault.
+        let held = !lib.is_untouched();
         lib.after_fork_in_child(pid as i32);
-        mask::end_fork();
+        if held {
+            mask::end_fork();
+        }
     }
 }
