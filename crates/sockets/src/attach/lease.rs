@@ -8,7 +8,7 @@ use flyover_wire::{Endpoint, Ip};
 
 use super::{Attachment, DaemonError};
 
-/// When there are too few, more are asked for so often, ns.
+/// The daemon that had no more to lend is asked again after this, ns.
 const ASK: u64 = 1_000_000_000;
 
 /// The ports of one address.
@@ -106,6 +106,8 @@ impl Attachment {
         match lent {
             Ok(list) if list.len() > have => self.lent.with(ip, |p| {
                 (p.lease, p.list) = (present, list.into());
+                // There may be more: only who got none is to wait.
+                p.ask = 0;
                 true
             }),
             Ok(_) | Err(_) => false,
