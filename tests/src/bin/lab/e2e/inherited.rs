@@ -127,11 +127,17 @@ fn plain_inetd(lab: &Lab) -> Result<()> {
     })?;
     wait_for_kernel(lab, 7703, &mut server)?;
     let client = spawn_load(lab, 7703)?;
-    lab.wait_accelerated_listener(Host::Server, Proto::Tcp, 7703)?;
-    wait_until(LIMIT, || {
-        let taken = lab.counter(Host::Server, TAKEN)?;
-        Ok((taken == 3).then_some(()))
-    })?;
+    // In a container flyoverd does not see who else holds a connection, and leaves it where it is.
+    let sees_all = fs::read_link("/proc/self/ns/pid")?.as_os_str() == "pid:[4026531836]";
+    if sees_all {
+        lab.wait_accelerated_listener(Host::Server, Proto::Tcp, 7703)?;
+        wait_until(LIMIT, || {
+            let taken = lab.counter(Host::Server, TAKEN)?;
+            Ok((taken == 3).then_some(()))
+        })?;
+    } else {
+        wait_for_reason(lab, 7703, "adopted")?;
+    }
     client.finish(LIMIT)?.success()?;
     server.ensure_running()
 }
