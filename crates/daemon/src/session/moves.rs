@@ -1,6 +1,6 @@
 //! Connections that go to the kernel and come from it.
 
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use flyover_proto::{Connection, FdBag, Moved, RefusedCode, Reply, TcpImage};
 use rustix::net::sockopt::socket_cookie;
@@ -36,16 +36,20 @@ fn cookie(sock: BorrowedFd<'_>) -> Result<u64, Refusal> {
 }
 
 impl Session {
+    /// The socket that a request is about.
+    fn socket(&self, fds: &mut FdBag, request: &str) -> Result<OwnedFd, Refusal> {
+        self.daemon.power.needed()?;
+        fds.pop()
+            .ok_or_else(|| Refusal::bad(format!("no socket to {request}")))
+    }
+
     pub(super) fn hand_over(
         &mut self,
         seq: u32,
         image: &TcpImage,
         mut fds: FdBag,
     ) -> Result<(), Answer> {
-        self.daemon.power.needed()?;
-        let sock = fds
-            .pop()
-            .ok_or_else(|| Refusal::bad("no socket to hand over to"))?;
+        let sock = self.socket(&mut fds, "hand over to")?;
         let member = self.member()?;
         let most = self.daemon.opts.stack_filters as usize;
         let stack = member.stack.id;
@@ -68,10 +72,7 @@ impl Session {
         sole: bool,
         mut fds: FdBag,
     ) -> Result<(), Answer> {
-        self.daemon.power.needed()?;
-        let sock = fds
-            .pop()
-            .ok_or_else(|| Refusal::bad("no socket to watch"))?;
+        let sock = self.socket(&mut fds, "watch")?;
         let wanted = self.wanted(flow, 0, false)?;
         let id = takeover::watch(&self.member()?.net, &wanted, sock.as_fd())?;
         self.unsure = sole.then_some(sock);
@@ -96,11 +97,10 @@ impl Session {
         }
     }
 
-    fn is_sole(&mut self, sock: BorrowedFd<'_>) -> bool {
-        let place = cookie(sock)
-            .ok()
-            .and_then(|cookie| self.sole.iter().position(|known| *known == cookie));
-        place.map(|at| self.sole.swap_remove(at)).is_some()
+    /// Where it stands among the sockets that have no other holder.
+    fn known_sole(&self, sock: BorrowedFd<'_>) -> Option<usize> {
+        let cookie = cookie(sock).ok()?;
+        self.sole.iter().position(|known| *known == cookie)
     }
 
     pub(super) fn take_over(
@@ -110,21 +110,22 @@ impl Session {
         sole: bool,
         mut fds: FdBag,
     ) -> Result<(), Answer> {
-        self.daemon.power.needed()?;
-        let sock = fds
-            .pop()
-            .ok_or_else(|| Refusal::bad("no socket to take over"))?;
-        if sole && !self.is_sole(sock.as_fd()) {
+        let sock = self.socket(&mut fds, "take over")?;
+        let known = self.known_sole(sock.as_fd());
+        if sole && known.is_none() {
             self.unsure = Some(sock);
-            return Err(Refusal::new(RefusedCode::Failed, "others may hold the socket").into());
+            let text = "another process may hold the socket: that is looked into for the next try";
+            return Err(Refusal::new(RefusedCode::Failed, text).into());
         }
         let taken = takeover::perform(&self.member()?.net, &claim, sock.as_fd())
             .inspect_err(|e| tracing::info!(pid = self.peer.pid, "no takeover: {e}"))?;
+        // Not before: a try that came to nothing is made again.
+        known.map(|at| self.sole.swap_remove(at));
         let reply = Reply::TakenOver {
             image: taken.image,
             id: taken.filter,
         };
-        let file: Vec<_> = taken.data.iter().map(std::os::fd::AsFd::as_fd).collect();
+        let file: Vec<_> = taken.data.iter().map(AsFd::as_fd).collect();
         let told = self.reply(seq, &reply, &file);
         self.taken = Some(Unnoted { claim, taken, sock });
         Ok(told?)
