@@ -20,11 +20,13 @@ pub struct PacketGeometry {
     pub slot_size: u32,
     /// Largest frame that `tx` takes, headers included, bytes; 0: no super-frames.
     pub tso_max: u32,
+    /// So much of a super-frame the kernel is asked to keep in one piece, bytes; 0: no more than the headers.
+    pub one_piece: u32,
 }
 
 impl PacketGeometry {
     /// Words in [`to_words`](Self::to_words).
-    pub const WORDS: usize = 6;
+    pub const WORDS: usize = 7;
 
     /// For the way to another process.
     pub fn to_words(&self) -> [u64; Self::WORDS] {
@@ -35,6 +37,7 @@ impl PacketGeometry {
             slots,
             slot_size,
             tso_max,
+            one_piece,
         } = *self;
         [
             ifindex.into(),
@@ -43,12 +46,13 @@ impl PacketGeometry {
             slots.into(),
             slot_size.into(),
             tso_max.into(),
+            one_piece.into(),
         ]
     }
 
     /// The reverse; None when there are too few words or one is out of range.
     pub fn from_words(words: &[u64]) -> Option<Self> {
-        let [ifindex, mac, mtu, slots, slot_size, tso_max, ..] = *words else {
+        let [ifindex, mac, mtu, slots, slot_size, tso_max, one_piece, ..] = *words else {
             return None;
         };
         let geometry = Self {
@@ -58,6 +62,7 @@ impl PacketGeometry {
             slots: u32::try_from(slots).ok()?,
             slot_size: u32::try_from(slot_size).ok()?,
             tso_max: u32::try_from(tso_max).ok()?,
+            one_piece: u32::try_from(one_piece).ok()?,
         };
         geometry.ring_len().map(|_| geometry)
     }
@@ -183,6 +188,7 @@ mod tests {
             slots: 2048,
             slot_size: 2048,
             tso_max: 65535,
+            one_piece: 64_512,
         };
         assert_eq!(PacketGeometry::from_words(&packet.to_words()), Some(packet));
         assert_eq!(PacketGeometry::from_words(&packet.to_words()[..5]), None);

@@ -15,6 +15,19 @@ const BLOCK: u32 = 1 << 16;
 /// Largest super-frame: what an IPv4 length field can say, plus nothing.
 const TSO_MAX: u32 = 65_535;
 
+/// Bytes of a super-frame that are to lie in one piece: with the kernel's own headers they fill 64 KiB.
+const ONE_PIECE: u32 = 64_512;
+
+/// How much of a super-frame is to lie in one piece.
+///
+/// The kernel puts a long frame into pages that it takes from lists of the sending processor. Over veth the packet is
+/// freed by the processor of its receiver, whose lists fill up (to tens of megabytes) before any page comes back: so
+/// every frame is written to pages that have left all caches. Blocks of 64 KiB have no such lists, and the
+/// last one freed is the next one taken. A card frees on the sender's side, and its driver may not like long pieces.
+fn one_piece(device: &Interface) -> u32 {
+    if device.kind == "veth" { ONE_PIECE } else { 0 }
+}
+
 /// Sizes of a packet V-NIC.
 #[derive(Clone, Copy, Debug)]
 pub struct PacketConfig {
@@ -53,6 +66,7 @@ pub fn create_packet(ifindex: u32, config: &PacketConfig) -> io::Result<(OwnedFd
         slots: config.slots,
         slot_size: config.slot_size,
         tso_max: TSO_MAX.min(device.gso_max_size.saturating_sub(1)),
+        one_piece: one_piece(&device),
     };
     let sane = (512..=BLOCK).contains(&config.slot_size) && geometry.ring_len().is_some();
     if !sane {

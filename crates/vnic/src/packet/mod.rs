@@ -283,7 +283,12 @@ impl Vnic for PacketNic<'_> {
     }
 
     fn tx(&mut self, hdr: &[u8], payload: &[ShmBytes<'_>], off: &TxOffload) -> TxResult {
-        tx::send(self.fd.as_fd(), self.state, hdr, payload, off)
+        let way = tx::Way {
+            fd: self.fd.as_fd(),
+            state: self.state,
+            one_piece: self.geometry.one_piece as usize,
+        };
+        tx::send(&way, hdr, payload, off)
     }
 
     fn encode(

@@ -20,6 +20,11 @@ struct Bench<'m> {
 }
 
 fn with_bench(test: impl FnOnce(Bench<'_>)) {
+    with_pieces(0, test);
+}
+
+/// The same, of an interface on which so much of a super-frame is to lie in one piece.
+fn with_pieces(one_piece: u32, test: impl FnOnce(Bench<'_>)) {
     let map = HeapMap::new(size_of::<NicState>());
     let arena: Arena<'_, NicState> = Arena::new(map.region(), 0, 1).unwrap();
     let (fd, peer) = socketpair(
@@ -37,6 +42,7 @@ fn with_bench(test: impl FnOnce(Bench<'_>)) {
         slots: SLOTS,
         slot_size: 512,
         tso_max: 65535,
+        one_piece,
     };
     let nic = PacketNic::over(fd, ring, geometry, arena.at(Idx::new(0)));
     test(Bench { nic, kernel, peer });
@@ -270,10 +276,40 @@ fn a_sent_frame_carries_its_virtio_header() {
         let mut message = [0u8; 8000];
         let (n, _) = recv(&bench.peer, &mut message, RecvFlags::DONTWAIT).unwrap();
         let (vnet, rest) = message[..n].split_at(VNET_LEN);
-        let expected = vnet::encode(&off, vnet::Cut::Segments);
+        let expected = vnet::encode(&off, vnet::Cut::Segments { in_one: 0 });
         assert_eq!(vnet, expected);
         assert_eq!(rest, [hdr.as_slice(), &payload].concat());
         assert_eq!(bench.nic.state.count.tx_super.get(), 1);
+    });
+}
+
+#[test]
+fn a_long_super_frame_is_asked_for_in_one_piece() {
+    with_pieces(64_512, |mut bench| {
+        let state = bench.nic.state;
+        let mut asked = |len: usize| {
+            let mut payload = frame(4, len);
+            let (hdr, off) = tcp_frame(false, &payload, 1448);
+            let sent = bench.nic.tx(&hdr, &[private(&mut payload)], &off);
+            assert_eq!(sent, TxResult::Sent);
+            let mut message = vec![0u8; 70_000];
+            let (n, _) = recv(&bench.peer, &mut message[..], RecvFlags::DONTWAIT).unwrap();
+            assert_eq!(n, VNET_LEN + hdr.len() + len);
+            (
+                usize::from(u16::from_ne_bytes([message[2], message[3]])),
+                hdr.len(),
+            )
+        };
+        // No more than there is, or the kernel refuses it (EINVAL).
+        let (one, hdr) = asked(40_000);
+        assert_eq!(one, hdr + 40_000);
+        assert_eq!(asked(65_000).0, 64_512);
+        assert_eq!(asked(20_000).0, hdr);
+        // The kernel had no block of that size lately.
+        state.scattered.set(1);
+        assert_eq!(asked(65_000).0, hdr);
+        assert_eq!(asked(65_000).0, 64_512);
+        assert_eq!(state.count.tx_scattered.get(), 0);
     });
 }
 

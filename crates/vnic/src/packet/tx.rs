@@ -20,6 +20,11 @@ use crate::{HEAD_LEN, TxOffload, TxResult};
 const MAX_REFUSED: u32 = 8;
 /// Super-frames that the CPU then cuts before the device is tried again.
 const CUT_BY_CPU: u32 = 256;
+/// Shorter super-frames are not asked for in one piece, bytes: for them the kernel takes pages from the lists that this
+/// is to avoid.
+const LONG: usize = 33 << 10;
+/// Super-frames sent scattered after the kernel had no memory for one in one piece.
+const SCATTERED: u64 = 4096;
 /// Windows of one segment.
 const MAX_WINDOWS: usize = 32;
 
@@ -32,19 +37,27 @@ enum Failure {
     Lost,
 }
 
+/// Through which socket, and how.
+pub(super) struct Way<'a> {
+    pub(super) fd: BorrowedFd<'a>,
+    pub(super) state: &'a NicState,
+    /// So much of a super-frame is to lie in one piece, bytes.
+    pub(super) one_piece: usize,
+}
+
 pub(super) fn send(
-    fd: BorrowedFd<'_>,
-    state: &NicState,
+    way: &Way<'_>,
     hdr: &[u8],
     payload: &[ShmBytes<'_>],
     off: &TxOffload,
 ) -> TxResult {
+    let state = way.state;
     let bytes = total(payload);
     let super_frame = off.gso_size > 0 && bytes > usize::from(off.gso_size);
     let result = if super_frame {
-        send_super(fd, state, hdr, (payload, bytes), off)
+        send_super(way, hdr, (payload, bytes), off)
     } else {
-        post(fd, hdr, payload, off, Cut::Whole)
+        post(way.fd, hdr, payload, off, Cut::Whole)
     };
     let count = &state.count;
     match result {
@@ -102,16 +115,44 @@ pub(super) fn post_encoded(fd: BorrowedFd<'_>, state: &NicState, encoded: &[u8])
     }
 }
 
-fn send_super(
-    fd: BorrowedFd<'_>,
-    state: &NicState,
+/// Leaves the cutting to the device. In one piece if the kernel has the memory: a block of 64 KiB may be hard to find.
+fn send_uncut(
+    way: &Way<'_>,
     hdr: &[u8],
     (payload, bytes): (&[ShmBytes<'_>], usize),
     off: &TxOffload,
 ) -> Result<(), Failure> {
+    let (state, len) = (way.state, hdr.len() + bytes);
+    let scattered = state.scattered.get();
+    if way.one_piece > 0 && len >= LONG && scattered == 0 {
+        let in_one = len.min(way.one_piece) as u16;
+        let result = post(way.fd, hdr, payload, off, Cut::Segments { in_one });
+        if result != Err(Failure::Busy) {
+            return result;
+        }
+    }
+    let result = post(way.fd, hdr, payload, off, Cut::Segments { in_one: 0 });
+    if way.one_piece > 0 && len >= LONG && result.is_ok() {
+        if scattered == 0 {
+            add(&state.count.tx_scattered, 1);
+        }
+        state
+            .scattered
+            .set(scattered.checked_sub(1).unwrap_or(SCATTERED));
+    }
+    result
+}
+
+fn send_super(
+    way: &Way<'_>,
+    hdr: &[u8],
+    (payload, bytes): (&[ShmBytes<'_>], usize),
+    off: &TxOffload,
+) -> Result<(), Failure> {
+    let (fd, state) = (way.fd, way.state);
     let by_cpu = state.tso_cpu.get();
     if by_cpu == 0 {
-        let result = post(fd, hdr, payload, off, Cut::Segments);
+        let result = send_uncut(way, hdr, (payload, bytes), off);
         if result != Err(Failure::Busy) {
             add(&state.count.tx_super, 1);
             state.tso_refused.set(0);

@@ -45,16 +45,16 @@ pub(crate) fn decode(bytes: &[u8; VNET_LEN]) -> RxVnet {
 /// The header for a frame to send. `cut` says whether the device is to cut it into segments.
 pub(crate) fn encode(off: &TxOffload, cut: Cut) -> [u8; VNET_LEN] {
     let mut bytes = [0; VNET_LEN];
-    let [hdr_len, gso_size, start, offset] =
-        [off.hdr_len, off.gso_size, off.csum_start, off.csum_offset].map(u16::to_ne_bytes);
+    let [gso_size, start, offset] =
+        [off.gso_size, off.csum_start, off.csum_offset].map(u16::to_ne_bytes);
     if off.csum_start != 0 {
         bytes[0] = NEEDS_CSUM;
         bytes[6..8].copy_from_slice(&start);
         bytes[8..10].copy_from_slice(&offset);
     }
-    if cut == Cut::Segments {
+    if let Cut::Segments { in_one } = cut {
         bytes[1] = if off.v6 { GSO_TCPV6 } else { GSO_TCPV4 };
-        bytes[2..4].copy_from_slice(&hdr_len);
+        bytes[2..4].copy_from_slice(&in_one.max(off.hdr_len).to_ne_bytes());
         bytes[4..6].copy_from_slice(&gso_size);
     }
     bytes
@@ -66,7 +66,10 @@ pub(crate) enum Cut {
     /// One packet.
     Whole,
     /// TCP segments of `gso_size` payload bytes.
-    Segments,
+    Segments {
+        /// How much of the frame the kernel is to keep in one piece, at least the headers; not more than there is.
+        in_one: u16,
+    },
 }
 
 #[cfg(test)]
@@ -84,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_super_frame_round_trips() {
-        let bytes = encode(&OFF, Cut::Segments);
+        let bytes = encode(&OFF, Cut::Segments { in_one: 0 });
         assert_eq!(
             decode(&bytes),
             RxVnet {
@@ -96,7 +99,7 @@ mod tests {
         assert_eq!(u16::from_ne_bytes([bytes[2], bytes[3]]), 66);
         assert_eq!(u16::from_ne_bytes([bytes[6], bytes[7]]), 34);
         assert_eq!(u16::from_ne_bytes([bytes[8], bytes[9]]), 16);
-        let v6 = encode(&TxOffload { v6: true, ..OFF }, Cut::Segments);
+        let v6 = encode(&TxOffload { v6: true, ..OFF }, Cut::Segments { in_one: 0 });
         assert_eq!(v6[1], GSO_TCPV6);
     }
 
