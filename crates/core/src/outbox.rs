@@ -67,8 +67,12 @@ impl Outbox {
 
     /// Takes out the V-NICs whose doorbell is to be rung.
     pub fn rung(&mut self) -> impl Iterator<Item = usize> + use<> {
-        let bells = core::mem::take(&mut self.bells);
-        (0..64).filter(move |i| bells & 1 << i != 0)
+        let mut bells = core::mem::take(&mut self.bells);
+        core::iter::from_fn(move || {
+            let lowest = bells.trailing_zeros() as usize;
+            bells &= bells.checked_sub(1)?;
+            Some(lowest)
+        })
     }
 
     /// Where the next frame may be written, if there is room for any.

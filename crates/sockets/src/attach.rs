@@ -4,6 +4,7 @@
 mod bells;
 mod lease;
 mod name;
+mod nics;
 mod outgoing;
 mod sharing;
 mod wishes;
@@ -14,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use flyover_core::effects::Effects;
 use flyover_core::stack::Stack;
-use flyover_core::stack::locked::{Env, Locked, NicSet};
+use flyover_core::stack::locked::{Env, Locked};
 use flyover_core::time::Instant;
 use flyover_core::{Handover, Outbox, SockId, SockRef};
 use flyover_cplane::Reader;
@@ -27,6 +28,7 @@ use crate::life::adopt::Terms;
 use crate::os::Os;
 use crate::wait::pins::Pins;
 use crate::wait::sleep::Sleepers;
+use nics::{HeldNics, Nics};
 
 pub use name::wake_name;
 
@@ -214,37 +216,6 @@ struct Context {
     rng: u64,
 }
 
-/// The V-NICs, made on first use.
-#[derive(Default)]
-struct Nics(Option<Vec<Option<Box<dyn Vnic + Send>>>>);
-
-/// Only the holder of the stack lock touches a V-NIC, so one set per process is enough. Its mutex is taken under the
-/// stack lock and released just after it: there is nobody to wait for but a thread in between.
-struct HeldNics<'a> {
-    att: &'a Attachment,
-    guard: Option<MutexGuard<'a, Nics>>,
-}
-
-impl NicSet for HeldNics<'_> {
-    fn count(&self) -> usize {
-        self.att.nic_count
-    }
-
-    fn nic(&mut self, i: usize) -> Option<&mut dyn Vnic> {
-        let att = self.att;
-        let guard = self
-            .guard
-            .get_or_insert_with(|| att.nics.lock().unwrap_or_else(PoisonError::into_inner));
-        let list = guard
-            .0
-            .get_or_insert_with(|| (0..att.nic_count).map(|i| (att.make_nic)(i)).collect());
-        match list.get_mut(i)? {
-            Some(b) => Some(b.as_mut()),
-            None => None,
-        }
-    }
-}
-
 thread_local! {
     /// The context that this thread tries first.
     static HINT: Cell<usize> = const { Cell::new(usize::MAX) };
@@ -394,10 +365,7 @@ impl Attachment {
         let mut f = Some(f);
         let out = loop {
             self.acquire();
-            let mut nics = HeldNics {
-                att: self,
-                guard: None,
-            };
+            let mut nics = HeldNics::new(self);
             let mut env = self.environment(&mut nics, c);
             let locked = self.stack.assume_locked(&mut env);
             if let (Some(mut l), Some(f)) = (locked, f.take()) {
@@ -416,10 +384,7 @@ impl Attachment {
         let mut guard = self.context();
         let c = &mut *guard;
         let out = {
-            let mut nics = HeldNics {
-                att: self,
-                guard: None,
-            };
+            let mut nics = HeldNics::new(self);
             let mut env = self.environment(&mut nics, c);
             self.stack.try_lock(&mut env).map(|mut l| f(&mut l))
         };
@@ -432,10 +397,7 @@ impl Attachment {
         let mut guard = self.context();
         let c = &mut *guard;
         {
-            let mut nics = HeldNics {
-                att: self,
-                guard: None,
-            };
+            let mut nics = HeldNics::new(self);
             let mut env = self.environment(&mut nics, c);
             drop(self.stack.lock_or_defer(&mut env, id, work));
         }

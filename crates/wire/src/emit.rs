@@ -63,6 +63,13 @@ impl HeaderBuf {
         }
     }
 
+    /// Makes the first `N` bytes the contents, for writing; `None` when it holds fewer.
+    #[inline]
+    pub fn fixed<const N: usize>(&mut self) -> Option<&mut [u8; N]> {
+        self.len = u16::try_from(N).ok()?;
+        self.bytes.first_chunk_mut::<N>()
+    }
+
     /// Forgets the contents.
     pub fn clear(&mut self) {
         self.len = 0;

@@ -15,6 +15,9 @@ const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 const MD5: u8 = 19;
 
+/// How the twelve bytes of timestamps alone begin.
+pub(crate) const TIMESTAMPS_LEAD: [u8; 4] = [NOP, NOP, TIMESTAMPS, 10];
+
 /// RFC 7323 section 2.3: a shift count above 14 must be used as 14.
 const MAX_WSCALE: u8 = 14;
 
@@ -160,6 +163,15 @@ impl TcpOpts {
             0 => fixed,
             n => fixed.wrapping_add(4).wrapping_add(n.wrapping_mul(8)),
         }
+    }
+
+    /// The timestamps, when nothing else is written.
+    #[must_use]
+    #[inline]
+    pub fn only_timestamps(&self) -> Option<(u32, u32)> {
+        let others =
+            self.mss.is_some() | self.wscale.is_some() | self.sack_permitted | (self.sack_n != 0);
+        if others { None } else { self.ts }
     }
 
     /// Bytes of everything but SACK blocks.

@@ -104,19 +104,20 @@ impl<'m> Stack<'m> {
         false
     }
 
+    /// True when it is the connection with exactly this 4-tuple: who polls for a connection of his mostly gets what is for
+    /// that, and the look-up can be saved.
+    pub(crate) fn is_conn(self, id: SockId, local: Endpoint, remote: Endpoint) -> bool {
+        let s = self.sock(id);
+        is_between(s, local, remote) && s.has(flag::HASHED)
+    }
+
     /// The connection with exactly this 4-tuple.
     pub(crate) fn find_conn(self, local: Endpoint, remote: Endpoint) -> Option<SockId> {
         let mut cur = self.conn_bucket(local, remote).conn.get().opt();
         let mut guard = self.limits().socks;
         while let Some(id) = cur {
             let s = self.sock(id);
-            if s.rport.get() == u32::from(remote.port)
-                && s.lport.get() == u32::from(local.port)
-                && s.remote_lo.get() == remote.ip.lo()
-                && s.local_lo.get() == local.ip.lo()
-                && s.remote_hi.get() == remote.ip.hi()
-                && s.local_hi.get() == local.ip.hi()
-            {
+            if is_between(s, local, remote) {
                 return Some(id);
             }
             guard = guard.checked_sub(1)?;
@@ -173,6 +174,17 @@ impl<'m> Stack<'m> {
                 == cookie
         })
     }
+}
+
+/// Exactly these addresses.
+#[inline]
+fn is_between(s: &Sock, local: Endpoint, remote: Endpoint) -> bool {
+    s.rport.get() == u32::from(remote.port)
+        && s.lport.get() == u32::from(local.port)
+        && s.remote_lo.get() == remote.ip.lo()
+        && s.local_lo.get() == local.ip.lo()
+        && s.remote_hi.get() == remote.ip.hi()
+        && s.local_hi.get() == local.ip.hi()
 }
 
 /// How well a socket fits; None when it does not.

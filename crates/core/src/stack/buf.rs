@@ -90,6 +90,9 @@ impl Batch {
     /// until no bytes are left, or gives back the rest with [`Batch::free`].
     pub(crate) fn next(&mut self, st: Stack<'_>, left: usize) -> Option<BufId> {
         if self.at >= self.n {
+            if left <= BUF_SIZE {
+                return st.alloc_buf();
+            }
             let want = left.div_ceil(BUF_SIZE).clamp(1, BATCH);
             self.at = 0;
             self.n = 0;

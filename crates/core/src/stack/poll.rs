@@ -17,7 +17,7 @@ pub(crate) struct RxPkt<'p> {
     /// What the V-NIC says of it.
     pub meta: RxMeta,
     /// Parsed headers.
-    pub hdr: Headers,
+    pub hdr: &'p Headers,
     /// The copy.
     pub head: &'p [u8; HEAD_LEN],
     /// A reader who waits for data of his connection.
@@ -63,6 +63,11 @@ impl<'p> Direct<'p> {
     /// True when what comes by system call goes to the reader's memory.
     pub(crate) fn is_bulk(&self) -> bool {
         self.size >= BULK
+    }
+
+    /// The socket that is read.
+    pub(crate) fn id(&self) -> SockId {
+        self.id
     }
 
     /// True when it is for this socket.
@@ -172,10 +177,21 @@ impl Locked<'_, '_, '_> {
     fn poll_nic(&mut self, i: usize, budget: u32, direct: Option<&Direct<'_>>) -> u32 {
         let mut n = 0;
         let mut head = [0u8; HEAD_LEN];
-        while n < budget && !self.env.fx.nearly_full() {
+        let mut by_call = false;
+        loop {
+            let full = n >= budget || self.env.fx.nearly_full();
             let Some(nic) = self.env.nics.nic(i) else {
                 break;
             };
+            if n > 0 {
+                nic.rx_done();
+                if by_call && direct.is_none() && !nic.rx_deep() {
+                    break;
+                }
+            }
+            if full {
+                break;
+            }
             let Some(meta) = nic.rx_next(&mut head) else {
                 break;
             };
@@ -184,15 +200,9 @@ impl Locked<'_, '_, '_> {
                 break;
             }
             n += 1;
+            by_call = meta.by_call;
             self.rx_frame(i, meta, &head, direct);
             crate::stretch::place();
-            let Some(nic) = self.env.nics.nic(i) else {
-                break;
-            };
-            nic.rx_done();
-            if meta.by_call && direct.is_none() && !nic.rx_deep() {
-                break;
-            }
         }
         n
     }
@@ -214,7 +224,7 @@ impl Locked<'_, '_, '_> {
             .wrapping_add(u64::from(meta.frame_len));
         stats.rx_bytes.store(bytes, Relaxed);
         let seen = head.get(..meta.head_len as usize).unwrap_or(head);
-        match flyover_wire::frame::parse(seen, meta.frame_len as usize) {
+        match &flyover_wire::frame::parse(seen, meta.frame_len as usize) {
             Ok(hdr) => ip::rx::handle(
                 self,
                 &RxPkt {

@@ -43,12 +43,21 @@ pub(crate) fn rearm(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
 }
 
+/// Hangs the socket for one more deadline: it hangs for the others already.
+#[inline]
+pub(crate) fn hang(l: &mut Locked<'_, '_, '_>, id: SockId, deadline: u64) {
+    if !user::handover::is_frozen(l.st.sock(id)) {
+        wheel::arm(l.st, id, deadline);
+    }
+}
+
 /// Starts the timer of retransmissions and their relatives.
 pub(crate) fn arm(l: &mut Locked<'_, '_, '_>, id: SockId, kind: u32, wait: u64) {
     let t = l.st.tcb(id);
+    let deadline = l.env.now.0.saturating_add(wait);
     t.rtx_kind.set(kind);
-    t.t_rtx.set(l.env.now.0.saturating_add(wait));
-    rearm(l, id);
+    t.t_rtx.set(deadline);
+    hang(l, id, deadline);
 }
 
 /// Something was acknowledged: the tail-loss probe comes before the timeout where it may (`tcp_set_xmit_timer`).
@@ -96,8 +105,11 @@ pub(crate) fn schedule_probe(l: &mut Locked<'_, '_, '_>, id: SockId, advancing: 
     }
     let mut wait = match t.srtt.get() {
         0 => SEC,
-        n if out == 1 => 2 * n + u64::from(l.st.opts.rto_min_ms) * MS,
-        n => 2 * n + 2 * MS,
+        n if out == 1 => {
+            let delayed = u64::from(l.st.opts.rto_min_ms) * MS;
+            n.saturating_mul(2).saturating_add(delayed)
+        }
+        n => n.saturating_mul(2).saturating_add(2 * MS),
     };
     let rto = rtt::rto(t, &l.st.opts);
     let left = if advancing {

@@ -100,9 +100,11 @@ pub(crate) fn own_mss(s: NetSock<'_>) -> u32 {
 }
 
 /// How far the window may open now. One segment is held in reserve.
-fn open_to(st: Stack<'_>, s: NetSock<'_>) -> u32 {
-    let (full, mss) = (full_space(st, s), own_mss(s));
-    let most = match clamp(st, s).min(full) {
+///
+/// `full`: the buffer's bytes that may be offered; `clamped`: what other limits leave of them.
+fn open_to(s: NetSock<'_>, full: u32, clamped: u32) -> u32 {
+    let mss = own_mss(s);
+    let most = match clamped {
         n if n > 2 * mss && n.saturating_add(mss) > full => full.saturating_sub(mss).max(2 * mss),
         n => n,
     };
@@ -142,7 +144,8 @@ fn left(t: &Tcb) -> u32 {
 pub(crate) fn to_offer(st: Stack<'_>, s: NetSock<'_>) -> u32 {
     let t = &s.net.tcb;
     let offered = left(t);
-    let unit = 1 << t.rcv_scale.get().min(LARGEST_SCALE);
+    let unit = 1u32 << t.rcv_scale.get().min(LARGEST_SCALE);
+    let up = |n: u32| n.saturating_add(unit - 1) & !(unit - 1);
     let whole = full_space(st, s);
     let full = whole.min(clamp(st, s));
     let mss = t.rcv_mss.get().min(full);
@@ -151,19 +154,24 @@ pub(crate) fn to_offer(st: Stack<'_>, s: NetSock<'_>) -> u32 {
         free = free.min(offered);
     }
     if free < full / 2 {
-        free -= free % unit;
+        free &= !(unit - 1);
         if free < whole / 16 || free < mss {
             free = 0;
         }
     }
-    let free = free.min(open_to(st, s));
+    let free = free.min(open_to(s, whole, full));
     let wnd = if unit > 1 {
-        free.next_multiple_of(unit)
+        up(free)
     } else {
         unscaled(t, free, full, mss.max(1))
     };
     // Never below what the peer was told.
-    wnd.max(offered.next_multiple_of(unit)).min(UNSCALED * unit)
+    wnd.max(up(offered)).min(UNSCALED * unit)
+}
+
+/// True when the window cannot open to twice of what is offered: what [`to_offer`] takes long to find out.
+pub(crate) fn is_near(st: Stack<'_>, s: NetSock<'_>, offered: u32) -> bool {
+    offered > full_space(st, s) / 2
 }
 
 /// Without scaling the window stays a multiple of the peer's segments, and where it is for as long as it can.
@@ -185,7 +193,8 @@ fn unscaled(t: &Tcb, free: u32, full: u32, mss: u32) -> u32 {
 pub(crate) fn field(st: Stack<'_>, s: NetSock<'_>) -> u16 {
     let t = &s.net.tcb;
     let scale = t.rcv_scale.get().min(LARGEST_SCALE);
-    let field = to_offer(st, s).div_ceil(1 << scale).min(UNSCALED);
+    let whole_units = to_offer(st, s).saturating_add((1 << scale) - 1) >> scale;
+    let field = whole_units.min(UNSCALED);
     t.rcv_adv.set(
         Seq(t.rcv_nxt.get())
             .add(field << scale)

@@ -119,6 +119,9 @@ impl<'m> PacketNic<'m> {
     /// slot that the kernel fills only after all others. True when there was something to complete.
     fn complete_release(&mut self) -> bool {
         let begun = self.state.rx_releasing.get();
+        if begun == 0 {
+            return false;
+        }
         self.state.rx_releasing.set(0);
         let Some(at) = begun.checked_sub(1).filter(|at| *at == self.at()) else {
             return false;
@@ -132,6 +135,7 @@ impl<'m> PacketNic<'m> {
     }
 
     /// Why a slot's frame is not for the stack, counted; None when it is.
+    #[inline(always)]
     fn refuse(&self, slot: &Slot) -> Option<()> {
         let count = &self.state.count;
         if slot.status & TP_STATUS_VLAN_VALID != 0 {
@@ -146,6 +150,7 @@ impl<'m> PacketNic<'m> {
         Some(())
     }
 
+    #[inline(always)]
     fn start(&mut self, at: u32, slot: Slot, head: &mut [u8; HEAD_LEN]) -> RxMeta {
         let vnet = vnet::decode(&self.ring.vnet(&slot));
         let head_len = head_of(self.ring.frame(&slot), head);
@@ -199,7 +204,9 @@ impl Vnic for PacketNic<'_> {
     }
 
     fn rx_next(&mut self, head: &mut [u8; HEAD_LEN]) -> Option<RxMeta> {
-        if let Some(current) = self.current() {
+        if self.current.is_some()
+            && let Some(current) = self.current()
+        {
             let _ = head_of(self.ring.frame(&current.slot), head);
             return Some(current.meta);
         }
@@ -272,13 +279,20 @@ impl Vnic for PacketNic<'_> {
     }
 
     fn rx_done(&mut self) {
-        let Some(current) = self.current() else {
+        let at = self.at();
+        let Some((at, body)) = self
+            .current
+            .as_ref()
+            .map(|c| (c.at, c.body))
+            .filter(|c| c.0 == at)
+        else {
+            self.current = None;
             return;
         };
-        if current.body == Body::Queue {
+        if body == Body::Queue {
             let _: bool = queue::discard(self.fd.as_fd());
         }
-        self.release(current.at);
+        self.release(at);
         self.current = None;
     }
 

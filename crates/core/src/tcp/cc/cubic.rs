@@ -175,7 +175,7 @@ fn hystart(t: &Tcb, delay: u32, us: u32) {
 fn burst_time(t: &Tcb) -> u32 {
     let window = u64::from(t.cwnd.get()) * u64::from(t.mss.get().max(1)) * 2;
     let rtt = t.srtt.get() / US;
-    (4 * 65_536 * rtt / window.max(1)).min(1_000) as u32
+    (rtt.saturating_mul(4 * 65_536) / window.max(1)).min(1_000) as u32
 }
 
 /// Integer cubic root, rounded down.

@@ -83,7 +83,7 @@ pub(super) fn step(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id:
     }
     if s.shut.load(Relaxed) != 3 || s.tcp_state() != TcpState::Closed {
         // Data may follow, the window may have opened: `output` decides.
-        l.post(id);
+        l.post_if_due(id);
     }
     Step::Next
 }

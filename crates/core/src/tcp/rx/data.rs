@@ -124,17 +124,23 @@ fn trim(l: &mut Locked<'_, '_, '_>, s: NetSock<'_>, seg: &mut Seg<'_>) -> bool {
 fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId) -> Step {
     let st = l.st;
     let s = st.net(id);
+    let direct = reader(p, &s, id);
+    if let Some(d) = direct.filter(|_| !p.meta.by_call)
+        && let Some(spare) = d.spare(seg.len)
+    {
+        if !fetch(l, p, seg.off, seg.len, &[spare]) {
+            count!(l, rx_drop_fetch);
+            return Step::Done;
+        }
+        recvq::publish(&s, seg.len);
+        d.set_spared(seg.len);
+        return taken(l, p, seg, id, (seg.len, seg.len));
+    }
     let mut windows = [ShmBytes::EMPTY; WINDOWS];
     let mut fresh: [Option<BufId>; WINDOWS] = [None; WINDOWS];
-    let direct = reader(p, &s, id);
     let (mut n, straight) = match direct {
-        None => (0, 0),
         Some(d) if p.meta.by_call && d.is_bulk() => d.next(seg.len, &mut windows),
-        Some(_) if p.meta.by_call => (0, 0),
-        Some(d) => d.spare(seg.len).map_or((0, 0), |spare| {
-            set(&mut windows, 0, spare);
-            (1, seg.len)
-        }),
+        _ => (0, 0),
     };
     let mut left = seg.len - straight;
     let tail = recvq::tail_room(st, &s).filter(|(_, room)| *room > 0 && left > 0);
@@ -186,19 +192,30 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
         let b = st.buf(id);
         b.len.set(b.len.get() + appended);
     }
-    for b in fresh.iter().flatten() {
+    for b in fresh.iter().take(n).flatten() {
         recvq::append(st, &s, *b);
     }
     recvq::publish(&s, want);
     if let Some(d) = direct.filter(|_| straight > 0) {
+        d.add(straight);
+    }
+    taken(l, p, seg, id, (want, straight))
+}
+
+/// `want` bytes of the segment are in the receive queue, the first `straight` of them with the reader already.
+fn taken(
+    l: &mut Locked<'_, '_, '_>,
+    p: &RxPkt<'_>,
+    seg: &Seg<'_>,
+    id: SockId,
+    (want, straight): (u32, u32),
+) -> Step {
+    let s = l.st.net(id);
+    let t = &s.net.tcb;
+    if straight > 0 {
         count!(l, tcp_direct);
-        match p.meta.by_call {
-            true => d.add(straight),
-            false => d.set_spared(straight),
-        }
         recvq::note_taken(&s, straight);
     }
-    let t = &s.net.tcb;
     ecn::data_arrived(t, p);
     t.rcv_nxt.set(seg.seq.add(want).0);
     t.rcv_adv
@@ -425,6 +442,6 @@ pub(super) fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u
                 .saturating_add(u64::from(l.st.opts.delack_ms) * MS)
                 .max(1),
         );
-        timers::rearm(l, id);
+        timers::hang(l, id, t.t_delack.get());
     }
 }

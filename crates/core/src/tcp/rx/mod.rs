@@ -21,7 +21,7 @@ use super::user::{self, handover::is_frozen};
 use crate::sock::net::NetSock;
 use crate::sock::{Kind, SockId};
 use crate::stack::locked::Locked;
-use crate::stack::poll::RxPkt;
+use crate::stack::poll::{Direct, RxPkt};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_wire::{Seq, TcpFlags, TcpHdr};
 
@@ -99,10 +99,10 @@ pub(crate) fn handle(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, hdr: &TcpHdr) {
         return;
     }
     let (local, remote) = (p.hdr.destination(), p.hdr.source());
-    if let Some(id) =
-        l.st.find_conn(local, remote)
-            .filter(|id| !is_bereft(l, *id))
-    {
+    let waits = p.direct.map(Direct::id);
+    let known = waits.filter(|id| l.st.is_conn(*id, local, remote));
+    let found = known.or_else(|| l.st.find_conn(local, remote));
+    if let Some(id) = found.filter(|id| !is_bereft(l, *id)) {
         to_connection(l, p, seg, id);
     } else if let Some(id) = l.st.find_listener(local) {
         listen::handle(l, p, seg, id);
@@ -175,13 +175,22 @@ fn synchronised(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, mut seg: Seg<'_>, id:
     if data::step(l, p, &mut seg, id) == Step::Next {
         fin::step(l, &seg, id);
     }
-    l.post(id);
+    l.post_if_due(id);
     if is_unusual(l.st.net(id)) {
         tx::output(l, id);
     }
 }
 
 impl Locked<'_, '_, '_> {
+    /// Posts the connection, unless `output` would have nothing to do: no byte and no FIN in the send queue, no ACK owed.
+    fn post_if_due(&mut self, id: SockId) {
+        const DUE: u32 = tflag::ACK_NOW | tflag::FIN_QUEUED | tflag::TX_FULL;
+        let s = self.st.net(id);
+        if s.net.sq_len.load(Relaxed) != 0 || s.net.tcb.tflags.get() & DUE != 0 {
+            self.post(id);
+        }
+    }
+
     /// After a step that ended early: transmit only what became due.
     fn post_if_acking(&mut self, id: SockId) {
         let s = self.st.net(id);

@@ -42,7 +42,11 @@ pub(crate) fn next_piece(st: Stack<'_>, id: SockId, env: &mut Env<'_>) -> Option
     let mss = segment_room(t);
     let wnd = t.snd_wnd.get().saturating_sub(sent);
     let cwnd = loss::room(t).saturating_mul(mss);
-    let most = largest(st, s, env, mss);
+    let most = if unsent > mss {
+        largest(s, env, mss)
+    } else {
+        mss
+    };
     let mut len = unsent.min(wnd).min(cwnd).min(most);
     if len == 0 || unsent > mss && is_put_off(s, flight, env.now, (unsent, wnd, cwnd)) {
         return None;
@@ -129,7 +133,7 @@ fn holds_back(s: NetSock<'_>, f: u32) -> bool {
 }
 
 /// Payload bytes that one frame may carry: a super-frame, or one segment.
-pub(super) fn largest(_st: Stack<'_>, s: NetSock<'_>, env: &mut Env<'_>, mss: u32) -> u32 {
+pub(super) fn largest(s: NetSock<'_>, env: &mut Env<'_>, mss: u32) -> u32 {
     let nic = s.nic.get().wrapping_sub(1) as usize;
     let tso = env.nics.nic(nic).map_or(0, |n| n.caps().tso_max);
     let room = tso.saturating_sub(header_room(&s));

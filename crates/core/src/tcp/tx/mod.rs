@@ -42,11 +42,14 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
         let mut budget = BURST;
         let first = t.snd_nxt.get();
         let mut burst = 0;
+        let mut timeout = false;
         while budget > 0 {
             match next_piece(l.st, id, l.env) {
                 Some(mut piece) => {
                     burst = limits::count_burst(s, burst, &mut piece);
-                    if !transmit_new(l, id, &piece) {
+                    let sent = transmit_new(l, id, &piece);
+                    timeout |= sent.timeout;
+                    if !sent.more {
                         break;
                     }
                 }
@@ -58,7 +61,7 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
             // More is allowed than one burst: go on at once after the next poll.
             timers::retry(l, id, MS);
         }
-        sent_new(l, id, first);
+        sent_new(l, id, first, timeout);
         timers::after_output(l, id);
     }
     if t.tflags.get() & tflag::ACK_NOW != 0 && acknowledges(state) {
@@ -97,16 +100,22 @@ pub(crate) fn send_what_fits(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
         burst_end: false,
         again: false,
     };
-    transmit_new(l, id, &piece)
+    let sent = transmit_new(l, id, &piece);
+    if sent.timeout {
+        timers::rearm_rto(l, id);
+    }
+    sent.more
 }
 
-/// After a round of transmissions that began with SND.NXT at `first`: the probe's timer, and how far the window is used.
-fn sent_new(l: &mut Locked<'_, '_, '_>, id: SockId, first: u32) {
+/// After a round of transmissions that began with SND.NXT at `first`: the probe's timer or, for `timeout`, that of the
+/// retransmission, and how far the window is used.
+fn sent_new(l: &mut Locked<'_, '_, '_>, id: SockId, first: u32, timeout: bool) {
     let s = l.st.net(id);
     let t = &s.net.tcb;
     let sent = t.snd_nxt.get() != first;
-    if sent {
-        let _: bool = timers::schedule_probe(l, id, false);
+    let probe = sent && timers::schedule_probe(l, id, false);
+    if timeout && !probe {
+        timers::rearm_rto(l, id);
     }
     if sent || t.packets_out.get() > 0 && loss::room(t) == 0 {
         let o = &l.st.opts;
@@ -139,8 +148,17 @@ pub(crate) fn send_new_now(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
 }
 
-/// Sends new data and moves SND.NXT. False: nothing more can go out now.
-fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
+/// What became of new data.
+#[derive(Clone, Copy)]
+struct Sent {
+    /// More can go out now.
+    more: bool,
+    /// The retransmission timer is to start anew, unless a probe's takes its place.
+    timeout: bool,
+}
+
+/// Sends new data and moves SND.NXT.
+fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> Sent {
     let s = l.st.net(id);
     let t = &s.net.tcb;
     match build::send_piece(l, id, piece) {
@@ -153,21 +171,30 @@ fn transmit_new(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) -> bool {
                 s.bytes_out.load(Relaxed).wrapping_add(u64::from(n)),
                 Relaxed,
             );
-            went(l, id, piece, n, end);
-            true
+            let timeout = went(l, id, piece, n, end);
+            Sent {
+                more: true,
+                timeout,
+            }
         }
-        Out::Later => false,
+        Out::Later => Sent {
+            more: false,
+            timeout: false,
+        },
         Out::Lost => {
             // As if the network had lost it: SND.NXT moves, the retransmission timer brings it again.
             let end = piece.seq.add(piece.len).add(u32::from(piece.fin));
-            went(l, id, piece, piece.len, end);
-            false
+            let timeout = went(l, id, piece, piece.len, end);
+            Sent {
+                more: false,
+                timeout,
+            }
         }
     }
 }
 
-/// `n` bytes of `piece` are in flight.
-fn went(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece, n: u32, end: Seq) {
+/// `n` bytes of `piece` are in flight. True: their timeout is to start.
+fn went(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece, n: u32, end: Seq) -> bool {
     let t = l.st.tcb(id);
     let now = loss::micros(l.env.now);
     let before = t.packets_out.get();
@@ -195,7 +222,5 @@ fn went(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece, n: u32, end: Seq)
         let sent = t.packets_out.get().saturating_sub(before);
         t.prr_out.set(t.prr_out.get().saturating_add(sent));
     }
-    if before == 0 || t.rtx_kind.get() == rtx::TLP {
-        timers::rearm_rto(l, id);
-    }
+    before == 0 || t.rtx_kind.get() == rtx::TLP
 }

@@ -144,7 +144,7 @@ fn length(l: &mut Locked<'_, '_, '_>, id: SockId, i: usize, most: u32) -> Option
     let (s, flight) = (l.st.net(id), l.st.flight(id));
     let t = flight.tcb;
     let mss = build::segment_room(t);
-    let frame = largest(l.st, s, l.env, mss) / mss;
+    let frame = largest(s, l.env, mss) / mss;
     let mut r = flight.get(i)?;
     if r.unit > mss {
         // The path takes less than when it was sent.

@@ -225,6 +225,9 @@ pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
         .diff(Seq(t.rcv_nxt.get()))
         .max(0)
         .cast_unsigned();
+    if window::is_near(st, s, offered) {
+        return;
+    }
     let now = window::to_offer(st, s);
     if now >= offered.saturating_mul(2) && now > offered {
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
