@@ -105,6 +105,31 @@ impl Slots {
         self.push(&arena, id.raw())
     }
 
+    /// Marks a slot as free without putting it on the list: the caller, who alone has it, keeps it for [`retake`](Self::retake).
+    /// False: it was free already.
+    pub fn set_aside<T: SlotObject>(&self, arena: Arena<'_, T>, id: Idx<T>) -> bool {
+        let h = arena.at(id).slot();
+        if h.tag.load(Relaxed) == 0 {
+            let _: u32 = self.faults.fetch_add(1, Relaxed);
+            return false;
+        }
+        h.tag.store(0, Release);
+        let _: u32 = self.used.fetch_sub(1, Relaxed);
+        true
+    }
+
+    /// Takes a slot that was set aside. False: somebody has it; it is left to him.
+    pub fn retake<T: SlotObject>(&self, arena: Arena<'_, T>, id: Idx<T>, tag: u32) -> bool {
+        let h = arena.at(id).slot();
+        if h.tag.load(Acquire) != 0 {
+            let _: u32 = self.faults.fetch_add(1, Relaxed);
+            return false;
+        }
+        h.tag.store(tag, Relaxed);
+        let _: u32 = self.used.fetch_add(1, Relaxed);
+        true
+    }
+
     /// Makes the list anew from the tags: after the owner of the lock died, or after an audit found a fault. Nobody
     /// else may allocate or free meanwhile.
     pub fn rebuild<T: SlotObject>(&self, arena: Arena<'_, T>) {

@@ -18,18 +18,19 @@ pub(crate) fn append(st: Stack<'_>, s: NetSock<'_>, data: &[&[u8]], max: usize) 
     for part in data {
         let mut rest: &[u8] = part;
         while !rest.is_empty() && done < max {
-            let Some((id, used)) = tail_with_room(st, s, &mut batch, all - done) else {
-                return finish(s, done);
+            let (now, _) = rest.split_at(rest.len().min(max - done));
+            let n = match tail_room(st, s) {
+                Some((id, used)) => fill_tail(st, (id, used), now),
+                None => {
+                    let want = now.len().div_ceil(BUF_SIZE);
+                    let Some(run) = batch.run(st, all - done, want) else {
+                        return finish(s, done);
+                    };
+                    add_run(st, s, run, now)
+                }
             };
-            let room = BUF_SIZE.saturating_sub(used as usize);
-            let n = rest.len().min(room).min(max - done);
-            let (now, later) = rest.split_at(n);
-            let n = st.buf_bytes(id).sub(used as usize, n).copy_in(now);
-            let b = st.buf(id);
-            b.len.set(b.len.get().saturating_add(n as u32));
-            crate::stretch::place();
             done += n;
-            rest = later;
+            rest = rest.get(n..).unwrap_or_default();
         }
     }
     finish(s, done)
@@ -43,29 +44,49 @@ fn finish(s: NetSock<'_>, done: usize) -> usize {
     done
 }
 
-/// The last buffer if it has room, else a new one: its id and the bytes in use (offset included).
-fn tail_with_room(
-    st: Stack<'_>,
-    s: NetSock<'_>,
-    batch: &mut Batch,
-    left: usize,
-) -> Option<(BufId, u32)> {
-    if let Some(tail) = s.net.sq_tail.get().opt() {
-        let b = st.buf(tail);
-        let used = b.off.get().saturating_add(b.len.get());
-        if (used as usize) < BUF_SIZE && b.total.get() != RECORD_END {
-            return Some((tail, used));
+/// The last buffer and the bytes of it in use (offset included), if it has room.
+fn tail_room(st: Stack<'_>, s: NetSock<'_>) -> Option<(BufId, usize)> {
+    let tail = s.net.sq_tail.get().opt()?;
+    let b = st.buf(tail);
+    let used = b.off.get().saturating_add(b.len.get()) as usize;
+    (used < BUF_SIZE && b.total.get() != RECORD_END).then_some((tail, used))
+}
+
+/// Fills up the last buffer; returns the bytes copied.
+fn fill_tail(st: Stack<'_>, (id, used): (BufId, usize), data: &[u8]) -> usize {
+    let n = st.buf_bytes(id).sub(used, BUF_SIZE).copy_in(data);
+    let b = st.buf(id);
+    b.len.set(b.len.get().saturating_add(n as u32));
+    crate::stretch::place();
+    n
+}
+
+/// Fills `n` buffers that follow one another from `first` on, and hangs them to the end of the queue; returns the bytes copied.
+/// They are filled before they can be seen: the queue holds what its buffers say after any death.
+fn add_run(st: Stack<'_>, s: NetSock<'_>, (first, n): (BufId, usize), data: &[u8]) -> usize {
+    let at = st.buf_at(first);
+    let copied = st.data.sub(at, n * BUF_SIZE).copy_in(data);
+    let mut left = copied;
+    let mut last = first;
+    for i in 0..n {
+        let id = BufId::new(first.raw().wrapping_add(i as u32));
+        let b = st.buf(id);
+        b.total.set(0);
+        b.len.set(left.min(BUF_SIZE) as u32);
+        left = left.saturating_sub(BUF_SIZE);
+        if i > 0 {
+            st.buf(last).next.set(id.into());
         }
-    }
-    let id = batch.next(st, left)?;
-    st.buf(id).total.set(0);
-    match s.net.sq_tail.get().opt() {
-        Some(tail) => st.buf(tail).next.set(id.into()),
-        None => s.net.sq_head.set(id.into()),
+        last = id;
     }
     crate::stretch::place();
-    s.net.sq_tail.set(id.into());
-    Some((id, 0))
+    match s.net.sq_tail.get().opt() {
+        Some(tail) => st.buf(tail).next.set(first.into()),
+        None => s.net.sq_head.set(first.into()),
+    }
+    crate::stretch::place();
+    s.net.sq_tail.set(last.into());
+    copied
 }
 
 /// Takes `n` acknowledged bytes off the front.
@@ -78,7 +99,7 @@ pub(crate) fn consume(st: Stack<'_>, s: NetSock<'_>, n: u32) {
         .sq_cur_off
         .set(s.net.sq_cur_off.get().saturating_sub(left));
     let mut guard = st.limits().bufs;
-    let mut freed = Freed::new(st);
+    let mut freed = Freed::sent(st);
     while left > 0 && guard > 0 {
         guard -= 1;
         let Some(id) = s.net.sq_head.get().opt() else {
@@ -123,6 +144,8 @@ pub(crate) fn gather<'m>(
         _ => (s.net.sq_head.get().opt(), 0),
     };
     let mut windows = 0usize;
+    // Buffers that follow one another in memory make one window: from this byte of all buffers on, so many.
+    let (mut from, mut open) = (0usize, 0usize);
     let mut got = 0u32;
     let mut guard = st.limits().bufs;
     while let Some(id) = cur {
@@ -137,13 +160,20 @@ pub(crate) fn gather<'m>(
         if at < end {
             let skip = at.saturating_sub(base);
             let n = (have - skip.min(have)).min(len - got);
-            let Some(slot) = out.get_mut(windows) else {
-                break;
-            };
-            *slot = st
-                .buf_bytes(id)
-                .sub(b.off.get().saturating_add(skip) as usize, n as usize);
-            windows += 1;
+            let begins = (b.off.get().saturating_add(skip) as usize).min(BUF_SIZE);
+            let n = n.min((BUF_SIZE - begins) as u32);
+            let place = st.buf_at(id) + begins;
+            if windows == 0 || from + open != place {
+                if windows >= out.len() {
+                    break;
+                }
+                windows += 1;
+                (from, open) = (place, 0);
+            }
+            open += n as usize;
+            if let Some(slot) = out.get_mut(windows - 1) {
+                *slot = st.data.sub(from, open);
+            }
             got += n;
             if hint {
                 s.net.sq_cur.set(id.into());

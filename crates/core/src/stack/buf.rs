@@ -1,7 +1,7 @@
 //! Data buffers: 4 KiB each, chained by index. They hold what sockets queue; V-NIC frames are separate, so a socket
 //! that is slow to read never starves a V-NIC.
 
-use super::Stack;
+use super::{Stack, bulk};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::{Idx, OptIdx, SharedCell, ShmBytes, SlotHdr, SlotObject, shm_struct};
 
@@ -47,7 +47,7 @@ shm_struct! {
 }
 
 impl Buf {
-    fn begin(&self) {
+    pub(super) fn begin(&self) {
         self.next.set(OptIdx::NONE);
         self.more.set(OptIdx::NONE);
         self.off.set(0);
@@ -106,6 +106,31 @@ impl Batch {
         Some(*id)
     }
 
+    /// As [`next`](Self::next), with up to `most` buffers that follow one another in memory: the first and how many. For large
+    /// writes; see `bulk.rs`.
+    pub(crate) fn run(
+        &mut self,
+        st: Stack<'_>,
+        left: usize,
+        most: usize,
+    ) -> Option<(BufId, usize)> {
+        if self.at >= self.n && left > (BATCH / 2) * BUF_SIZE {
+            let want = left.div_ceil(BUF_SIZE).min(BATCH);
+            self.at = 0;
+            self.n = st.take_kept(self.ids.get_mut(..want).unwrap_or_default());
+        }
+        let first = self.next(st, left)?;
+        let mut n = 1;
+        while n < most
+            && let Some(id) = self.ids.get(self.at).filter(|_| self.at < self.n)
+            && st.buf_at(*id) == st.buf_at(first) + n * BUF_SIZE
+        {
+            self.at += 1;
+            n += 1;
+        }
+        Some((first, n))
+    }
+
     /// Gives back what was not used.
     pub(crate) fn free(&mut self, st: Stack<'_>) {
         st.free_bufs(self.ids.get(self.at..self.n).unwrap_or_default());
@@ -119,6 +144,8 @@ pub(crate) struct Freed<'m> {
     st: Stack<'m>,
     ids: [BufId; BATCH],
     n: usize,
+    /// What was given back at once is kept for the next large write.
+    keeps: bool,
 }
 
 impl<'m> Freed<'m> {
@@ -128,6 +155,15 @@ impl<'m> Freed<'m> {
             st,
             ids: [Idx::new(0); BATCH],
             n: 0,
+            keeps: false,
+        }
+    }
+
+    /// The same, of a send queue: the caller holds the stack lock.
+    pub(crate) fn sent(st: Stack<'m>) -> Self {
+        Self {
+            keeps: true,
+            ..Self::new(st)
         }
     }
 
@@ -143,9 +179,13 @@ impl<'m> Freed<'m> {
     }
 
     fn flush(&mut self) {
-        self.st
-            .free_bufs(self.ids.get(..self.n).unwrap_or_default());
+        let ids = self.ids.get(..self.n).unwrap_or_default();
         self.n = 0;
+        let kept = match self.keeps && ids.len() >= bulk::LEAST {
+            true => self.st.keep_bufs(ids),
+            false => 0,
+        };
+        self.st.free_bufs(ids.get(kept..).unwrap_or_default());
     }
 }
 

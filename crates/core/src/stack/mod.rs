@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod buf;
+mod bulk;
 pub mod deferred;
 pub mod ends;
 pub mod heirloom;

@@ -80,6 +80,8 @@ shm_struct! {
         pub sock_slots: Slots,
         /// Free buffers.
         pub buf_slots: Slots,
+        /// Free buffers that large writes have used.
+        pub bulk: super::bulk::Bulk,
         /// Free items.
         pub item_slots: Slots,
         /// Free sets.
