@@ -91,15 +91,14 @@ fn add_run(st: Stack<'_>, s: NetSock<'_>, (first, n): (BufId, usize), data: &[u8
 
 /// Takes `n` acknowledged bytes off the front.
 pub(crate) fn consume(st: Stack<'_>, s: NetSock<'_>, n: u32) {
-    let mut left = n.min(s.net.sq_len.load(Relaxed));
-    s.net
-        .sq_len
-        .store(s.net.sq_len.load(Relaxed).wrapping_sub(left), Release);
+    let queued = s.net.sq_len.load(Relaxed);
+    let mut left = n.min(queued);
+    s.net.sq_len.store(queued.wrapping_sub(left), Release);
     s.net
         .sq_cur_off
         .set(s.net.sq_cur_off.get().saturating_sub(left));
     let mut guard = st.limits().bufs;
-    let mut freed = Freed::sent(st);
+    let mut freed = Freed::sent(st, queued);
     while left > 0 && guard > 0 {
         guard -= 1;
         let Some(id) = s.net.sq_head.get().opt() else {

@@ -144,7 +144,7 @@ pub(crate) struct Freed<'m> {
     st: Stack<'m>,
     ids: [BufId; BATCH],
     n: usize,
-    /// What was given back at once is kept for the next large write.
+    /// They are kept for the next large write.
     keeps: bool,
 }
 
@@ -159,10 +159,10 @@ impl<'m> Freed<'m> {
         }
     }
 
-    /// The same, of a send queue: the caller holds the stack lock.
-    pub(crate) fn sent(st: Stack<'m>) -> Self {
+    /// The same, of a send queue of `len` bytes: the caller holds the stack lock.
+    pub(crate) fn sent(st: Stack<'m>, len: u32) -> Self {
         Self {
-            keeps: true,
+            keeps: len >= bulk::LARGE,
             ..Self::new(st)
         }
     }
@@ -181,7 +181,7 @@ impl<'m> Freed<'m> {
     fn flush(&mut self) {
         let ids = self.ids.get(..self.n).unwrap_or_default();
         self.n = 0;
-        let kept = match self.keeps && ids.len() >= bulk::LEAST {
+        let kept = match self.keeps {
             true => self.st.keep_bufs(ids),
             false => 0,
         };

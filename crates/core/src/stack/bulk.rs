@@ -10,12 +10,17 @@ use super::buf::{BUF_SIZE, BufId};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::{Idx, SharedCell, shm_struct};
 
-/// Most that are kept: what a connection to a near peer has in flight.
-const KEPT: usize = 256;
+/// Most that are kept: twice what a connection to a near peer has in flight.
+const KEPT: usize = 512;
+/// So many takes at least lie between two sorts, which cost as much as one of them. A prime: with a number that the ring goes round
+/// in, the same half of the buffers would be in flight each time.
+const TAKES: u32 = 37;
+/// More gaps than these within a take are too many.
+const SCATTERED: usize = 2;
 /// Of all buffers at most one in so many.
 const SHARE: u32 = 16;
-/// Fewer, given back at once, were of no large write.
-pub(super) const LEAST: usize = 8;
+/// A send queue of so many bytes is one of large writes.
+pub(crate) const LARGE: u32 = 16 << 10;
 
 shm_struct! {
     /// What is kept, as a ring.
@@ -26,6 +31,10 @@ shm_struct! {
         pub at: SharedCell<u32>,
         /// How many there are.
         pub n: SharedCell<u32>,
+        /// Takes since the ring was sorted.
+        pub takes: SharedCell<u32>,
+        /// Padding, always 0.
+        pub pad: SharedCell<u32>,
     }
 }
 
@@ -78,7 +87,37 @@ impl<'m> Stack<'m> {
             }
         }
         let _: u32 = self.state.bufs_used.fetch_add(taken as u32, Relaxed);
+        self.tidy_kept(ids.get(..taken).unwrap_or_default());
         taken
+    }
+
+    /// Puts the ring in order now and then, when what was taken from it lies scattered, as it came from the free list at first.
+    fn tidy_kept(self, taken: &[BufId]) {
+        let bulk = &self.state.bulk;
+        let takes = bulk.takes.get().saturating_add(1);
+        bulk.takes.set(takes);
+        if takes < TAKES {
+            return;
+        }
+        let follows = |(a, b): (&BufId, &BufId)| b.raw() == a.raw().wrapping_add(1);
+        let ends = taken.iter().zip(taken.iter().skip(1));
+        if ends.filter(|pair| !follows(*pair)).count() <= SCATTERED {
+            return;
+        }
+        bulk.takes.set(0);
+        let (at, n) = (bulk.at.get() as usize, (bulk.n.get() as usize).min(KEPT));
+        let mut all = [0u32; KEPT];
+        let cell = |i: usize| bulk.ids.get((at + i) % KEPT);
+        for (i, slot) in all.iter_mut().take(n).enumerate() {
+            *slot = cell(i).map_or(0, SharedCell::get);
+        }
+        let all = all.get_mut(..n).unwrap_or_default();
+        in_groups(all);
+        for (i, id) in all.iter().enumerate() {
+            if let Some(cell) = cell(i) {
+                cell.set(*id);
+            }
+        }
     }
 
     /// Nothing is kept: the free list has what was.
@@ -90,5 +129,119 @@ impl<'m> Stack<'m> {
     #[inline]
     pub(crate) fn buf_at(self, id: BufId) -> usize {
         (id.raw() & (self.limits().bufs - 1)) as usize * BUF_SIZE
+    }
+}
+
+/// Puts buffers in the order of their memory: first all groups of sixteen neighbours that are complete, then the others, those
+/// first that lack most. What the fullest of them lack is in flight, and has come back when it is their turn.
+fn in_groups(ids: &mut [u32]) {
+    const GROUP: usize = 16;
+    ids.sort_unstable();
+    // The number of a buffer has 24 bits at most (`entry.rs` has as many for sockets; buffers are fewer).
+    let group = |id: &u32| id / GROUP as u32;
+    let mut at = 0;
+    while let Some(first) = ids.get(at).map(group) {
+        let rest = ids.get_mut(at..).unwrap_or_default();
+        let n = rest.iter().take_while(|id| group(id) == first).count();
+        let rank = if n >= GROUP { 0 } else { n as u32 };
+        for id in rest.iter_mut().take(n) {
+            *id |= rank << 24;
+        }
+        at += n;
+    }
+    ids.sort_unstable();
+    for id in ids {
+        *id &= (1 << 24) - 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::stack::buf::Batch;
+    use crate::stack::layout;
+    use crate::time::Instant;
+    use flyover_config::StackOpts;
+    use flyover_shm::HeapMap;
+    use std::vec::Vec;
+
+    fn with(f: impl FnOnce(Stack<'_>)) {
+        let opts = StackOpts {
+            buffers: 4096,
+            ..StackOpts::default()
+        };
+        let map = HeapMap::new(layout::layout_len(&opts) as usize);
+        let st = Stack::new(map.region(), &opts).expect("a stack");
+        st.init(Instant(1), [1, 2, 3, 4]);
+        f(st);
+    }
+
+    /// Buffers of a write of 64 KiB, and the parts that they lie in.
+    fn write(st: Stack<'_>) -> (Vec<BufId>, usize) {
+        let (mut ids, mut parts, mut batch) = (Vec::new(), 0, Batch::new());
+        while ids.len() < 16 {
+            let left = 16 - ids.len();
+            let (first, n) = batch.run(st, left * BUF_SIZE, left).expect("a buffer");
+            ids.extend((0..n as u32).map(|i| BufId::new(first.raw() + i)));
+            parts += 1;
+        }
+        (ids, parts)
+    }
+
+    fn give_back(st: Stack<'_>, ids: &[BufId]) {
+        let mut freed = super::super::buf::Freed::sent(st, LARGE);
+        ids.iter().for_each(|id| freed.add(*id));
+    }
+
+    #[test]
+    fn scattered_buffers_become_neighbours_again_and_none_is_lost() {
+        with(|st| {
+            let mut all: Vec<BufId> = (0..256).filter_map(|_| st.alloc_buf()).collect();
+            assert_eq!(all.len(), 256);
+            // As far apart as can be.
+            all.sort_by_key(|id| (id.raw() * 7919) % 251);
+            give_back(st, &all);
+            assert_eq!(st.buf_usage().0, 0);
+            let (first, parts) = write(st);
+            assert!(parts > 10, "{parts}");
+            give_back(st, &first);
+            let mut in_flight = Vec::new();
+            let mut last = 0;
+            for _ in 0..2000 {
+                let (ids, parts) = write(st);
+                last = parts;
+                in_flight.push(ids);
+                if in_flight.len() > 8 {
+                    give_back(st, &in_flight.remove(0));
+                }
+            }
+            assert!(last <= 2, "{last} parts");
+            in_flight.iter().for_each(|ids| give_back(st, ids));
+            assert_eq!(st.buf_usage().0, 0);
+            assert_eq!(st.audit().bufs_tagged, 0);
+        });
+    }
+
+    #[test]
+    fn what_is_kept_is_free_after_a_death_and_is_not_given_twice() {
+        with(|st| {
+            let (ids, parts) = write(st);
+            assert_eq!(parts, 1, "fresh ones are neighbours");
+            give_back(st, &ids);
+            give_back(st, &ids);
+            assert_eq!(st.buf_usage().0, 0);
+            st.forget_kept();
+            st.state.buf_slots.rebuild(st.bufs);
+            let mut again: Vec<u32> = (0..16)
+                .filter_map(|_| st.alloc_buf())
+                .map(|id| id.raw())
+                .collect();
+            again.sort_unstable();
+            again.dedup();
+            assert_eq!(again.len(), 16);
+            assert!(ids.iter().all(|id| again.contains(&id.raw())));
+        });
     }
 }
