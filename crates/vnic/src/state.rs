@@ -22,7 +22,9 @@ shm_struct! {
         /// Packet kind: 1 + the slot that is being given back; 0: none is.
         pub rx_releasing: SharedCell<u32>,
         /// Packet kind: super-frames still to be sent scattered before one piece is asked for again.
-        pub scattered: SharedCell<u64>,
+        pub scattered: SharedCell<u32>,
+        /// Packet kind: super-frames in a row for which there was no memory in one piece.
+        pub piece_refused: SharedCell<u32>,
         /// What happened since the stack was made.
         pub count: NicCounters,
         /// Xdp kind: stack of free frame numbers.
@@ -55,7 +57,7 @@ shm_struct! {
         pub tx_bytes: SharedCell<u64>,
         /// Super-frames that the device cut.
         pub tx_super: SharedCell<u64>,
-        /// Times that the kernel had no memory for a super-frame in one piece.
+        /// Super-frames that the kernel did not take in one piece, and took otherwise.
         pub tx_scattered: SharedCell<u64>,
         /// Super-frames that the CPU cut.
         pub tx_cut: SharedCell<u64>,
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn it_is_small_and_can_be_reset() {
         assert!(size_of::<NicState>() <= 16 << 10);
-        assert_eq!(NicState::FIELDS.len(), 10);
+        assert_eq!(NicState::FIELDS.len(), 11);
         let map = HeapMap::new(size_of::<NicState>());
         let arena: Arena<'_, NicState> = Arena::new(map.region(), 0, 1).unwrap();
         let state = arena.at(Idx::new(0));

@@ -292,6 +292,6 @@ impl<'m> Stack<'m> {
     /// True when fewer than an eighth of the buffers are free: queues stop growing.
     pub(crate) fn buf_pressure(self) -> bool {
         let (used, all) = self.buf_usage();
-        used > all - all / 8
+        used + self.kept_bufs() > all - all / 8
     }
 }

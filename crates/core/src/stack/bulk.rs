@@ -2,8 +2,8 @@
 //! neighbours in memory soon lie apart. What a large write has used is kept beside it instead and taken in the order in which it
 //! came: neighbours stay neighbours, a write of 64 KiB is one copy, and the kernel gets one or two long parts.
 //!
-//! Everything here needs the stack lock. A kept buffer is tagged as free; after a death the free list is made anew from the
-//! tags, and nothing is kept (`recover/buffers.rs`).
+//! Everything here needs the stack lock. A kept buffer is tagged as free. After a death nothing is kept, and the free list is made
+//! anew from the tags (`recover/buffers.rs`). When buffers become scarce everybody gets them.
 
 use super::Stack;
 use super::buf::{BUF_SIZE, BufId};
@@ -50,6 +50,7 @@ impl<'m> Stack<'m> {
         let (mut at, mut kept) = (bulk.at.get() as usize + n, 0);
         for id in ids {
             // One that is free already is in the list.
+            crate::stretch::place();
             if self.state.buf_slots.set_aside(self.bufs, *id)
                 && let Some(cell) = bulk.ids.get(at % KEPT)
             {
@@ -74,6 +75,7 @@ impl<'m> Stack<'m> {
         // First: who dies here must not have them taken twice.
         bulk.at.set(((at + want) % KEPT) as u32);
         bulk.n.set((n - want) as u32);
+        crate::stretch::place();
         let mut taken = 0;
         for i in at..at + want {
             let id = bulk.ids.get(i % KEPT).map_or(0, SharedCell::get);
@@ -114,13 +116,37 @@ impl<'m> Stack<'m> {
         let all = all.get_mut(..n).unwrap_or_default();
         in_groups(all);
         for (i, id) in all.iter().enumerate() {
+            crate::stretch::place();
             if let Some(cell) = cell(i) {
                 cell.set(*id);
             }
         }
     }
 
-    /// Nothing is kept: the free list has what was.
+    /// How many are kept: free, but not for everybody.
+    #[inline]
+    pub(super) fn kept_bufs(self) -> u32 {
+        self.state.bulk.n.get().min(KEPT as u32)
+    }
+
+    /// Gives what is kept to everybody when buffers become scarce.
+    #[inline]
+    pub(super) fn share_kept(self) {
+        if self.kept_bufs() > 0 && self.buf_pressure() {
+            self.give_kept_back();
+        }
+    }
+
+    #[cold]
+    fn give_kept_back(self) {
+        let mut ids = [Idx::new(0); 16];
+        for _ in 0..=KEPT / 16 {
+            let n = self.take_kept(&mut ids);
+            self.free_bufs(ids.get(..n).unwrap_or_default());
+        }
+    }
+
+    /// Nothing is kept: the free list, which is made anew, has what was.
     pub(super) fn forget_kept(self) {
         self.state.bulk.n.set(0);
     }
@@ -221,6 +247,23 @@ mod tests {
             in_flight.iter().for_each(|ids| give_back(st, ids));
             assert_eq!(st.buf_usage().0, 0);
             assert_eq!(st.audit().bufs_tagged, 0);
+        });
+    }
+
+    #[test]
+    fn what_is_kept_is_for_all_when_buffers_are_scarce() {
+        with(|st| {
+            let (ids, _) = write(st);
+            give_back(st, &ids);
+            assert_eq!(st.kept_bufs(), 16);
+            let mut all = 0;
+            while st.alloc_buf().is_some() {
+                all += 1;
+            }
+            assert_eq!(all, 4096 - 16);
+            st.share_kept();
+            assert_eq!(st.kept_bufs(), 0);
+            assert_eq!((0..20).filter_map(|_| st.alloc_buf()).count(), 16);
         });
     }
 

@@ -162,6 +162,7 @@ impl Locked<'_, '_, '_> {
             st.state.rotor.set(((first + 1) % count) as u32);
         }
         self.run_timers(TIMER_BUDGET);
+        st.share_kept();
         if total > 0 {
             st.state.stats.polls.fetch_add(1, Relaxed);
             self.run_post();

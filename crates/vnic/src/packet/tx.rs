@@ -20,19 +20,23 @@ use crate::{HEAD_LEN, TxOffload, TxResult};
 const MAX_REFUSED: u32 = 8;
 /// Super-frames that the CPU then cuts before the device is tried again.
 const CUT_BY_CPU: u32 = 256;
-/// Shorter super-frames are not asked for in one piece, bytes: for them the kernel takes pages from the lists that this
-/// is to avoid.
-const LONG: usize = 33 << 10;
-/// Super-frames sent scattered after the kernel had no memory for one in one piece.
-const SCATTERED: u64 = 4096;
+/// Shorter super-frames are not asked for in one piece, bytes: up to 32 KiB the kernel takes pages from the lists that this is
+/// to avoid, and what is not much longer would be counted as 64 KiB against the receiver's buffer.
+const LONG: usize = 48 << 10;
+/// Super-frames sent scattered after the kernel had no memory for any in one piece.
+const SCATTERED: u32 = 4096;
+/// So many in a row must have found none.
+const PIECES_REFUSED: u32 = 3;
 /// Windows of one segment.
 const MAX_WINDOWS: usize = 32;
 
 /// Why a frame did not go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
-    /// No room in the device's queue or the socket's buffer.
+    /// No room in the socket's buffer.
     Busy,
+    /// No memory, or no room in the device's queue.
+    Refused,
     /// Trying again does not help.
     Lost,
 }
@@ -66,7 +70,7 @@ pub(super) fn send(
             add(&count.tx_bytes, (hdr.len() + bytes) as u64);
             TxResult::Sent
         }
-        Err(Failure::Busy) => {
+        Err(Failure::Busy | Failure::Refused) => {
             add(&count.tx_full, 1);
             TxResult::Full
         }
@@ -123,22 +127,30 @@ fn send_uncut(
     off: &TxOffload,
 ) -> Result<(), Failure> {
     let (state, len) = (way.state, hdr.len() + bytes);
-    let scattered = state.scattered.get();
-    if way.one_piece > 0 && len >= LONG && scattered == 0 {
-        let in_one = len.min(way.one_piece) as u16;
-        let result = post(way.fd, hdr, payload, off, Cut::Segments { in_one });
-        if result != Err(Failure::Busy) {
-            return result;
-        }
+    let scattered = || post(way.fd, hdr, payload, off, Cut::Segments { in_one: 0 });
+    if way.one_piece == 0 || len < LONG {
+        return scattered();
     }
-    let result = post(way.fd, hdr, payload, off, Cut::Segments { in_one: 0 });
-    if way.one_piece > 0 && len >= LONG && result.is_ok() {
-        if scattered == 0 {
-            add(&state.count.tx_scattered, 1);
+    if let Some(left) = state.scattered.get().checked_sub(1) {
+        state.scattered.set(left);
+        return scattered();
+    }
+    let in_one = len.min(way.one_piece) as u16;
+    let result = post(way.fd, hdr, payload, off, Cut::Segments { in_one });
+    if result != Err(Failure::Refused) {
+        state.piece_refused.set(0);
+        return result;
+    }
+    // Perhaps it was not the memory: a device's queue that is full says the same.
+    let result = scattered();
+    if result.is_ok() {
+        add(&state.count.tx_scattered, 1);
+        let refused = state.piece_refused.get().saturating_add(1);
+        state.piece_refused.set(refused);
+        if refused >= PIECES_REFUSED {
+            state.piece_refused.set(0);
+            state.scattered.set(SCATTERED);
         }
-        state
-            .scattered
-            .set(scattered.checked_sub(1).unwrap_or(SCATTERED));
     }
     result
 }
@@ -153,7 +165,7 @@ fn send_super(
     let by_cpu = state.tso_cpu.get();
     if by_cpu == 0 {
         let result = send_uncut(way, hdr, (payload, bytes), off);
-        if result != Err(Failure::Busy) {
+        if !matches!(result, Err(Failure::Busy | Failure::Refused)) {
             add(&state.count.tx_super, 1);
             state.tso_refused.set(0);
             return result;
@@ -224,7 +236,8 @@ fn deliver(fd: BorrowedFd<'_>, parts: &Parts<'_>) -> Result<(), Failure> {
     }
     match sent {
         Ok(_) => Ok(()),
-        Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => Err(Failure::Busy),
+        Err(Errno::AGAIN | Errno::INTR) => Err(Failure::Busy),
+        Err(Errno::NOBUFS | Errno::NOMEM) => Err(Failure::Refused),
         Err(_) => Err(Failure::Lost),
     }
 }

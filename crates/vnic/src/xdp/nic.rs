@@ -29,6 +29,8 @@ use crate::{Caps, Csum, HEAD_LEN, RxMeta, TxOffload, TxResult, Vnic, VnicKind, X
 
 /// Received frames between two refills of the fill ring: a power of two.
 const REFILL_EVERY: u32 = 64;
+/// Sent frames that are taken back together.
+const REAP_EVERY: u32 = 32;
 /// Doorbells of one `flush`. In copy mode one call sends a bounded number of frames (32).
 const MAX_KICKS: u32 = 64;
 /// Doorbells in a row after which nothing moved.
@@ -134,12 +136,17 @@ impl<'m> XdpNic<'m> {
         self.umem.bytes(current.chunk.at, current.chunk.len)
     }
 
+    /// Frames that the kernel could have more to receive into.
+    fn wanted(&self) -> u32 {
+        let with_kernel = self.fill.producer().wrapping_sub(self.rx.consumer());
+        self.geometry.rx_ring.saturating_sub(with_kernel)
+    }
+
     /// Gives the kernel frames to receive into, leaving enough for sending.
     fn refill(&self) {
         let pool = self.pool();
         pool.start();
-        let with_kernel = self.fill.producer().wrapping_sub(self.rx.consumer());
-        let wanted = self.geometry.rx_ring.saturating_sub(with_kernel);
+        let wanted = self.wanted();
         let n = wanted.min(self.fill.room());
         let first = self.fill.producer();
         let mut at = first;
@@ -291,7 +298,11 @@ impl Vnic for XdpNic<'_> {
     fn rx_next(&mut self, head: &mut [u8; HEAD_LEN]) -> Option<RxMeta> {
         while self.current().is_none() {
             if self.rx.pending() == 0 {
-                self.refill();
+                // Not for a few: whoever waits here looks again at once, and the ring's other end lies with the processor
+                // that brings the next frame.
+                if self.wanted() >= REFILL_EVERY.min(self.geometry.rx_ring / 8) {
+                    self.refill();
+                }
                 return None;
             }
             let at = self.rx.consumer();
@@ -374,7 +385,11 @@ impl Vnic for XdpNic<'_> {
     }
 
     fn flush_later(&mut self) -> bool {
-        self.reap();
+        // The others wait until there are many, or no frame is left (`has_room`).
+        let many = self.tx.pending() > self.geometry.tx_ring / 2;
+        if many || self.completion.pending() >= REAP_EVERY {
+            self.reap();
+        }
         let ring = self.tx.pending() != 0 && self.tx.needs_wakeup();
         add(&self.state.count.kicks, u64::from(ring));
         ring

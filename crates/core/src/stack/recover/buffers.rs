@@ -86,7 +86,6 @@ impl Locked<'_, '_, '_> {
             let reached = h.tag.load(Relaxed) == REACHED;
             h.tag.store(u32::from(reached), Relaxed);
         }
-        st.forget_kept();
         st.state.buf_slots.rebuild(st.bufs);
         st.state
             .bufs_used

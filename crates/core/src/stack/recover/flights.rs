@@ -5,7 +5,7 @@ use crate::sock::flag;
 use crate::sock::{Kind, SockId};
 use crate::stack::locked::Locked;
 use crate::tcp::flight::{self, Run, mark};
-use crate::tcp::tcb::tflag;
+use crate::tcp::tcb::{rtx, tflag};
 use crate::tcp::{loss, timers};
 use flyover_wire::Seq;
 
@@ -20,7 +20,10 @@ impl Locked<'_, '_, '_> {
             if !st.flight(r.id).is_sound() {
                 self.note_flight_anew(r.id);
             }
-            if s.net.tcb.packets_out.get() > 0 && s.net.tcb.t_rtx.get() == 0 {
+            let t = &s.net.tcb;
+            // The retry of what did not fit would stand where the timeout of what did belongs.
+            let retry = t.rtx_kind.get() == rtx::RETRY && t.tflags.get() & tflag::BLOCKED == 0;
+            if t.packets_out.get() > 0 && (t.t_rtx.get() == 0 || retry) {
                 timers::rearm_rto(self, r.id);
             }
         }

@@ -54,6 +54,8 @@ impl Locked<'_, '_, '_> {
         self.mend_pairs();
         self.rebuild_ready();
         let _: bool = self.producer_gone(u32::from(dead) + 1);
+        // Before any of them could be taken: who died while he put them in order may have left some twice.
+        st.forget_kept();
         let whole = self.mend_buffers(dead);
         if let Some(i) = suspect.checked_sub(1) {
             self.give_up(Idx::new(i & (st.limits().socks - 1)));

@@ -129,7 +129,8 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
     let pushed = piece.push && t.tflags.get() & tflag::NO_PUSH == 0;
     // What ends a record is shorter than was asked for.
     let cut = got < piece.len;
-    if got > 0 && (pushed || cut || piece.burst_end || got > segment_room(t)) {
+    let again = piece.again && got > segment_room(t);
+    if got > 0 && (pushed || cut || piece.burst_end || again) {
         flags = flags.with(TcpFlags::PSH);
     }
     let mut urgent = 0;
@@ -145,6 +146,7 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         flags = ecn::echo(t, flags);
     }
     let options = options(l, t, true);
+    let room = segment_room(t);
     let spec = TcpSpec {
         smac: way.smac,
         dmac: way.dmac,
@@ -158,11 +160,10 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         urgent,
         ttl: s.ttl_to(s.remote().ip),
         tos,
-        ip_id: next_ip_id(st),
+        ip_id: next_ip_id(st, got.div_ceil(room)),
         options: &options,
         payload_len: got,
     };
-    let room = segment_room(t);
     let gso = if got > room { room as u16 } else { 0 };
     let pay = windows.get(..n).unwrap_or(&[]);
     match push(l, s, &way, &spec, pay, gso) {
@@ -211,9 +212,12 @@ fn ready_way(l: &mut Locked<'_, '_, '_>, id: SockId) -> Result<Way, Out> {
     }
 }
 
-pub(super) fn next_ip_id(st: Stack<'_>) -> u16 {
+/// The IP identification of a frame of so many segments, which count on from it.
+pub(super) fn next_ip_id(st: Stack<'_>, segments: u32) -> u16 {
     let id = st.state.ip_id.get().wrapping_add(1);
-    st.state.ip_id.set(id);
+    st.state
+        .ip_id
+        .set(id.wrapping_add(segments.saturating_sub(1)));
     id as u16
 }
 
@@ -340,7 +344,7 @@ fn bare(
         urgent: 0,
         ttl: s.ttl_to(s.remote().ip),
         tos: s.tos_to(s.remote().ip),
-        ip_id: next_ip_id(st),
+        ip_id: next_ip_id(st, 1),
         options,
         payload_len: 0,
     };

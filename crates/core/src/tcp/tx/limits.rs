@@ -80,7 +80,8 @@ pub(crate) fn next_piece(st: Stack<'_>, id: SockId, env: &mut Env<'_>) -> Option
         len,
         fin: last && fin_due,
         push: last,
-        burst_end: false,
+        // What the V-NIC did not cut short is as long as Linux would make it.
+        burst_end: len > mss && len < most,
         again: false,
     })
 }
@@ -132,6 +133,9 @@ fn holds_back(s: NetSock<'_>, f: u32) -> bool {
     !s.has(flag::NODELAY) && una != nxt && small.after(una) && small.before_eq(nxt)
 }
 
+/// Most segments of a super-frame: a V-NIC that cuts it itself needs a place in its ring for each.
+const SEGMENTS: u32 = 128;
+
 /// Payload bytes that one frame may carry: a super-frame, or one segment.
 pub(super) fn largest(s: NetSock<'_>, env: &mut Env<'_>, mss: u32) -> u32 {
     let nic = s.nic.get().wrapping_sub(1) as usize;
@@ -142,6 +146,7 @@ pub(super) fn largest(s: NetSock<'_>, env: &mut Env<'_>, mss: u32) -> u32 {
         return mss;
     }
     let room = room
+        .min(mss.saturating_mul(SEGMENTS))
         .min(millisecond(s, room))
         .max(mss.saturating_mul(2).min(room));
     room - room % mss
@@ -155,25 +160,29 @@ pub(super) fn burst(s: NetSock<'_>) -> u32 {
     (millisecond(s, 0xffff) / mss).max(2).min(half / mss)
 }
 
-/// Counts a piece of one segment; `left`: segments left of the burst that it belongs to.
+/// Counts a piece; `left`: one more than the segments left of the burst that it belongs to, 0 or 1 when one begins. Returns the
+/// same for the next piece.
 pub(super) fn count_burst(s: NetSock<'_>, left: u32, piece: &mut Piece) -> u32 {
     let t = &s.net.tcb;
     let mss = segment_room(t);
     // Each segment has an urgent pointer of its own.
-    if piece.len > mss || oob::is_sending(t) {
+    if oob::is_sending(t) {
         return 0;
     }
+    let n = piece.len.div_ceil(mss);
     if left > 1 {
-        piece.burst_end = left == 2;
-        return left - 1;
+        piece.burst_end |= left - 1 <= n;
+        return (left - 1).saturating_sub(n) + 1;
     }
     let flight = Seq(t.snd_nxt.get()).since(Seq(t.snd_una.get()));
     let unsent = s.net.sq_len.load(Relaxed).saturating_sub(flight);
     let wnd = t.snd_wnd.get().saturating_sub(flight) / mss;
-    burst(s)
+    let all = burst(s)
         .min(unsent.div_ceil(mss))
         .min(wnd)
-        .min(loss::room(t))
+        .min(loss::room(t));
+    piece.burst_end |= n > 1 && all <= n;
+    all.saturating_sub(n) + 1
 }
 
 /// What the connection sends in about a millisecond, at twice its present rate, as Linux's `tcp_tso_autosize`: a larger

@@ -61,6 +61,7 @@ pub(crate) fn output(l: &mut Locked<'_, '_, '_>, id: SockId) {
             // More is allowed than one burst: go on at once after the next poll.
             timers::retry(l, id, MS);
         }
+        crate::stretch::place();
         sent_new(l, id, first, timeout);
         timers::after_output(l, id);
     }
@@ -114,7 +115,8 @@ fn sent_new(l: &mut Locked<'_, '_, '_>, id: SockId, first: u32, timeout: bool) {
     let t = &s.net.tcb;
     let sent = t.snd_nxt.get() != first;
     let probe = sent && timers::schedule_probe(l, id, false);
-    if timeout && !probe {
+    // A neighbour that is being resolved is asked for again sooner.
+    if timeout && !probe && t.tflags.get() & tflag::BLOCKED == 0 {
         timers::rearm_rto(l, id);
     }
     if sent || t.packets_out.get() > 0 && loss::room(t) == 0 {

@@ -87,7 +87,7 @@ fn back<'o>(l: &Locked<'_, '_, '_>, p: &RxPkt<'_>, way: &Way, options: &'o TcpOp
         urgent: 0,
         ttl: 64,
         tos: 0,
-        ip_id: next_ip_id(l.st),
+        ip_id: next_ip_id(l.st, 1),
         options,
         payload_len: 0,
     }
