@@ -50,14 +50,20 @@ pub(crate) fn widen(st: Stack<'_>, s: NetSock<'_>, want: u32) {
 
 /// Most that may ever be offered: what `TCP_WINDOW_CLAMP` says, else a buffer that the program has chosen.
 fn clamp(st: Stack<'_>, s: NetSock<'_>) -> u32 {
-    let asked = match s.wclamp.get() {
-        0 => u32::MAX,
-        n => n,
-    };
+    let asked = asked(s);
     if s.has(flag::RCVBUF_SET) {
         asked.min(full_space(st, s))
     } else {
         asked
+    }
+}
+
+/// `TCP_WINDOW_CLAMP`.
+#[inline]
+fn asked(s: NetSock<'_>) -> u32 {
+    match s.wclamp.get() {
+        0 => u32::MAX,
+        n => n,
     }
 }
 
@@ -147,7 +153,7 @@ pub(crate) fn to_offer(st: Stack<'_>, s: NetSock<'_>) -> u32 {
     let unit = 1u32 << t.rcv_scale.get().min(LARGEST_SCALE);
     let up = |n: u32| n.saturating_add(unit - 1) & !(unit - 1);
     let whole = full_space(st, s);
-    let full = whole.min(clamp(st, s));
+    let full = whole.min(asked(s));
     let mss = t.rcv_mss.get().min(full);
     let mut free = whole.saturating_sub(s.rq_available());
     if st.buf_pressure() {
