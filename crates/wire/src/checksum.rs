@@ -49,7 +49,7 @@ pub const fn fold(acc: u32) -> u16 {
     twice as u16
 }
 
-pub(crate) const fn fold64(acc: u64) -> u16 {
+const fn fold64(acc: u64) -> u16 {
     let once = (acc & 0xffff_ffff).wrapping_add(acc >> 32);
     let twice = (once & 0xffff_ffff).wrapping_add(once >> 32);
     fold(twice as u32)

@@ -12,7 +12,7 @@ use flyover_shm::{Idx, SharedCell, shm_struct};
 
 /// Most that are kept: twice what a connection to a near peer has in flight.
 const KEPT: usize = 512;
-/// So many takes at least lie between two sorts, which cost as much as one of them. A prime: with a number that the ring goes round
+/// So many takes at least lie between two sorts. A prime: with a number that the ring goes round
 /// in, the same half of the buffers would be in flight each time.
 const TAKES: u32 = 37;
 /// More gaps than these within a take are too many.
@@ -163,7 +163,7 @@ impl<'m> Stack<'m> {
 fn in_groups(ids: &mut [u32]) {
     const GROUP: usize = 16;
     ids.sort_unstable();
-    // The number of a buffer has 24 bits at most (`entry.rs` has as many for sockets; buffers are fewer).
+    // There are at most 2^20 buffers (`FLYOVER_BUFFERS`).
     let group = |id: &u32| id / GROUP as u32;
     let mut at = 0;
     while let Some(first) = ids.get(at).map(group) {

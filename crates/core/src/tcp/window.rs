@@ -50,20 +50,14 @@ pub(crate) fn widen(st: Stack<'_>, s: NetSock<'_>, want: u32) {
 
 /// Most that may ever be offered: what `TCP_WINDOW_CLAMP` says, else a buffer that the program has chosen.
 fn clamp(st: Stack<'_>, s: NetSock<'_>) -> u32 {
-    let asked = asked(s);
+    let asked = match s.wclamp.get() {
+        0 => u32::MAX,
+        n => n,
+    };
     if s.has(flag::RCVBUF_SET) {
         asked.min(full_space(st, s))
     } else {
         asked
-    }
-}
-
-/// `TCP_WINDOW_CLAMP`.
-#[inline]
-fn asked(s: NetSock<'_>) -> u32 {
-    match s.wclamp.get() {
-        0 => u32::MAX,
-        n => n,
     }
 }
 
@@ -153,7 +147,7 @@ pub(crate) fn to_offer(st: Stack<'_>, s: NetSock<'_>) -> u32 {
     let unit = 1u32 << t.rcv_scale.get().min(LARGEST_SCALE);
     let up = |n: u32| n.saturating_add(unit - 1) & !(unit - 1);
     let whole = full_space(st, s);
-    let full = whole.min(asked(s));
+    let full = whole.min(clamp(st, s));
     let mss = t.rcv_mss.get().min(full);
     let mut free = whole.saturating_sub(s.rq_available());
     if st.buf_pressure() {
@@ -175,9 +169,15 @@ pub(crate) fn to_offer(st: Stack<'_>, s: NetSock<'_>) -> u32 {
     wnd.max(up(offered)).min(UNSCALED * unit)
 }
 
-/// True when the window cannot open to twice of what is offered: what [`to_offer`] takes long to find out.
-pub(crate) fn is_near(st: Stack<'_>, s: NetSock<'_>, offered: u32) -> bool {
-    offered > full_space(st, s) / 2
+/// True when at least twice the window that the peer knows of can be offered: then he is told. What [`to_offer`] takes long to
+/// find out is seldom asked: more than the whole buffer is never offered.
+pub(crate) fn has_doubled(st: Stack<'_>, s: NetSock<'_>) -> bool {
+    let offered = left(&s.net.tcb);
+    if offered > full_space(st, s) / 2 {
+        return false;
+    }
+    let now = to_offer(st, s);
+    now >= offered.saturating_mul(2) && now > offered
 }
 
 /// Without scaling the window stays a multiple of the peer's segments, and where it is for as long as it can.

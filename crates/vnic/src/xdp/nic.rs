@@ -35,8 +35,8 @@ const REAP_EVERY: u32 = 32;
 const MAX_KICKS: u32 = 64;
 /// Doorbells in a row after which nothing moved.
 const MAX_STUCK: u32 = 2;
-/// Longest super-frame that is taken, bytes: some sixteen segments. To cut one here costs a tenth of what the stack has to do for
-/// each segment; a longer one would find the ring full more often, and all of it has to wait then.
+/// Longest super-frame that is taken, bytes: some sixteen segments. To cut one here costs far less than a pass
+/// of the stack for each segment; a longer one would find the ring full more often, and all of it has to wait then.
 const CUT_MAX: u32 = 24 << 10;
 /// Windows of one packet.
 const MAX_WINDOWS: usize = 8;

@@ -421,11 +421,7 @@ pub(super) fn ack_policy(l: &mut Locked<'_, '_, '_>, id: SockId, n: u32, unit: u
             t.quick.set(QUICK);
         }
         let since = l.env.now.ms32().wrapping_sub(t.data_at.get());
-        // No timeout is shorter than the least one.
-        if t.data_at.get() != 0
-            && since >= l.st.opts.rto_min_ms
-            && u64::from(since) > rtt::rto(t, &l.st.opts) / MS
-        {
+        if t.data_at.get() != 0 && u64::from(since) > rtt::rto(t, &l.st.opts) / MS {
             t.quick.set(t.quick.get().max(QUICK));
         }
         t.data_at.set(l.env.now.ms32().max(1));

@@ -129,7 +129,8 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
     let pushed = piece.push && t.tflags.get() & tflag::NO_PUSH == 0;
     // What ends a record is shorter than was asked for.
     let cut = got < piece.len;
-    let again = piece.again && got > segment_room(t);
+    let room = segment_room(t);
+    let again = piece.again && got > room;
     if got > 0 && (pushed || cut || piece.burst_end || again) {
         flags = flags.with(TcpFlags::PSH);
     }
@@ -146,7 +147,6 @@ pub(crate) fn send_piece(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece) 
         flags = ecn::echo(t, flags);
     }
     let options = options(l, t, true);
-    let room = segment_room(t);
     let spec = TcpSpec {
         smac: way.smac,
         dmac: way.dmac,

@@ -14,7 +14,6 @@ use crate::tcp::window;
 use crate::time::{Instant, US};
 use core::sync::atomic::Ordering::Relaxed;
 use flyover_shm::ShmBytes;
-use flyover_wire::Seq;
 
 /// What the flags of `recv` ask for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -196,13 +195,7 @@ fn wants_update(st: Stack<'_>, id: SockId) -> bool {
     if s.rq_available() == 0 {
         return true;
     }
-    let t = &s.net.tcb;
-    let offered = Seq(t.rcv_adv.get())
-        .diff(Seq(t.rcv_nxt.get()))
-        .max(0)
-        .cast_unsigned();
-    let now = window::to_offer(st, s);
-    now >= offered.saturating_mul(2) && now > offered
+    window::has_doubled(st, s)
 }
 
 /// The second half of a read, under the stack lock.
@@ -220,16 +213,8 @@ pub(crate) fn after_read(l: &mut Locked<'_, '_, '_>, id: SockId) {
     if !s.tcp_state().can_receive() {
         return;
     }
-    let t = &s.net.tcb;
-    let offered = Seq(t.rcv_adv.get())
-        .diff(Seq(t.rcv_nxt.get()))
-        .max(0)
-        .cast_unsigned();
-    if window::is_near(st, s, offered) {
-        return;
-    }
-    let now = window::to_offer(st, s);
-    if now >= offered.saturating_mul(2) && now > offered {
+    if window::has_doubled(st, s) {
+        let t = &s.net.tcb;
         t.tflags.set(t.tflags.get() | tflag::ACK_NOW);
         l.post(id);
     }
