@@ -115,7 +115,8 @@ pub trait Vnic {
         false
     }
 
-    /// Whether `rx_next` would return a frame: one load, no system call.
+    /// Whether `rx_next` would return a frame: one load, no system call. If so, the frame's first lines are on their way
+    /// from the processor that wrote them when this returns: what the caller does until he reads them costs no time.
     fn rx_pending(&self) -> bool;
 
     /// Whether so many frames wait that they had better be taken out before there is no room for more.

@@ -18,7 +18,10 @@ shm_struct! {
         /// Xdp kind: 1 once all frames have been put on the free stack.
         pub started: SharedCell<u32>,
         /// Xdp kind: entries of `free` in use.
-        pub free_len: SharedCell<u32>,
+        pub free_len: SharedCell<u16>,
+        /// Xdp kind: the same at the end of `free`: frames that were sent. To send, these are taken first: nobody but this
+        /// processor has written them, while the lines of a received frame are the sender's as well.
+        pub sent_len: SharedCell<u16>,
         /// Packet kind: 1 + the slot that is being given back; 0: none is.
         pub rx_releasing: SharedCell<u32>,
         /// Packet kind: super-frames still to be sent scattered before one piece is asked for again.
@@ -27,7 +30,7 @@ shm_struct! {
         pub piece_refused: SharedCell<u32>,
         /// What happened since the stack was made.
         pub count: NicCounters,
-        /// Xdp kind: stack of free frame numbers.
+        /// Xdp kind: free frame numbers: two stacks that grow towards each other from the ends of the UMEM's part.
         pub free: [SharedCell<u16>; MAX_FRAMES],
         /// Xdp kind: where each frame is (`xdp::Place`). Invariant: a frame is on `free` iff it says Free.
         pub place: [SharedCell<u8>; MAX_FRAMES],
@@ -95,7 +98,7 @@ mod tests {
     #[test]
     fn it_is_small_and_can_be_reset() {
         assert!(size_of::<NicState>() <= 16 << 10);
-        assert_eq!(NicState::FIELDS.len(), 11);
+        assert_eq!(NicState::FIELDS.len(), 12);
         let map = HeapMap::new(size_of::<NicState>());
         let arena: Arena<'_, NicState> = Arena::new(map.region(), 0, 1).unwrap();
         let state = arena.at(Idx::new(0));

@@ -322,7 +322,12 @@ impl Vnic for PacketNic<'_> {
     fn flush(&mut self) {}
 
     fn rx_pending(&self) -> bool {
-        self.ring.is_filled(self.at())
+        let at = self.at();
+        let filled = self.ring.is_filled(at);
+        if filled {
+            self.ring.prefetch(at);
+        }
+        filled
     }
 
     fn rx_deep(&self) -> bool {

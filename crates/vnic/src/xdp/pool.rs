@@ -45,13 +45,29 @@ impl Pool<'_> {
             return;
         }
         self.state.free_len.set(0);
+        self.state.sent_len.set(0);
         (0..self.count).for_each(|frame| self.push(frame));
         self.state.started.set(1);
     }
 
     /// Free frames.
     pub(super) fn free(self) -> u32 {
-        self.state.free_len.get().min(self.count)
+        self.received() + self.sent()
+    }
+
+    /// Free frames that were received, or not used yet.
+    fn received(self) -> u32 {
+        u32::from(self.state.free_len.get()).min(self.count)
+    }
+
+    /// Free frames that were sent.
+    fn sent(self) -> u32 {
+        u32::from(self.state.sent_len.get()).min(self.count - self.received())
+    }
+
+    /// Where the frame with so many sent ones below it lies in `free`.
+    fn sent_at(self, below: u32) -> usize {
+        (self.count - 1).saturating_sub(below) as usize
     }
 
     pub(super) fn place(self, frame: u32) -> Place {
@@ -67,12 +83,19 @@ impl Pool<'_> {
         }
     }
 
-    /// Takes a free frame and marks where it goes.
+    /// Takes a free frame and marks where it goes: one that was used for the same before, if there is one.
     pub(super) fn pop(self, place: Place) -> Option<u32> {
         loop {
-            let top = self.free().checked_sub(1)?;
-            self.state.free_len.set(top);
-            let frame = u32::from(self.state.free.get(top as usize)?.get()) & (self.count - 1);
+            let (received, sent) = (self.received(), self.sent());
+            let at = if sent > 0 && (place == Place::Send || received == 0) {
+                self.state.sent_len.set((sent - 1) as u16);
+                self.sent_at(sent - 1)
+            } else {
+                let top = received.checked_sub(1)?;
+                self.state.free_len.set(top as u16);
+                top as usize
+            };
+            let frame = u32::from(self.state.free.get(at)?.get()) & (self.count - 1);
             if self.place(frame) == Place::Free {
                 self.set_place(frame, place);
                 return Some(frame);
@@ -81,17 +104,23 @@ impl Pool<'_> {
         }
     }
 
-    /// Makes a frame free.
+    /// Makes a frame free, on the stack of what it was used for.
     pub(super) fn push(self, frame: u32) {
-        let top = self.free();
-        if self.place(frame) == Place::Free || top >= self.count {
+        let (received, sent) = (self.received(), self.sent());
+        let was = self.place(frame);
+        if was == Place::Free || received + sent >= self.count {
             add(&self.state.count.bad_frames, 1);
             return;
         }
-        if let Some(cell) = self.state.free.get(top as usize) {
+        let (at, len, now) = if was == Place::Send {
+            (self.sent_at(sent), &self.state.sent_len, sent + 1)
+        } else {
+            (received as usize, &self.state.free_len, received + 1)
+        };
+        if let Some(cell) = self.state.free.get(at) {
             cell.set(frame as u16);
             self.set_place(frame, Place::Free);
-            self.state.free_len.set(top + 1);
+            len.set(now as u16);
         }
     }
 
@@ -104,7 +133,8 @@ impl Pool<'_> {
                 top += 1;
             }
         }
-        self.state.free_len.set(top);
+        self.state.free_len.set(top as u16);
+        self.state.sent_len.set(0);
     }
 }
 
@@ -139,11 +169,33 @@ mod tests {
     }
 
     #[test]
+    fn a_frame_serves_again_for_what_it_was_used_for() {
+        with_pool(4, |pool| {
+            pool.start();
+            let sent = pool.pop(Place::Send).unwrap();
+            let received = pool.pop(Place::Receive).unwrap();
+            pool.push(sent);
+            pool.push(received);
+            assert_eq!(pool.free(), 4);
+            assert_eq!(pool.pop(Place::Send), Some(sent));
+            assert_eq!(pool.pop(Place::Receive), Some(received));
+            pool.push(sent);
+            // Where there are no more of its own kind, the other kind's serve.
+            let rest: Vec<u32> = core::iter::from_fn(|| pool.pop(Place::Receive)).collect();
+            assert_eq!((rest.len(), rest.last()), (3, Some(&sent)));
+            rest.iter().for_each(|frame| pool.push(*frame));
+            let all: Vec<u32> = core::iter::from_fn(|| pool.pop(Place::Send)).collect();
+            assert_eq!(all.len(), 3);
+        });
+    }
+
+    #[test]
     fn a_scribbled_stack_never_gives_a_frame_twice() {
         with_pool(8, |pool| {
             pool.start();
             pool.state.free.iter().for_each(|cell| cell.set(0xfff5));
-            pool.state.free_len.set(u32::MAX);
+            pool.state.free_len.set(u16::MAX);
+            pool.state.sent_len.set(u16::MAX);
             let all: Vec<u32> = core::iter::from_fn(|| pool.pop(Place::Send)).collect();
             assert_eq!(all, [5]);
         });

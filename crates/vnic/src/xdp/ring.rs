@@ -123,6 +123,13 @@ impl Ring {
         self.offsets.entries + (index & (self.size - 1)) as usize * self.entry_len
     }
 
+    /// Fetches an entry ahead.
+    pub(super) fn prefetch(&self, index: u32) {
+        self.window
+            .bytes(self.entry(index), self.entry_len)
+            .prefetch();
+    }
+
     /// The address in an entry of any ring.
     pub(super) fn addr(&self, index: u32) -> u64 {
         self.window

@@ -282,7 +282,7 @@ fn random_rings_do_no_harm() {
                 kernel.completion.set_addr(i, next() >> (next() % 64));
             }
             let state = bench.nic.state;
-            state.free_len.set(next() as u32);
+            state.free_len.set(next() as u16);
             state.place[(next() % 32) as usize].set(next() as u8);
             state.free[(next() % 32) as usize].set(next() as u16);
             if bench.nic.rx_next(&mut head).is_some() {
