@@ -13,7 +13,7 @@ use flyover_cplane::{
     Scope,
 };
 use flyover_shm::{HeapMap, ShmBytes};
-use flyover_vnic::{Caps, HEAD_LEN, MemConfig, MemNic, RxMeta, TxOffload, TxResult, Vnic};
+use flyover_vnic::{Caps, HEAD_LEN, MemConfig, MemCut, MemNic, RxMeta, TxOffload, TxResult, Vnic};
 use flyover_wire::{Endpoint, Ip, Mac};
 
 struct Nics(MemNic);
@@ -146,8 +146,13 @@ impl Memory {
     }
 
     fn hosts(&self, now: u64) -> (Host<'_>, Host<'_>) {
+        self.hosts_with(now, MemCut::Whole)
+    }
+
+    fn hosts_with(&self, now: u64, cut: MemCut) -> (Host<'_>, Host<'_>) {
         let nic = |n| MemConfig {
             mac: mac(n),
+            cut,
             ..MemConfig::default()
         };
         let (na, nb) = MemNic::pair(nic(1), nic(2));
@@ -339,6 +344,28 @@ fn connected(a: &mut Host<'_>, b: &mut Host<'_>, now: &mut u64) -> (SockId, Sock
     let c = connect(a, *now, 4000, server);
     exchange(a, b, now);
     (c, b.with(*now, |l| l.tcp_accept(lis)).expect("accepted").id)
+}
+
+#[test]
+fn the_middle_of_what_was_pushed_is_known_where_nothing_merges_segments() {
+    for (cut, known) in [(MemCut::Mtu, true), (MemCut::Whole, false)] {
+        let m = Memory::new();
+        let mut now = 1_000_000_000u64;
+        let (mut a, mut b) = m.hosts_with(now, cut);
+        let (c, s) = connected(&mut a, &mut b, &mut now);
+        let _ = a
+            .with(now, |l| l.tcp_send(c, &[&[7; 4000]], SendFlags::default()))
+            .expect("sent");
+        let mut seen = Vec::new();
+        while b.st.sock(s).rq_available() < 4000 {
+            assert_eq!(b.with(now, |l| l.poll(1)), 1, "{seen:?}");
+            seen.push(b.st.more_comes(s));
+        }
+        match known {
+            true => assert_eq!(seen, [true, true, false]),
+            false => assert_eq!(seen, [false]),
+        }
+    }
 }
 
 /// A V-NIC that reads from a connection, as another thread does at any time, when a reset is sent.

@@ -5,10 +5,11 @@ mod hosts;
 
 use std::sync::atomic::Ordering;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use flyover_sockets::os::Os;
 use flyover_sockets::process::Answer;
-use hosts::{Host, pair};
+use hosts::{Host, pair, segments_pair};
 
 /// A connection: (client's descriptor on `a`, server's on `b`).
 fn connect(a: &Host, b: &Host, port: u16) -> (i32, i32) {
@@ -75,14 +76,24 @@ fn direct(h: &Host) -> u64 {
 }
 
 fn transfer(port: u16, writes: &[usize], reads: &[&[usize]], flags: i32) -> u64 {
+    direct(&transfer_between(pair(), port, writes, reads, flags))
+}
+
+/// The same between these hosts; the receiver.
+fn transfer_between(
+    (a, b): (Host, Host),
+    port: u16,
+    writes: &[usize],
+    reads: &[&[usize]],
+    flags: i32,
+) -> Host {
     const TOTAL: usize = 3_000_001;
-    let (a, b) = pair();
     let (c, s) = connect(&a, &b, port);
     thread::scope(|t| {
         t.spawn(|| send_all(&a, c, TOTAL, writes));
         read_all(&b, s, TOTAL, reads, flags);
     });
-    direct(&b)
+    b
 }
 
 #[test]
@@ -99,6 +110,48 @@ fn a_super_frame_that_does_not_fit_is_continued_in_the_queue() {
 fn vectors_are_filled_in_order() {
     let calls: &[&[usize]] = &[&[1, 30_000, 7], &[16_384, 16_384, 3, 100_000]];
     assert!(transfer(82, &[65_536, 100], calls, 0) > 0);
+}
+
+#[test]
+fn segments_that_nobody_merges_come_together_in_large_reads() {
+    let gathered = |b: &Host| b.stack().stats().tcp_gathered.load(Ordering::Relaxed);
+    // Single full segments in the middle of something, each read before the next one comes.
+    const SEGMENT: usize = 1448;
+    const SEGMENTS: usize = 500;
+    let (a, b) = segments_pair();
+    let (c, s) = connect(&a, &b, 90);
+    thread::scope(|t| {
+        t.spawn(|| {
+            for i in 0..SEGMENTS {
+                let part: Vec<u8> = (i * SEGMENT..(i + 1) * SEGMENT).map(byte).collect();
+                let sent = a.lib.send(c, &[&part], libc::MSG_MORE);
+                assert_eq!(sent, Answer::Value(SEGMENT));
+                let start = Instant::now();
+                while start.elapsed() < Duration::from_micros(50) {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        read_all(
+            &b,
+            s,
+            SEGMENTS * SEGMENT,
+            &[&[65_536], &[20_000, 100_000]],
+            0,
+        );
+    });
+    assert!(gathered(&b) > 0);
+    let polling = libc::MSG_DONTWAIT;
+    let b = transfer_between(segments_pair(), 97, &[1_000_000], &[&[65_536]], polling);
+    assert_eq!(gathered(&b), 0, "calls that do not wait");
+    let (a, b) = segments_pair();
+    let (c, s) = connect(&a, &b, 98);
+    for _ in 0..100 {
+        let answer: Vec<u8> = (0..20_000).map(byte).collect();
+        assert_eq!(a.lib.send(c, &[&answer], 0), Answer::Value(20_000));
+        read_all(&b, s, 20_000, &[&[65_536]], 0);
+    }
+    assert_eq!(gathered(&b), 0, "short answers");
 }
 
 /// Messages that are alone in their segments, for a reader that polls.

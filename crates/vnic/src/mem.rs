@@ -225,7 +225,7 @@ impl Vnic for MemNic {
             mac,
             ifindex,
             tx_csum: true,
-            rx_gro: true,
+            rx_gro: self.config.cut == MemCut::Whole,
             tso_max,
         }
     }

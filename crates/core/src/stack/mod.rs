@@ -202,6 +202,11 @@ impl<'m> Stack<'m> {
         let _: u64 = self.state.stats.tx_outbox_lost.fetch_add(1, Relaxed);
     }
 
+    /// A reader let segments come together.
+    pub fn count_gathered(self) {
+        let _: u64 = self.state.stats.tcp_gathered.fetch_add(1, Relaxed);
+    }
+
     /// Counts polls.
     pub fn poll_seq(self) -> u64 {
         self.state.poll_seq.load(Acquire)

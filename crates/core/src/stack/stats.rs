@@ -55,6 +55,8 @@ counters! {
     tcp_in,
     /// TCP super-frames placed in the memory of a reader who waited for them.
     tcp_direct,
+    /// Reads that let segments come together, because their V-NIC does not merge them.
+    tcp_gathered,
     /// TCP segments sent (super-frames count once).
     tcp_out,
     /// TCP segments dropped: listener's backlog full.

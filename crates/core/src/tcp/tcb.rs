@@ -262,6 +262,8 @@ pub mod tflag {
     pub const URG_OUT: u32 = 1 << 7;
     /// Records have ends in the send queue, or had (`MSG_EOR`).
     pub const RECORDS: u32 = 1 << 8;
+    /// What came last was a full segment that does not end anything: more is under way. Not of a V-NIC that merges.
+    pub const MORE_COMES: u32 = 1 << 9;
     /// The neighbour was unresolved at the last transmission.
     pub const BLOCKED: u32 = 1 << 10;
     /// Our SYN has left.

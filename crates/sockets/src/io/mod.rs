@@ -3,6 +3,7 @@
 mod away;
 pub mod cmsg;
 pub mod fcntl;
+mod gather;
 pub mod getsockopt;
 pub mod ioctl;
 pub mod many;

@@ -189,13 +189,19 @@ impl Sockets {
                         return Ok(done);
                     }
                     if !all {
-                        let bulk = direct && r.n >= BULK && want - done >= BULK;
-                        return Ok(done
-                            + if bulk {
-                                more_at_once(ep, into, done)
-                            } else {
-                                0
-                            });
+                        if !direct || want - done < BULK {
+                            return Ok(done);
+                        }
+                        let waits = flags & libc::MSG_DONTWAIT == 0 && !ep.nonblocking();
+                        let more = match r.n >= BULK {
+                            true => more_at_once(ep, into, done),
+                            false => 0,
+                        };
+                        let gathered = match waits {
+                            true => self.gather(ep, into, done + more),
+                            false => 0,
+                        };
+                        return Ok(done + more + gathered);
                     }
                 }
                 Err(Error::WouldBlock) if let Err(e) = short => {
@@ -344,11 +350,11 @@ impl Sockets {
 }
 
 /// From this size of what was read, and of what would fit behind it, on, the V-NICs are looked at once more. Bytes.
-const BULK: usize = 16 << 10;
+pub(super) const BULK: usize = 16 << 10;
 
 /// The queue is empty, `done` bytes were read and much would fit behind them: what the V-NICs hold follows at once. As in
 /// the kernel, where it would have been in the queue. Returns the bytes placed.
-fn more_at_once(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usize {
+pub(super) fn more_at_once(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usize {
     if ep.shared().rq_available() > 0 {
         return 0;
     }
@@ -382,26 +388,30 @@ fn settle(into: &mut [&mut [u8]], spare: &[u8; SPARE], placed: Placed) -> usize 
 
 /// `n` bytes were placed at once; what is queued behind them follows. Returns the bytes in all.
 fn with_queued(ep: &Ep, into: &mut [&mut [u8]], n: usize) -> usize {
-    let mut n = n;
-    if ep.shared().rq_available() > 0 {
-        let how = RecvFlags::default();
-        let more = with_rest(into, n, |rest| {
-            ep.att.stack.tcp_recv(ep.sock.id, rest, how, ep.att.me)
-        });
-        // An error shows in the next call.
-        if let Ok(r) = more {
-            n += r.n;
-            if r.want_update {
-                ep.att.work(ep.sock.id, work::WINDOW);
-            }
-        }
-    }
+    let n = n + queued_behind(ep, into, n);
     move_peek(ep, n, false);
     n
 }
 
+/// What is queued follows the first `done` bytes. Returns how much that was.
+pub(super) fn queued_behind(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usize {
+    if ep.shared().rq_available() == 0 {
+        return 0;
+    }
+    let how = RecvFlags::default();
+    let more = with_rest(into, done, |rest| {
+        ep.att.stack.tcp_recv(ep.sock.id, rest, how, ep.att.me)
+    });
+    // An error shows in the next call.
+    let Ok(r) = more else { return 0 };
+    if r.want_update {
+        ep.att.work(ep.sock.id, work::WINDOW);
+    }
+    r.n
+}
+
 /// `SO_PEEK_OFF`: a peek moves the offset on, a read moves it back.
-fn move_peek(ep: &Ep, n: usize, peek: bool) {
+pub(super) fn move_peek(ep: &Ep, n: usize, peek: bool) {
     if let Some(old) = peek_offset(ep) {
         let n = u32::try_from(n).unwrap_or(u32::MAX);
         let new = if peek {

@@ -18,7 +18,7 @@ use flyover_sockets::process::{Answer, Fd, Settings};
 use flyover_sockets::testing::{FakeOs, table};
 use flyover_sockets::wait::spin::Budget;
 use flyover_sockets::{Generation, Sockets};
-use flyover_vnic::{MemConfig, MemNic, Vnic};
+use flyover_vnic::{MemConfig, MemCut, MemNic, Vnic};
 use flyover_wire::{Endpoint, Ip, Mac};
 
 /// One host.
@@ -311,9 +311,20 @@ pub fn local_pair() -> (Host, Host) {
     wired(true)
 }
 
+/// Two hosts whose V-NICs do not merge segments.
+#[allow(dead_code, reason = "for tests of such V-NICs")]
+pub fn segments_pair() -> (Host, Host) {
+    wired_by(false, MemCut::Mtu)
+}
+
 fn wired(local: bool) -> (Host, Host) {
+    wired_by(local, MemCut::Whole)
+}
+
+fn wired_by(local: bool, cut: MemCut) -> (Host, Host) {
     let config = |n| MemConfig {
         mac: mac(n),
+        cut,
         ..MemConfig::default()
     };
     let (a, b) = MemNic::pair(config(1), config(2));

@@ -386,9 +386,24 @@ fn arrived(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, id: SockId, seg: &Seg<'_>,
     let s = l.st.net(id);
     oob::note_arrival(l, id);
     window::grow(l.st, s, seg.len);
+    note_more(l, p, s, seg);
     ack_policy(l, id, n, seg.len.min(unit_of(p)));
     if s.rq_available() >= s.rcvlowat.get().max(1) {
         l.raise(id, ev::DATA);
+    }
+}
+
+/// Will more follow at once? The sender pushes the end of what it was given (RFC 9293 section 3.8.2); a full segment without
+/// PSH is one of many. A V-NIC that merges segments brings these together by itself.
+fn note_more(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, s: NetSock<'_>, seg: &Seg<'_>) {
+    let t = &s.net.tcb;
+    let one_of_many = !seg.flags.has(TcpFlags::PSH)
+        && !seg.flags.has(TcpFlags::FIN)
+        && p.meta.gso_size == 0
+        && seg.len >= t.rcv_mss.get()
+        && l.env.nics.nic(p.nic).is_some_and(|nic| !nic.caps().rx_gro);
+    if one_of_many != (t.tflags.get() & tflag::MORE_COMES != 0) {
+        t.tflags.set(t.tflags.get() ^ tflag::MORE_COMES);
     }
 }
 

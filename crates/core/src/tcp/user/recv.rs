@@ -90,6 +90,11 @@ impl Stack<'_> {
         })
     }
 
+    /// True when the segment that came last will be followed by more at once, as far as its sender tells. A hint.
+    pub fn more_comes(self, id: SockId) -> bool {
+        self.net(id).net.tcb.tflags.get() & tflag::MORE_COMES != 0
+    }
+
     pub(crate) fn read_some(
         self,
         s: &Sock,
