@@ -346,6 +346,48 @@ fn connected(a: &mut Host<'_>, b: &mut Host<'_>, now: &mut u64) -> (SockId, Sock
     (c, b.with(*now, |l| l.tcp_accept(lis)).expect("accepted").id)
 }
 
+/// Large writes leave a few segments over each time. They have no frame of their own while much is under way; and they
+/// go when little is, though nothing more is written.
+#[test]
+fn what_large_writes_leave_over_goes_with_the_next_one() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let (c, s) = connected(&mut a, &mut b, &mut now);
+    let mut got = Vec::new();
+    // A super-frame, and almost one more segment.
+    const WRITE: usize = 66_536;
+    let write = |a: &mut Host<'_>, now| {
+        let all = [7; WRITE];
+        a.with(now, |l| l.tcp_send(c, &[&all], SendFlags::default()))
+    };
+    // Windows large enough for three writes.
+    let mut written = 0;
+    for _ in 0..200 {
+        while let Ok(n) = write(&mut a, now) {
+            written += n;
+        }
+        exchange(&mut a, &mut b, &mut now);
+        b.read(now, s, &mut got);
+    }
+    while got.len() < written {
+        exchange(&mut a, &mut b, &mut now);
+        b.read(now, s, &mut got);
+    }
+    let frames = |h: &Host<'_>| h.st.stats().tx_frames.load(Relaxed);
+    let before = frames(&a);
+    (0..3).for_each(|_| assert_eq!(write(&mut a, now), Ok(WRITE)));
+    let under_way = a.st.sock(c).bytes_out.load(Relaxed) as usize - written;
+    assert!(under_way > 190_000, "{under_way}");
+    // One each, and the small one behind the first.
+    assert_eq!(frames(&a) - before, 4);
+    for _ in 0..50 {
+        exchange(&mut a, &mut b, &mut now);
+        b.read(now, s, &mut got);
+    }
+    assert_eq!(got.len(), written + 3 * WRITE);
+}
+
 #[test]
 fn the_middle_of_what_was_pushed_is_known_where_nothing_merges_segments() {
     for (cut, known) in [(MemCut::Mtu, true), (MemCut::Whole, false)] {

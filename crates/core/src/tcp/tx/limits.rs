@@ -9,7 +9,7 @@ use crate::stack::locked::Env;
 use crate::tcp::cc::Phase;
 use crate::tcp::flight::Flight;
 use crate::tcp::loss;
-use crate::tcp::tcb::tflag;
+use crate::tcp::tcb::{Tcb, tflag};
 use crate::tcp::user::oob;
 use crate::time::{Instant, MS, US};
 use core::sync::atomic::Ordering::Relaxed;
@@ -58,6 +58,9 @@ pub(crate) fn next_piece(st: Stack<'_>, id: SockId, env: &mut Env<'_>) -> Option
         let small = len % mss;
         if small != 0 && !fin_due && holds_back(s, f) && !sendq::ends_record(st, s, sent, len) {
             len -= small;
+            if len < mss.saturating_mul(SHORT) && is_little(t, (sent, most)) {
+                return None;
+            }
         }
     } else {
         // More follows: only full segments.
@@ -115,6 +118,18 @@ fn is_put_off(
     }
     let full = if cwnd < wnd { cwnd } else { wnd };
     full <= unsent || t.tflags.get() & tflag::FIN_QUEUED == 0
+}
+
+/// Segments that are not worth a frame while much is under way.
+const SHORT: u32 = 8;
+/// That is much, bytes.
+const MUCH: u32 = 32 << 10;
+
+/// The full segments before a small one that has to wait are few, and much is under way on a short path: they wait as well.
+/// Who reads the end of a write has to wait for the small one anyway; and while one large write follows the other, the
+/// segment that each leaves over would take a frame of its own, which costs a fifth of what a super-frame costs.
+fn is_little(t: &Tcb, (sent, most): (u32, u32)) -> bool {
+    sent > MUCH && most > MUCH && t.srtt.get() < MS / 2
 }
 
 /// Nagle (RFC 1122 section 4.2.3.4), `TCP_CORK` and `MSG_MORE`. As Linux, in Minshall's form: a small segment waits for
