@@ -346,6 +346,34 @@ fn connected(a: &mut Host<'_>, b: &mut Host<'_>, now: &mut u64) -> (SockId, Sock
     (c, b.with(*now, |l| l.tcp_accept(lis)).expect("accepted").id)
 }
 
+/// A process may look at its clock, lose the processor, and get the lock when others have moved on: what they did is not
+/// in its future. Nor is a time that nobody can have seen believed for ever.
+#[test]
+fn the_time_of_a_stack_does_not_go_back() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let (c, s) = connected(&mut a, &mut b, &mut now);
+    for _ in 0..8 {
+        now += 10_000;
+        let sent = a.with(now, |l| l.tcp_send(c, &[b"x"], SendFlags::default()));
+        assert_eq!(sent, Ok(1));
+        let _ = b.with(now, |l| l.poll(64));
+        // The acknowledgment is handled by somebody whose clock was read before.
+        let late = a.with(now - 5_000_000, |l| {
+            let _: u32 = l.poll(64);
+            l.now()
+        });
+        assert_eq!(late, Instant(now));
+        b.read(now, s, &mut Vec::new());
+    }
+    let info = a.st.tcp_info(c, Instant(now));
+    assert!(info.rtt < 1000 && info.rto < 1_000_000, "{info:?}");
+    let far = now + 3_600_000_000_000;
+    let _: u32 = a.with(far, |l| l.poll(64));
+    assert_eq!(a.with(now, |l| l.now()), Instant(now));
+}
+
 /// Large writes leave a few segments over each time. They have no frame of their own while much is under way; and they
 /// go when little is, though nothing more is written.
 #[test]

@@ -22,6 +22,9 @@ pub trait NicSet {
     fn nic(&mut self, i: usize) -> Option<&mut dyn Vnic>;
 }
 
+/// So far apart, ns, clocks of one machine never are: a time that lies further in the future is damage to the memory.
+const FAR: u64 = 60_000_000_000;
+
 /// What the caller lends to the stack for one lock hold.
 pub struct Env<'e> {
     /// The caller's clock.
@@ -59,11 +62,7 @@ impl<'m> Stack<'m> {
     /// Takes the lock if it is free.
     #[inline]
     pub fn try_lock<'a, 'e>(self, env: &'a mut Env<'e>) -> Option<Locked<'a, 'e, 'm>> {
-        self.state.lock.try_lock(env.me).then(|| Locked {
-            st: self,
-            env,
-            dirty: false,
-        })
+        self.state.lock.try_lock(env.me).then(|| self.held(env))
     }
 
     /// Takes the lock if it is free; else leaves `work` for `id` to whoever holds it. One atomic step decides, so
@@ -75,11 +74,7 @@ impl<'m> Stack<'m> {
         work: u32,
     ) -> Option<Locked<'a, 'e, 'm>> {
         if self.state.lock.try_lock(env.me) {
-            let mut l = Locked {
-                st: self,
-                env,
-                dirty: false,
-            };
+            let mut l = self.held(env);
             l.do_work(id, work);
             return Some(l);
         }
@@ -87,21 +82,31 @@ impl<'m> Stack<'m> {
         self.state
             .lock
             .lock_or_defer(env.me, super::deferred::SOCKS)
-            .then(|| Locked {
-                st: self,
-                env,
-                dirty: false,
-            })
+            .then(|| self.held(env))
     }
 
     /// Wraps a lock that the caller obtained by [`flyover_shm::StackLock`] itself, for instance after sleeping on it
     /// or by taking it over from a dead owner.
     pub fn assume_locked<'a, 'e>(self, env: &'a mut Env<'e>) -> Option<Locked<'a, 'e, 'm>> {
-        (self.state.lock.owner() == Some(env.me)).then(|| Locked {
+        (self.state.lock.owner() == Some(env.me)).then(|| self.held(env))
+    }
+
+    /// The lock is held. The stack's time does not go back: the caller may have looked at his clock and lost the processor
+    /// before he got the lock, and what others did since must not lie in his future.
+    #[inline]
+    fn held<'a, 'e>(self, env: &'a mut Env<'e>) -> Locked<'a, 'e, 'm> {
+        let (clock, now) = (&self.state.clock, env.now.0);
+        let ahead = clock.get().wrapping_sub(now);
+        if ahead != 0 && ahead < FAR {
+            env.now = Instant(clock.get());
+        } else {
+            clock.set(now);
+        }
+        Locked {
             st: self,
             env,
             dirty: false,
-        })
+        }
     }
 }
 

@@ -22,6 +22,8 @@ shm_struct! {
         pub next_deadline: Shared64,
         /// Until when the keeper sleeps, ns; `u64::MAX` is "until a packet comes", 0 is "it does not sleep".
         pub keeper_sleep: Shared64,
+        /// The stack's time: the latest at which somebody held the lock, ns.
+        pub clock: SharedCell<u64>,
         /// Counts the daemons that took the stack over from one that died.
         pub daemons: Shared64,
         /// Counts changes of the set of V-NICs.
