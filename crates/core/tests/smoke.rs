@@ -101,10 +101,12 @@ impl<'m> Host<'m> {
 
     fn read(&mut self, now: u64, id: SockId, out: &mut Vec<u8>) {
         let mut buf = [0u8; 70_000];
-        while let Ok(r) = self
-            .st
-            .tcp_recv(id, &mut [&mut buf[..]], RecvFlags::default(), 1)
-        {
+        while let Ok(r) = self.st.tcp_recv(
+            self.st.sock_ref(id),
+            &mut [&mut buf[..]],
+            RecvFlags::default(),
+            1,
+        ) {
             out.extend_from_slice(&buf[..r.n]);
             if r.want_update {
                 let mut fx = Effects::new();
@@ -374,6 +376,48 @@ fn the_time_of_a_stack_does_not_go_back() {
     assert_eq!(a.with(now, |l| l.now()), Instant(now));
 }
 
+/// A thread that has looked a socket up, and reads only when it has been closed and its slot taken again, takes nothing of
+/// the new one's.
+#[test]
+fn what_was_looked_up_is_not_another_life_of_its_slot() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let (_, first) = connected(&mut a, &mut b, &mut now);
+    let stale = b.st.sock_ref(first);
+    b.with(now, |l| l.abort(first));
+    b.with(now, |l| l.close(first));
+    exchange(&mut a, &mut b, &mut now);
+    let server = Endpoint {
+        ip: ip(2),
+        port: 80,
+    };
+    let c = connect(&mut a, now, 4001, server);
+    exchange(&mut a, &mut b, &mut now);
+    let Some(second) = (0..64).map(SockId::new).find(|id| {
+        let s = b.st.sock(*id);
+        s.kind() == Kind::Tcp && s.tcp_state() == TcpState::Established
+    }) else {
+        panic!("no connection")
+    };
+    assert_eq!(second, first, "the slot was taken again");
+    let sent = a.with(now, |l| l.tcp_send(c, &[b"secret"], SendFlags::default()));
+    assert_eq!(sent, Ok(6));
+    exchange(&mut a, &mut b, &mut now);
+    let mut into = [0; 9];
+    let got =
+        b.st.tcp_recv(stale, &mut [&mut into], RecvFlags::default(), 1);
+    assert_eq!(got, Err(Error::Stale));
+    assert_eq!(
+        b.st.tcp_recv_oob(stale, false, 1),
+        Err(Error::Stale),
+        "nor an urgent byte"
+    );
+    let mut all = Vec::new();
+    b.read(now, second, &mut all);
+    assert_eq!(all, b"secret");
+}
+
 /// Large writes leave a few segments over each time. They have no frame of their own while much is under way; and they
 /// go when little is, though nothing more is written.
 #[test]
@@ -465,9 +509,10 @@ impl Vnic for AtReset<'_> {
     fn tx(&mut self, hdr: &[u8], payload: &[ShmBytes<'_>], off: &TxOffload) -> TxResult {
         // Ethernet, IPv4 without options, then byte 13 of the TCP header.
         if hdr.get(14 + 20 + 13).is_some_and(|flags| flags & 4 != 0) {
+            let sock = self.st.sock_ref(self.id);
             let got = self
                 .st
-                .tcp_recv(self.id, &mut [&mut [0; 9]], RecvFlags::default(), 1);
+                .tcp_recv(sock, &mut [&mut [0; 9]], RecvFlags::default(), 1);
             self.read = Some(got.map(|r| r.n));
         }
         self.nic.tx(hdr, payload, off)

@@ -227,11 +227,11 @@ impl Fuzzer {
         };
         let host = &mut net.hosts[self.host];
         if self.rng.chance(10_000) {
-            let _: Result<u8, Error> = host.stack.tcp_recv_oob(s.id, flags.peek, host.me);
+            let _: Result<u8, Error> = host.stack.tcp_recv_oob(s, flags.peek, host.me);
         }
         let cut = self.rng.below(n as u64 + 1) as usize;
         let (a, b) = self.buf[..n].split_at_mut(cut);
-        if let Ok(r) = host.stack.tcp_recv(s.id, &mut [a, b], flags, host.me)
+        if let Ok(r) = host.stack.tcp_recv(s, &mut [a, b], flags, host.me)
             && r.want_update
         {
             let contended = self.rng.chance(30_000);
@@ -361,7 +361,7 @@ impl Fuzzer {
         } else {
             let peek = self.rng.chance(20_000);
             let out = &mut self.buf[..n];
-            if let Ok(m) = host.stack.udp_recv(s.id, &mut [out], peek, host.me)
+            if let Ok(m) = host.stack.udp_recv(s, &mut [out], peek, host.me)
                 && m.want_update
             {
                 host.defer(s, work::WINDOW, false);

@@ -297,7 +297,7 @@ impl<'m> Host<'m> {
     ) -> Result<usize, flyover_core::Error> {
         let r: Recv = self
             .stack
-            .tcp_recv(sock.id, &mut [buf], RecvFlags::default(), self.me)?;
+            .tcp_recv(sock, &mut [buf], RecvFlags::default(), self.me)?;
         if r.want_update {
             self.defer(sock, work::WINDOW, contended);
         }

@@ -564,7 +564,7 @@ fn urgent_data() {
         net.run_for(3_000 * MS);
         let h = &net.hosts[1];
         assert_ne!(h.stack.readiness(b.id) & ev::PRI, 0);
-        let oob = h.stack.tcp_recv_oob(b.id, false, h.me);
+        let oob = h.stack.tcp_recv_oob(b, false, h.me);
         assert_eq!(
             oob,
             if inline {
@@ -578,7 +578,7 @@ fn urgent_data() {
         let mut out = [0; 100];
         while let Ok(r) = h
             .stack
-            .tcp_recv(b.id, &mut [&mut out], RecvFlags::default(), h.me)
+            .tcp_recv(b, &mut [&mut out], RecvFlags::default(), h.me)
         {
             reads.push(r.n);
             all.extend_from_slice(&out[..r.n]);

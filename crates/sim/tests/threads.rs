@@ -115,7 +115,7 @@ fn receive_all(p: &mut Process<'_>, s: SockRef, pattern: Pattern, bytes: u64) {
         let n = 1 + p.rng.magnitude(49_999) as usize;
         match p
             .stack
-            .tcp_recv(s.id, &mut [&mut out[..n]], RecvFlags::default(), p.me)
+            .tcp_recv(s, &mut [&mut out[..n]], RecvFlags::default(), p.me)
         {
             Ok(r) => {
                 assert!(r.n > 0, "the stream ended at {got}");

@@ -40,7 +40,7 @@ fn send(
 fn recv(net: &mut Net<'_>, host: usize, s: SockRef, out: &mut [u8]) -> Result<UdpMsg, Error> {
     let h = &mut net.hosts[host];
     let (a, b) = out.split_at_mut(out.len() / 2);
-    let m = h.stack.udp_recv(s.id, &mut [a, b], false, h.me)?;
+    let m = h.stack.udp_recv(s, &mut [a, b], false, h.me)?;
     if m.want_update {
         h.defer(s, work::WINDOW, false);
     }
@@ -173,10 +173,7 @@ fn truncation_and_peeking() {
     let h = &net.hosts[1];
     let mut out = [0; 5];
     for _ in 0..3 {
-        let m = h
-            .stack
-            .udp_recv(sb.id, &mut [&mut out], true, h.me)
-            .unwrap();
+        let m = h.stack.udp_recv(sb, &mut [&mut out], true, h.me).unwrap();
         assert_eq!((m.n, m.full_len, &out), (5, 9, b"first"));
     }
     let m = recv(&mut net, 1, sb, &mut out).unwrap();

@@ -5,8 +5,9 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, OnceLock};
 
-use flyover_core::SockRef;
 use flyover_core::sock::{Kind as SockKind, Sock, flag};
+use flyover_core::stack::locked::Locked;
+use flyover_core::{SockId, SockRef};
 
 use crate::addr::Addr;
 use crate::attach::{Attachment, Connector};
@@ -64,6 +65,22 @@ impl Ep {
     #[inline]
     pub fn shared(&self) -> &'static Sock {
         self.att.stack.sock(self.sock.id)
+    }
+
+    /// Runs `f` under the stack's lock, if the socket is still the one that was looked up: another thread may have closed it
+    /// since, and somebody else have a socket in its slot.
+    ///
+    /// # Errors
+    /// `EBADF`.
+    #[inline]
+    pub fn locked<R>(
+        &self,
+        f: impl FnOnce(&mut Locked<'_, '_, 'static>, SockId) -> R,
+    ) -> Result<R, Errno> {
+        self.att.locked(|l| {
+            let lives = l.stack().get(self.sock).is_some();
+            lives.then(|| f(l, self.sock.id)).ok_or(Errno::EBADF)
+        })
     }
 
     /// `O_NONBLOCK` is set.

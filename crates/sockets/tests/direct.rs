@@ -7,8 +7,11 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use flyover_sockets::Errno;
 use flyover_sockets::os::Os;
-use flyover_sockets::process::Answer;
+use flyover_sockets::process::{Answer, Fd};
+use flyover_sockets::wait::Deadline;
+use flyover_sockets::wait::spin::Budget;
 use hosts::{Host, pair, segments_pair};
 
 /// A connection: (client's descriptor on `a`, server's on `b`).
@@ -152,6 +155,25 @@ fn segments_that_nobody_merges_come_together_in_large_reads() {
         read_all(&b, s, 20_000, &[&[65_536]], 0);
     }
     assert_eq!(gathered(&b), 0, "short answers");
+}
+
+/// What a thread has looked up may be closed by another one before it gets the stack's lock.
+#[test]
+fn what_was_looked_up_is_gone_when_it_is_closed() {
+    let (a, b) = pair();
+    let (c, _) = connect(&a, &b, 99);
+    let Fd::Tcp(ep) = a.lib.look(c) else {
+        panic!("not ours")
+    };
+    assert_eq!(ep.locked(|_, id| id), Ok(ep.sock.id));
+    ep.att.locked(|l| l.abort(ep.sock.id));
+    let _: Answer = a.lib.close(c);
+    assert_eq!(ep.locked(|_, id| id), Err(Errno::EBADF));
+    assert_eq!(
+        ep.att
+            .block_on(ep.sock, 1, -1, Deadline::NEVER, Budget::Fixed(0)),
+        Ok(())
+    );
 }
 
 /// Messages that are alone in their segments, for a reader that polls.

@@ -3,7 +3,7 @@
 use super::rx::{cost, first_unread};
 use crate::error::Error;
 use crate::ip::tx::{NoWay, way, way_to};
-use crate::sock::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, flag, recvq};
+use crate::sock::{Kind, SHUT_RD, SHUT_WR, Sock, SockId, SockRef, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::buf::{BUF_SIZE, BufId};
 use crate::stack::locked::Locked;
@@ -292,12 +292,12 @@ impl Stack<'_> {
     /// [`Error::Invalid`]: not a UDP endpoint, whose queue has another form.
     pub fn udp_recv(
         self,
-        id: SockId,
+        sock: SockRef,
         bufs: &mut [&mut [u8]],
         peek: bool,
         me: u16,
     ) -> Result<UdpMsg, Error> {
-        let s = self.sock(id);
+        let s = self.get(sock).ok_or(Error::Stale)?;
         if s.kind() != Kind::Udp {
             return Err(Error::Invalid);
         }
@@ -315,6 +315,10 @@ impl Stack<'_> {
         }
         if !recvq::lock(s, me) {
             return Err(Error::WouldBlock);
+        }
+        if self.get(sock).is_none() {
+            recvq::unlock(s);
+            return Err(Error::Stale);
         }
         let r = self.read_datagram(s, bufs, peek);
         recvq::unlock(s);

@@ -243,9 +243,12 @@ impl<'m> Host<'m> {
         }
         self.welcome(end);
         let mut into = vec![0; most];
-        let got = self
-            .st
-            .tcp_recv(id, &mut [&mut into[..]], RecvFlags::default(), ME);
+        let got = self.st.tcp_recv(
+            self.st.sock_ref(id),
+            &mut [&mut into[..]],
+            RecvFlags::default(),
+            ME,
+        );
         into.truncate(got.map_or(0, |r| r.n));
         into
     }

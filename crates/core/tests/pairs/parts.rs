@@ -99,12 +99,15 @@ fn urgent_data_leaves_it_alone() {
         assert_eq!(h.locked(|l| l.tcp_send(a, &[&b"ab!"[..]], oob)), Ok(3));
         assert_eq!(h.read(1, 10), b"ab");
         assert!(h.st.at_mark(b));
-        assert_eq!(h.st.tcp_recv_oob(b, false, 1), Ok(b'!'));
-        assert_eq!(h.st.tcp_recv_oob(b, false, 1), Err(Error::Invalid));
+        assert_eq!(h.st.tcp_recv_oob(h.st.sock_ref(b), false, 1), Ok(b'!'));
+        assert_eq!(
+            h.st.tcp_recv_oob(h.st.sock_ref(b), false, 1),
+            Err(Error::Invalid)
+        );
         look(h);
         // A second one counts anew.
         assert_eq!(h.locked(|l| l.tcp_send(a, &[&b"?"[..]], oob)), Ok(1));
-        assert_eq!(h.st.tcp_recv_oob(b, true, 1), Ok(b'?'));
+        assert_eq!(h.st.tcp_recv_oob(h.st.sock_ref(b), true, 1), Ok(b'?'));
     });
 }
 

@@ -169,10 +169,10 @@ impl Sockets {
                 how.discard = want - done;
             }
             let got = if done == 0 {
-                ep.att.stack.tcp_recv(id, into, how, ep.att.me)
+                ep.att.stack.tcp_recv(ep.sock, into, how, ep.att.me)
             } else {
                 with_rest(into, done, |rest| {
-                    ep.att.stack.tcp_recv(id, rest, how, ep.att.me)
+                    ep.att.stack.tcp_recv(ep.sock, rest, how, ep.att.me)
                 })
             };
             match got {
@@ -237,15 +237,15 @@ impl Sockets {
                     let waited = match done {
                         0 if direct => {
                             let poll = &mut |l: &mut Locked<'_, '_, 'static>| {
-                                if got.get().bytes == 0 {
+                                if l.stack().get(ep.sock).is_some() && got.get().bytes == 0 {
                                     got.set(l.tcp_poll_into(id, into, &mut spare, 64));
                                 }
                             };
                             let come = &|| got.get().bytes > 0;
-                            ep.att.block_polling(id, until, spin, poll, come)
+                            ep.att.block_polling(ep.sock, until, spin, poll, come)
                         }
-                        0 => ep.att.block_on(id, bits, -1, until, spin),
-                        _ => ep.att.block_on_rest(id, bits, until, spin),
+                        0 => ep.att.block_on(ep.sock, bits, -1, until, spin),
+                        _ => ep.att.block_on_rest(ep.sock, bits, until, spin),
                     };
                     if got.get().bytes > 0 {
                         let n = settle(into, &spare, got.get());
@@ -289,13 +289,8 @@ impl Sockets {
         });
         const DONE: u32 = ev::IN | ev::RDHUP | ev::ERR | ev::HUP;
         while ep.att.stack.readiness(ep.sock.id) & DONE == 0 {
-            ep.att.block_on(
-                ep.sock.id,
-                ev::IN | ev::RDHUP,
-                -1,
-                until,
-                self.settings.spin,
-            )?;
+            ep.att
+                .block_on(ep.sock, ev::IN | ev::RDHUP, -1, until, self.settings.spin)?;
         }
         Ok(())
     }
@@ -315,7 +310,7 @@ impl Sockets {
             }
             let waited = ep
                 .att
-                .block_for_more(ep.sock.id, queued, until, self.settings.spin);
+                .block_for_more(ep.sock, queued, until, self.settings.spin);
             if let Err(e) = waited {
                 let over = queued > 0 || e == Errno::EAGAIN;
                 return if over { Ok(()) } else { Err(e) };
@@ -331,7 +326,7 @@ impl Sockets {
         let asked = ep
             .att
             .stack
-            .tcp_recv_oob(ep.sock.id, flags & libc::MSG_PEEK != 0, ep.att.me);
+            .tcp_recv_oob(ep.sock, flags & libc::MSG_PEEK != 0, ep.att.me);
         let byte = match asked {
             // Announced, and it cannot come any more.
             Err(Error::WouldBlock) if ep.shared().shut.load(Ordering::Relaxed) & SHUT_RD != 0 => {
@@ -365,9 +360,10 @@ pub(super) fn more_at_once(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usiz
 /// One poll for a reader of an empty queue; `None`: somebody else is at it.
 fn poll_into(ep: &Ep, into: &mut [&mut [u8]]) -> Option<usize> {
     let mut spare = [0; SPARE];
-    let placed = ep
-        .att
-        .try_locked(|l| l.tcp_poll_into(ep.sock.id, into, &mut spare, 64))?;
+    let placed = ep.att.try_locked(|l| match l.stack().get(ep.sock) {
+        Some(_) => l.tcp_poll_into(ep.sock.id, into, &mut spare, 64),
+        None => Placed::default(),
+    })?;
     Some(settle(into, &spare, placed))
 }
 
@@ -400,7 +396,7 @@ pub(super) fn queued_behind(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usi
     }
     let how = RecvFlags::default();
     let more = with_rest(into, done, |rest| {
-        ep.att.stack.tcp_recv(ep.sock.id, rest, how, ep.att.me)
+        ep.att.stack.tcp_recv(ep.sock, rest, how, ep.att.me)
     });
     // An error shows in the next call.
     let Ok(r) = more else { return 0 };

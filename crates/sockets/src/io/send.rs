@@ -122,16 +122,19 @@ impl Sockets {
         };
         // MSG_ZEROCOPY without SO_ZEROCOPY is an ordinary send, and the option is not set on an endpoint.
         let _unused: i32 = flags & UNUSUAL;
-        let id = ep.sock.id;
         let mut deadline = None;
         let mut polled = false;
         loop {
             let sent = if done == 0 {
-                ep.att.locked(|l| l.tcp_send(id, from, how))
+                ep.locked(|l, id| l.tcp_send(id, from, how))
             } else {
                 with_rest(from, done, |rest| {
-                    ep.att.locked(|l| l.tcp_send(id, rest, how))
+                    ep.locked(|l, id| l.tcp_send(id, rest, how))
                 })
+            };
+            let sent = match sent {
+                Ok(sent) => sent,
+                Err(e) => return if done > 0 { Ok(done) } else { Err(e) },
             };
             let dontwait = flags & libc::MSG_DONTWAIT != 0 || ep.nonblocking();
             match sent {
@@ -157,8 +160,8 @@ impl Sockets {
                         .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
                     let spin = self.settings.spin;
                     let waited = match done {
-                        0 if !begun => ep.att.block_on(id, ev::OUT, -1, until, spin),
-                        _ => ep.att.block_on_rest(id, ev::OUT, until, spin),
+                        0 if !begun => ep.att.block_on(ep.sock, ev::OUT, -1, until, spin),
+                        _ => ep.att.block_on_rest(ep.sock, ev::OUT, until, spin),
                     };
                     if let Err(e) = waited {
                         return if done > 0 { Ok(done) } else { Err(e) };

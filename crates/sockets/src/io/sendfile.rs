@@ -286,8 +286,7 @@ impl Sockets {
                     let never = crate::wait::Deadline::NEVER;
                     let out = flyover_core::ev::OUT;
                     let _: Result<(), Errno> =
-                        ep.att
-                            .block_on(ep.sock.id, out, -1, never, self.settings.spin);
+                        ep.att.block_on(ep.sock, out, -1, never, self.settings.spin);
                 }
                 Err(_) if done > 0 => return Ok(done),
                 Err(e) => return Err(e),

@@ -159,7 +159,8 @@ impl Sockets {
                         }
                     }
                 };
-                ep.att.locked(|l| l.set_opt(ep.sock.id, opt, v));
+                // Gone meanwhile: nobody is left who could tell.
+                let _: Result<(), Errno> = ep.locked(|l, id| l.set_opt(id, opt, v));
             }
         }
     }

@@ -72,7 +72,7 @@ impl Sockets {
             match ep
                 .att
                 .stack
-                .udp_recv(ep.sock.id, into, flags & libc::MSG_PEEK != 0, ep.att.me)
+                .udp_recv(ep.sock, into, flags & libc::MSG_PEEK != 0, ep.att.me)
             {
                 Ok(m) => {
                     if m.want_update {
@@ -105,14 +105,14 @@ impl Sockets {
             if s.os_ready.load(Ordering::Acquire) & OS_ERROR != 0 {
                 // Messages about errors wait (`IP_RECVERR`), and the program reads data: POLLERR says nothing.
                 let spin = self.settings.spin;
-                if let Err(e) = ep.att.block_for_more(ep.sock.id, 0, until, spin) {
+                if let Err(e) = ep.att.block_for_more(ep.sock, 0, until, spin) {
                     return Some(Err(e));
                 }
                 continue;
             }
             if let Err(e) = ep
                 .att
-                .block_on(ep.sock.id, ev::IN, fd, until, self.settings.spin)
+                .block_on(ep.sock, ev::IN, fd, until, self.settings.spin)
             {
                 return Some(Err(e));
             }
@@ -262,10 +262,11 @@ impl Sockets {
         let mut deadline = None;
         let mut naps = 0;
         loop {
-            match ep
-                .att
-                .locked(|l| l.udp_send(ep.sock.id, to_ep, asked.via, from))
-            {
+            let sent = match ep.locked(|l, id| l.udp_send(id, to_ep, asked.via, from)) {
+                Ok(sent) => sent,
+                Err(e) => return Answer::Error(e),
+            };
+            match sent {
                 Ok(n) => return Answer::Value(n),
                 // No V-NIC takes it now: no route, neighbour not known, broadcast, longer than the MTU.
                 Err(
@@ -288,9 +289,9 @@ impl Sockets {
                     let span = ep.shared().sndtimeo.load(Ordering::Relaxed);
                     let until = *deadline
                         .get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
-                    if let Err(e) =
-                        ep.att
-                            .block_on(ep.sock.id, ev::OUT, -1, until, self.settings.spin)
+                    if let Err(e) = ep
+                        .att
+                        .block_on(ep.sock, ev::OUT, -1, until, self.settings.spin)
                     {
                         return Answer::Error(e);
                     }

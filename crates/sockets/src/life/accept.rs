@@ -63,7 +63,7 @@ impl Sockets {
             let deadline =
                 *deadline.get_or_insert_with(|| Deadline::after_or_never(self.os.now(), span));
             ep.att
-                .block_on(ep.sock.id, ev::IN, fd, deadline, self.settings.spin)?;
+                .block_on(ep.sock, ev::IN, fd, deadline, self.settings.spin)?;
             fd = ep.att.kept_fd(ep.sock, fd);
             // The kernel's half may have become readable before the keeper could say so.
             s.os_ready.store(1, Ordering::Release);

@@ -235,7 +235,7 @@ impl Sockets {
         while is_opening(s.tcp_state()) {
             match ep
                 .att
-                .block_on(ep.sock.id, ev::OUT, -1, deadline, self.settings.spin)
+                .block_on(ep.sock, ev::OUT, -1, deadline, self.settings.spin)
             {
                 Ok(()) => {}
                 Err(Errno::EAGAIN) => return Answer::Error(Errno::EINPROGRESS),

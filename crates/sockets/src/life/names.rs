@@ -106,7 +106,11 @@ impl Sockets {
         // Linux takes both for `connect` to AF_UNSPEC.
         let undone = listening && bits & SHUT_RD != 0 || state == TcpState::SynSent;
         let ours = loop {
-            match ep.att.locked(|l| l.shutdown(ep.sock.id, bits)) {
+            let done = match ep.locked(|l, id| l.shutdown(id, bits)) {
+                Ok(done) => done,
+                Err(e) => return Answer::Error(e),
+            };
+            match done {
                 // On its way to the kernel: a matter of a millisecond.
                 Err(Error::WouldBlock) => {
                     let _: Result<usize, Errno> = self.os.ppoll(&mut [], Some(100_000));

@@ -16,7 +16,7 @@ pub mod spin;
 
 use core::cell::Cell;
 
-use flyover_core::SockId;
+use flyover_core::SockRef;
 use flyover_core::ev;
 
 use crate::attach::Attachment;
@@ -88,14 +88,14 @@ impl Attachment {
     /// deadline no call is restarted).
     pub fn block_on(
         &self,
-        sock: SockId,
+        sock: SockRef,
         events: u32,
         beside: i32,
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
         self.block(Block {
-            want: self.want(sock, events),
+            want: Want { sock, events },
             known: None,
             beside,
             deadline,
@@ -106,15 +106,10 @@ impl Attachment {
         })
     }
 
-    fn want(&self, sock: SockId, events: u32) -> Want {
-        Want {
-            sock: self.stack.sock_ref(sock),
-            events,
-        }
-    }
-
+    /// Also when the socket is gone: whoever waits looks at that first.
     fn is_ready(&self, want: Want) -> bool {
-        self.stack.readiness(want.sock.id) & (want.events | ev::ERR | ev::HUP) != 0
+        self.stack.get(want.sock).is_none()
+            || self.stack.readiness(want.sock.id) & (want.events | ev::ERR | ev::HUP) != 0
     }
 
     /// Blocks until `sock`, on which `known` bytes or datagrams are queued, has others, or will get no more. What is
@@ -124,13 +119,16 @@ impl Attachment {
     /// As [`Attachment::block_on`].
     pub fn block_for_more(
         &self,
-        sock: SockId,
+        sock: SockRef,
         known: u32,
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
         self.block(Block {
-            want: self.want(sock, ev::IN | ev::RDHUP),
+            want: Want {
+                sock,
+                events: ev::IN | ev::RDHUP,
+            },
             known: Some(known),
             beside: -1,
             deadline,
@@ -147,14 +145,17 @@ impl Attachment {
     /// As [`Attachment::block_on`].
     pub(crate) fn block_polling(
         &self,
-        sock: SockId,
+        sock: SockRef,
         deadline: Deadline,
         spin: spin::Budget,
         poll: &mut spin::PollFn<'_>,
         got: &dyn Fn() -> bool,
     ) -> Result<(), Errno> {
         self.block(Block {
-            want: self.want(sock, ev::IN | ev::RDHUP),
+            want: Want {
+                sock,
+                events: ev::IN | ev::RDHUP,
+            },
             known: None,
             beside: -1,
             deadline,
@@ -171,13 +172,13 @@ impl Attachment {
     /// `EAGAIN`, `EINTR`: what was moved is the result of the call.
     pub fn block_on_rest(
         &self,
-        sock: SockId,
+        sock: SockRef,
         events: u32,
         deadline: Deadline,
         spin: spin::Budget,
     ) -> Result<(), Errno> {
         self.block(Block {
-            want: self.want(sock, events),
+            want: Want { sock, events },
             known: None,
             beside: -1,
             deadline,
@@ -199,7 +200,7 @@ impl Attachment {
         let on = b.known.map_or(On::Sock(want), |n| On::More(want, n));
         let ready = || match b.known {
             None => got() || self.is_ready(want),
-            Some(n) => sleep::has_moved_on(self.stack.sock(me.id), n),
+            Some(n) => self.stack.get(me).is_none_or(|s| sleep::has_moved_on(s, n)),
         };
         let paired = self.stack.is_paired(me.id);
         let every = match paired {

@@ -235,7 +235,11 @@ impl Locked<'_, '_, '_> {
     pub fn udp_drop_unread(&mut self, id: SockId) {
         let st = self.st;
         let mut most = st.limits().bufs;
-        while most > 0 && st.udp_recv(id, &mut [], false, self.env.me).is_ok() {
+        while most > 0
+            && st
+                .udp_recv(st.sock_ref(id), &mut [], false, self.env.me)
+                .is_ok()
+        {
             count!(self, udp_left_behind);
             most -= 1;
         }

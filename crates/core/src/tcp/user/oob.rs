@@ -3,7 +3,7 @@
 use super::recv::RecvFlags;
 use crate::error::Error;
 use crate::sock::net::NetSock;
-use crate::sock::{Sock, SockId, flag, recvq, urg};
+use crate::sock::{Sock, SockId, SockRef, flag, recvq, urg};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::stack::wake::ev;
@@ -185,8 +185,8 @@ impl Stack<'_> {
     /// # Errors
     /// [`Error::Invalid`] when there is none or it is in line, [`Error::WouldBlock`] when it is announced but has not
     /// arrived.
-    pub fn tcp_recv_oob(self, id: SockId, peek: bool, me: u16) -> Result<u8, Error> {
-        let s = self.sock(id);
+    pub fn tcp_recv_oob(self, sock: SockRef, peek: bool, me: u16) -> Result<u8, Error> {
+        let s = self.get(sock).ok_or(Error::Stale)?;
         let f = s.urg.load(Acquire);
         if s.tcp_state() == crate::tcp::state::TcpState::Listen {
             return Err(Error::NotConnected);
@@ -207,6 +207,10 @@ impl Stack<'_> {
         }
         if !recvq::lock(s, me) {
             return Err(Error::WouldBlock);
+        }
+        if let Some(e) = self.is_another(sock, s) {
+            recvq::unlock(s);
+            return Err(e);
         }
         let mut b = [0u8; 1];
         let r = recvq::read(self, s, &mut [&mut b[..]], true, ahead);

@@ -3,7 +3,7 @@
 
 use crate::error::Error;
 use crate::sock::net::NetSock;
-use crate::sock::{SHUT_RD, Sock, SockId, flag, recvq};
+use crate::sock::{SHUT_RD, Sock, SockId, SockRef, flag, recvq};
 use crate::stack::Stack;
 use crate::stack::locked::Locked;
 use crate::stack::poll::{DIRECT_WINDOWS, Direct, SPARE};
@@ -50,16 +50,17 @@ impl Stack<'_> {
     /// Reads queued data. `me` is the caller's owner slot.
     ///
     /// # Errors
-    /// [`Error::WouldBlock`] when nothing is queued or another thread reads right now, [`Error::NotConnected`], or the
-    /// pending error.
+    /// [`Error::WouldBlock`] when nothing is queued or another thread reads right now, [`Error::NotConnected`], the
+    /// pending error, or [`Error::Stale`].
     pub fn tcp_recv(
         self,
-        id: SockId,
+        sock: SockRef,
         bufs: &mut [&mut [u8]],
         flags: RecvFlags,
         me: u16,
     ) -> Result<Recv, Error> {
-        let s = self.sock(id);
+        let id = sock.id;
+        let s = self.get(sock).ok_or(Error::Stale)?;
         let mark = super::oob::stop_at(s);
         if s.rq_available() == 0 {
             return end_of_stream(s);
@@ -67,9 +68,9 @@ impl Stack<'_> {
         if !recvq::lock(s, me) && !self.local_lock_reader(s, me) {
             return Err(Error::WouldBlock);
         }
-        if s.has(flag::HANDED_OVER) {
+        if let Some(e) = self.is_another(sock, s) {
             recvq::unlock(s);
-            return Err(Error::Moved);
+            return Err(e);
         }
         let r = match mark {
             None => self.read_some(s, bufs, flags),
@@ -88,6 +89,15 @@ impl Stack<'_> {
             n,
             want_update: !flags.peek && wants_update(self, id),
         })
+    }
+
+    /// The receive lock is held, and may have been waited for: what the caller has looked up may be gone since. As long as it
+    /// is held, the slot is not freed (`release_queues`).
+    pub(crate) fn is_another(self, sock: SockRef, s: &Sock) -> Option<Error> {
+        if self.get(sock).is_none() {
+            return Some(Error::Stale);
+        }
+        s.has(flag::HANDED_OVER).then_some(Error::Moved)
     }
 
     /// True when the segment that came last will be followed by more at once, as far as its sender tells. A hint.
