@@ -5,7 +5,7 @@ use flyover_config::StackOpts;
 use flyover_core::sock::{Kind, SHUT_RD, SHUT_WR};
 use flyover_core::{
     Effects, Env, Error, Instant, NicSet, RecvFlags, SendFlags, SockId, SockOpt, Stack, TcpState,
-    layout_len,
+    Unfinished, layout_len,
 };
 use flyover_cplane::writer::{Change, Writer};
 use flyover_cplane::{
@@ -416,6 +416,39 @@ fn what_was_looked_up_is_not_another_life_of_its_slot() {
     let mut all = Vec::new();
     b.read(now, second, &mut all);
     assert_eq!(all, b"secret");
+}
+
+/// A reader dies in the middle of a copy, while buffers of large writes are kept beside the list of free ones.
+#[test]
+fn kept_buffers_are_free_once_after_a_reader_died() {
+    let m = Memory::new();
+    let mut now = 1_000_000_000u64;
+    let (mut a, mut b) = m.hosts(now);
+    let (c, s) = connected(&mut a, &mut b, &mut now);
+    let mut got = Vec::new();
+    let mut transfer = |a: &mut Host<'_>, b: &mut Host<'_>, rounds: usize| {
+        let all = [7; 65_536];
+        for _ in 0..rounds {
+            while a
+                .with(now, |l| l.tcp_send(c, &[&all], SendFlags::default()))
+                .is_ok()
+            {}
+            exchange(a, b, &mut now);
+            b.read(now, s, &mut got);
+        }
+        for _ in 0..200 {
+            exchange(a, b, &mut now);
+            b.read(now, s, &mut got);
+        }
+    };
+    transfer(&mut a, &mut b, 50);
+    assert!(a.st.audit().is_clean(), "{:?}", a.st.audit());
+    const DEAD: u16 = 9;
+    a.st.sock(c).rlock.store(u32::from(DEAD) + 1, Relaxed);
+    a.with(1, |l| assert!(l.owner_gone(DEAD, Unfinished::Unknown)));
+    assert!(a.st.audit().is_clean(), "{:?}", a.st.audit());
+    transfer(&mut a, &mut b, 20);
+    assert!(a.st.audit().is_clean(), "{:?}", a.st.audit());
 }
 
 /// Large writes leave a few segments over each time. They have no frame of their own while much is under way; and they

@@ -121,11 +121,10 @@ impl Slots {
     /// Takes a slot that was set aside. False: somebody has it; it is left to him.
     pub fn retake<T: SlotObject>(&self, arena: Arena<'_, T>, id: Idx<T>, tag: u32) -> bool {
         let h = arena.at(id).slot();
-        if h.tag.load(Acquire) != 0 {
+        if h.tag.compare_exchange(0, tag, AcqRel, Relaxed).is_err() {
             let _: u32 = self.faults.fetch_add(1, Relaxed);
             return false;
         }
-        h.tag.store(tag, Relaxed);
         let _: u32 = self.used.fetch_add(1, Relaxed);
         true
     }
@@ -134,6 +133,19 @@ impl Slots {
     /// else may allocate or free meanwhile.
     pub fn rebuild<T: SlotObject>(&self, arena: Arena<'_, T>) {
         self.relink(&arena);
+    }
+
+    /// Slots on the list, for an audit: `None` when it does not end. Nobody may allocate or free meanwhile.
+    pub fn listed<T: SlotObject>(&self, arena: Arena<'_, T>) -> Option<u32> {
+        let (mut next, mut n) = (self.head.load(Acquire) as u32, 0);
+        while let Some(i) = next.checked_sub(1) {
+            if n >= Arena::count(&arena) {
+                return None;
+            }
+            n += 1;
+            next = arena.at(Idx::new(i)).slot().next.load(Relaxed);
+        }
+        Some(n)
     }
 
     fn fill<H: Headers + ?Sized>(&self, table: &H) {

@@ -14,6 +14,8 @@ pub struct Audit {
     pub bufs_tagged: u32,
     /// Buffers that hang in some queue.
     pub bufs_queued: u32,
+    /// Buffers that are neither in use nor free for anybody, or free in two ways.
+    pub bufs_lost: u32,
     /// Memberships in use.
     pub items: u32,
     /// Queues whose walk did not end.
@@ -25,7 +27,10 @@ pub struct Audit {
 impl Audit {
     /// Nothing that cannot be. The caller must have no packet in hand.
     pub fn is_clean(&self) -> bool {
-        self.endless == 0 && self.bufs_free_but_queued == 0 && self.bufs_tagged == self.bufs_queued
+        self.endless == 0
+            && self.bufs_lost == 0
+            && self.bufs_free_but_queued == 0
+            && self.bufs_tagged == self.bufs_queued
     }
 }
 
@@ -35,6 +40,13 @@ impl Stack<'_> {
         let mut a = Audit::default();
         for i in 0..self.state.buf_slots.touched(self.bufs) {
             a.bufs_tagged += u32::from(self.bufs.at(Idx::new(i)).hdr.tag.load(Relaxed) != 0);
+        }
+        match self.state.buf_slots.listed(self.bufs) {
+            Some(listed) => {
+                let known = a.bufs_tagged + listed + self.kept_bufs();
+                a.bufs_lost = known.abs_diff(self.state.buf_slots.touched(self.bufs));
+            }
+            None => a.endless += 1,
         }
         for i in 0..self.state.item_slots.touched(self.items) {
             a.items += u32::from(self.items.at(Idx::new(i)).hdr.tag.load(Relaxed) != 0);

@@ -48,6 +48,8 @@ impl Locked<'_, '_, '_> {
                 core::hint::spin_loop();
             }
         }
+        // Their tags say free: the list that is made now has them.
+        st.forget_kept();
         self.walk_queues();
         self.let_users_in(me);
         true
