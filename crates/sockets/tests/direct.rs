@@ -176,6 +176,48 @@ fn what_was_looked_up_is_gone_when_it_is_closed() {
     );
 }
 
+/// The urgent byte is not a part of the stream, whoever waits for the next byte of it.
+#[test]
+fn an_urgent_byte_does_not_go_to_a_waiting_reader() {
+    let (a, b) = pair();
+    let (c, s) = connect(&a, &b, 100);
+    let oob = |into: &mut [u8]| b.lib.recv(s, &mut [into], libc::MSG_OOB);
+    for round in 0..50 {
+        assert_eq!(a.lib.send(c, &[b"X"], libc::MSG_OOB), Answer::Value(1));
+        thread::yield_now();
+        assert_eq!(a.lib.send(c, &[b"y"], 0), Answer::Value(1));
+        read_text(&b, s, b"y", round);
+    }
+    for round in 0..50 {
+        for (text, flags) in [(&b"abc"[..], 0), (b"d", libc::MSG_OOB), (b"ef", 0)] {
+            assert_eq!(a.lib.send(c, &[text], flags), Answer::Value(text.len()));
+        }
+        // A read ends at the mark.
+        read_text(&b, s, b"abc", round);
+        let mut byte = [0];
+        let came = (0..10_000).any(|_| {
+            thread::yield_now();
+            oob(&mut byte) == Answer::Value(1)
+        });
+        assert!(came, "round {round}");
+        assert_eq!(&byte, b"d", "round {round}");
+        read_text(&b, s, b"ef", round);
+    }
+}
+
+fn read_text(h: &Host, fd: i32, want: &[u8], round: usize) {
+    let mut got = Vec::new();
+    while got.len() < want.len() {
+        let mut into = [0; 64];
+        match h.lib.recv(fd, &mut [&mut into], libc::MSG_DONTWAIT) {
+            Answer::Value(n) => got.extend_from_slice(&into[..n]),
+            Answer::Error(Errno::EAGAIN) => thread::yield_now(),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(got, want, "round {round}");
+}
+
 /// Messages that are alone in their segments, for a reader that polls.
 fn messages(port: u16, reads: &[&[usize]]) -> u64 {
     let (a, b) = pair();

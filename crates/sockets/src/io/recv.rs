@@ -197,6 +197,7 @@ impl Sockets {
                             true => more_at_once(ep, into, done),
                             false => 0,
                         };
+                        move_peek(ep, more, false);
                         let gathered = match waits {
                             true => self.gather(ep, into, done + more),
                             false => 0,
@@ -391,15 +392,24 @@ fn with_queued(ep: &Ep, into: &mut [&mut [u8]], n: usize) -> usize {
 
 /// What is queued follows the first `done` bytes. Returns how much that was.
 pub(super) fn queued_behind(ep: &Ep, into: &mut [&mut [u8]], done: usize) -> usize {
-    if ep.shared().rq_available() == 0 {
+    // A read that has something ends at the urgent mark.
+    if ep.shared().rq_available() == 0 || ep.att.stack.at_mark(ep.sock.id) {
         return 0;
     }
     let how = RecvFlags::default();
     let more = with_rest(into, done, |rest| {
         ep.att.stack.tcp_recv(ep.sock, rest, how, ep.att.me)
     });
-    // An error shows in the next call.
-    let Ok(r) = more else { return 0 };
+    let r = match more {
+        Ok(r) => r,
+        Err(e) => {
+            // It shows in the next call.
+            if let Error::Errno(e) = e {
+                ep.shared().put_error_back(e);
+            }
+            return 0;
+        }
+    };
     if r.want_update {
         ep.att.work(ep.sock.id, work::WINDOW);
     }

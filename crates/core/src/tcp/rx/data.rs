@@ -195,6 +195,7 @@ fn in_order(l: &mut Locked<'_, '_, '_>, p: &RxPkt<'_>, seg: &Seg<'_>, id: SockId
     for b in fresh.iter().take(n).flatten() {
         recvq::append(st, &s, *b);
     }
+    oob::place_mark(s, seg.seq, want);
     recvq::publish(&s, want);
     if let Some(d) = direct.filter(|_| straight > 0) {
         d.add(straight);

@@ -75,6 +75,19 @@ pub(crate) fn note_arrival(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
 }
 
+/// In-order data from `seq` on is about to be published: a reader who sees the bytes has to see the mark among them.
+pub(crate) fn place_mark(s: NetSock<'_>, seq: Seq, n: u32) {
+    if s.urg.load(Relaxed) & (urg::ANNOUNCED | urg::HERE) != urg::ANNOUNCED {
+        return;
+    }
+    let at = Seq(s.rcv_up.get());
+    if !at.before(seq) && at.before(seq.add(n)) {
+        s.urg_mark
+            .set(s.rq_in.load(Relaxed).wrapping_add(at.since(seq)));
+        let _: u32 = s.urg.fetch_or(urg::HERE, Release);
+    }
+}
+
 /// The urgent byte is here, and neither taken out of band nor read past (`POLLPRI`; Linux's `TCP_URG_VALID`).
 pub(crate) fn pending(s: &Sock) -> bool {
     if s.urg.load(Acquire) & (urg::HERE | urg::TAKEN) != urg::HERE {
@@ -96,9 +109,9 @@ pub(super) fn stop_at(s: &Sock) -> Option<u32> {
     (s.urg.load(Acquire) & urg::HERE != 0).then(|| s.urg_mark.get())
 }
 
-/// True while a read has to stop at an urgent mark.
+/// True while a read may have to stop at an urgent mark: it is here, or comes with the next segment.
 pub(crate) fn is_pending(s: &Sock) -> bool {
-    stop_at(s).is_some()
+    s.urg.load(Acquire) & (urg::ANNOUNCED | urg::HERE) != 0
 }
 
 /// Bytes that a read can bring: an urgent byte that it begins with is not one of them.

@@ -61,7 +61,6 @@ impl Stack<'_> {
     ) -> Result<Recv, Error> {
         let id = sock.id;
         let s = self.get(sock).ok_or(Error::Stale)?;
-        let mark = super::oob::stop_at(s);
         if s.rq_available() == 0 {
             return end_of_stream(s);
         }
@@ -72,7 +71,7 @@ impl Stack<'_> {
             recvq::unlock(s);
             return Err(e);
         }
-        let r = match mark {
+        let r = match super::oob::stop_at(s) {
             None => self.read_some(s, bufs, flags),
             Some(m) => super::oob::read_to_mark(self, s, bufs, flags, m),
         };
