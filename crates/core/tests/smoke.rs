@@ -353,16 +353,17 @@ fn connected(a: &mut Host<'_>, b: &mut Host<'_>, now: &mut u64) -> (SockId, Sock
 #[test]
 fn the_time_of_a_stack_does_not_go_back() {
     let m = Memory::new();
-    let mut now = 1_000_000_000u64;
+    let mut now = 100_000_000_000_000u64;
     let (mut a, mut b) = m.hosts(now);
     let (c, s) = connected(&mut a, &mut b, &mut now);
-    for _ in 0..8 {
+    // A moment, a stop of minutes, a freeze of a day.
+    for stood in [5_000_000, 300_000_000_000, 86_400_000_000_000] {
         now += 10_000;
         let sent = a.with(now, |l| l.tcp_send(c, &[b"x"], SendFlags::default()));
         assert_eq!(sent, Ok(1));
         let _ = b.with(now, |l| l.poll(64));
         // The acknowledgment is handled by somebody whose clock was read before.
-        let late = a.with(now - 5_000_000, |l| {
+        let late = a.with(now.saturating_sub(stood), |l| {
             let _: u32 = l.poll(64);
             l.now()
         });
@@ -371,7 +372,7 @@ fn the_time_of_a_stack_does_not_go_back() {
     }
     let info = a.st.tcp_info(c, Instant(now));
     assert!(info.rtt < 1000 && info.rto < 1_000_000, "{info:?}");
-    let far = now + 3_600_000_000_000;
+    let far = now + 3_600_000_000_000 * 24 * 365;
     let _: u32 = a.with(far, |l| l.poll(64));
     assert_eq!(a.with(now, |l| l.now()), Instant(now));
 }

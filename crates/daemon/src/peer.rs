@@ -5,6 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::stat;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::netns::{NetNs, socket_cookie};
@@ -64,6 +65,11 @@ impl Peer {
         }
     }
 
+    /// False when the process has another `CLOCK_MONOTONIC` than the daemon and the keeper.
+    pub fn shares_clock(&self) -> bool {
+        shares_clock(self.pid)
+    }
+
     /// False once the process has ended.
     pub fn is_alive(&self) -> bool {
         !has_ended(self.pidfd.as_fd())
@@ -77,6 +83,15 @@ impl Peer {
     /// The command line, for people.
     pub fn command(&self) -> String {
         command_of(self.pid)
+    }
+}
+
+/// Time namespaces (time_namespaces(7)) have clocks of their own. What cannot be seen, as before Linux 5.6, is taken for the same.
+fn shares_clock(pid: u32) -> bool {
+    let of = |who: &str| stat(format!("/proc/{who}/ns/time")).ok();
+    match (of("self"), of(&pid.to_string())) {
+        (Some(own), Some(its)) => (own.st_dev, own.st_ino) == (its.st_dev, its.st_ino),
+        _ => true,
     }
 }
 
@@ -112,6 +127,30 @@ pub fn command_of(pid: u32) -> String {
 mod tests {
     use super::*;
     use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_time_namespace_has_a_clock_of_its_own() {
+        use std::io::{BufRead as _, BufReader};
+        use std::process::{Command, Stdio};
+        assert!(shares_clock(std::process::id()));
+        if !rustix::process::geteuid().is_root() {
+            return;
+        }
+        let mut child = Command::new("unshare")
+            .args(["--time", "--monotonic", "1000", "--fork", "sh", "-c"])
+            .arg("echo $$; read line")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        assert!(out.read_line(&mut line).unwrap() > 0);
+        let other = shares_clock(line.trim().parse().unwrap());
+        drop(child.stdin.take());
+        assert!(child.wait().unwrap().code().is_some());
+        assert!(!other);
+    }
 
     #[test]
     fn we_are_our_own_peer() {

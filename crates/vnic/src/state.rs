@@ -9,7 +9,7 @@ pub const MAX_FRAMES: usize = 4096;
 shm_struct! {
     /// Cursors, free frames and counters of one V-NIC. All zero is a V-NIC that has not been used.
     pub struct NicState {
-        /// Packet kind: the slot that the kernel fills next.
+        /// Packet kind: slots given back so far; modulo their number, the slot that the kernel fills next.
         pub rx_slot: SharedCell<u32>,
         /// Packet kind: super-frames that the device refused in a row.
         pub tso_refused: SharedCell<u32>,

@@ -77,6 +77,14 @@ impl Grant {
 /// This often.
 const TRIES: u32 = 20;
 
+/// All processes of a stack, and its keeper, have to have the same clock.
+fn one_clock(peer: &Peer) -> Result<(), Refusal> {
+    let text = "the process is in another time namespace, with a clock of its own";
+    peer.shares_clock()
+        .then_some(())
+        .ok_or_else(|| Refusal::new(RefusedCode::Denied, text))
+}
+
 impl Member {
     /// Attaches a process to the stack that it asks for, which is made when there is none.
     ///
@@ -88,6 +96,7 @@ impl Member {
         attach: &Attach,
         progress: &mut Progress<'_>,
     ) -> Result<(Self, Grant), Refusal> {
+        one_clock(peer)?;
         let (site, ns) = Site::of(peer, &daemon.power)?;
         let policy = NicPolicy {
             pref: attach.vnic,
@@ -144,6 +153,7 @@ impl Member {
         memory: BorrowedFd<'_>,
         progress: &mut Progress<'_>,
     ) -> Result<(Self, Grant), Refusal> {
+        one_clock(peer)?;
         let unknown = || Refusal::new(RefusedCode::NotFound, "no stack has that memory");
         let writable = rustix::fs::fcntl_getfl(memory)
             .is_ok_and(|f| f & rustix::fs::OFlags::RWMODE == rustix::fs::OFlags::RDWR);

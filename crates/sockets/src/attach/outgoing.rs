@@ -62,7 +62,11 @@ impl Attachment {
         };
         for _ in 0..BELLS {
             let rung = self.os.send(fd, &[], libc::MSG_DONTWAIT);
-            if rung != Err(Errno::EAGAIN) {
+            // BUSY: the device dropped a frame, and those behind it are left.
+            if !matches!(
+                rung,
+                Err(Errno::EAGAIN | Errno::EBUSY | Errno::ENOBUFS | Errno::EINTR)
+            ) {
                 return;
             }
         }

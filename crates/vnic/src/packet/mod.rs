@@ -40,8 +40,10 @@ pub struct PacketNic<'m> {
 /// The frame between `rx_next` and `rx_done`.
 #[derive(Clone, Copy, Debug)]
 struct Current {
-    /// Its slot's number: when the shared cursor says otherwise, this is left over from an earlier hold.
+    /// Its slot's number.
     at: u32,
+    /// The shared cursor: when it says otherwise now, this is left over from an earlier hold.
+    turn: u32,
     slot: Slot,
     meta: RxMeta,
     body: Body,
@@ -95,9 +97,15 @@ impl<'m> PacketNic<'m> {
     }
 
     fn current(&mut self) -> Option<Current> {
-        let at = self.at();
-        self.current = self.current.filter(|c| c.at == at);
+        let turn = self.state.rx_slot.get();
+        self.current = self.current.filter(|c| c.turn == turn);
         self.current
+    }
+
+    /// The cursor goes on. It is not masked: after a whole round it is another one.
+    fn advance(&self) {
+        let turn = self.state.rx_slot.get();
+        self.state.rx_slot.set(turn.wrapping_add(1));
     }
 
     /// Passes over a slot that holds no frame for the stack.
@@ -111,7 +119,7 @@ impl<'m> PacketNic<'m> {
     fn release(&mut self, at: u32) {
         self.state.rx_releasing.set(at.wrapping_add(1));
         self.ring.release(at);
-        self.state.rx_slot.set(self.ring.next(at));
+        self.advance();
         self.state.rx_releasing.set(0);
     }
 
@@ -130,7 +138,7 @@ impl<'m> PacketNic<'m> {
         if self.ring.is_filled(at) {
             return false;
         }
-        self.state.rx_slot.set(self.ring.next(at));
+        self.advance();
         true
     }
 
@@ -168,6 +176,7 @@ impl<'m> PacketNic<'m> {
         };
         self.current = Some(Current {
             at,
+            turn: self.state.rx_slot.get(),
             slot,
             meta,
             body,
@@ -279,12 +288,12 @@ impl Vnic for PacketNic<'_> {
     }
 
     fn rx_done(&mut self) {
-        let at = self.at();
+        let turn = self.state.rx_slot.get();
         let Some((at, body)) = self
             .current
             .as_ref()
+            .filter(|c| c.turn == turn)
             .map(|c| (c.at, c.body))
-            .filter(|c| c.0 == at)
         else {
             self.current = None;
             return;

@@ -265,6 +265,33 @@ fn two_processes_use_one_ring_in_turn() {
     });
 }
 
+/// A holder leaves a frame where it is; others go round the ring, exactly to the same slot, before he comes again.
+#[test]
+fn a_frame_that_was_left_is_not_believed_in_after_a_round() {
+    with_bench(|mut bench| {
+        let mut other = PacketNic::over(
+            bench.nic.fd.try_clone().unwrap(),
+            Ring::new(bench.nic.ring.alias_window(), SLOTS, 512).unwrap(),
+            bench.nic.geometry,
+            bench.nic.state,
+        );
+        let mut head = [0; HEAD_LEN];
+        bench.deliver_small(&frame(1, 100));
+        assert_eq!(bench.nic.rx_next(&mut head).map(|m| m.frame_len), Some(100));
+        for n in 0..SLOTS {
+            if n > 0 {
+                bench.deliver_small(&frame(n as u8, 60));
+            }
+            assert!(other.rx_next(&mut head).is_some());
+            other.rx_done();
+        }
+        assert_eq!(bench.nic.rx_next(&mut head), None);
+        bench.deliver_small(&frame(9, 80));
+        let meta = bench.nic.rx_next(&mut head).expect("the new one");
+        assert_eq!((meta.frame_len, &head[..80]), (80, &frame(9, 80)[..]));
+    });
+}
+
 #[test]
 fn a_sent_frame_carries_its_virtio_header() {
     with_bench(|mut bench| {

@@ -145,7 +145,7 @@ impl<'m> XdpNic<'m> {
     fn prefetch(&self) {
         let at = self.rx.consumer();
         self.rx.prefetch(at);
-        let frame = self.fill.addr(at) as usize + HEADROOM;
+        let frame = (self.fill.addr(at) as usize).wrapping_add(HEADROOM);
         self.umem.bytes(frame, AHEAD).prefetch();
     }
 

@@ -44,9 +44,9 @@ impl Pool<'_> {
         if self.state.started.get() != 0 {
             return;
         }
-        self.state.free_len.set(0);
-        self.state.sent_len.set(0);
-        (0..self.count).for_each(|frame| self.push(frame));
+        // Whoever dies here leaves it to the next one, who begins again.
+        (0..self.count).for_each(|frame| self.set_place(frame, Place::Free));
+        self.rebuild();
         self.state.started.set(1);
     }
 
@@ -165,6 +165,19 @@ mod tests {
             pool.push(3);
             assert_eq!((pool.free(), pool.state.count.bad_frames.get()), (1, 1));
             assert_eq!(pool.pop(Place::Receive), Some(3));
+        });
+    }
+
+    #[test]
+    fn a_start_that_was_not_finished_is_made_again() {
+        with_pool(8, |pool| {
+            pool.start();
+            pool.state.started.set(0);
+            pool.state.free_len.set(3);
+            pool.start();
+            assert_eq!(pool.free(), 8);
+            let all: Vec<u32> = core::iter::from_fn(|| pool.pop(Place::Send)).collect();
+            assert_eq!(all.len(), 8);
         });
     }
 
