@@ -248,6 +248,55 @@ fn the_neighbour_comes_and_goes() {
     finish(&mut net, &[(0, socks[0]), (1, socks[1]), (1, listener)]);
 }
 
+fn keep_alive(net: &mut Net<'_>, s: SockRef, probes: u32) {
+    net.hosts[0].locked(|l| {
+        for (opt, v) in [
+            (SockOpt::KeepIdle, 1),
+            (SockOpt::KeepIntvl, 1),
+            (SockOpt::KeepCnt, probes),
+            (SockOpt::KeepAlive, 1),
+        ] {
+            l.set_opt(s.id, opt, v);
+        }
+    });
+}
+
+/// A keep-alive probe that has to wait for the neighbour is not an unanswered one.
+#[test]
+fn a_probe_that_finds_no_neighbour_goes_out_later() {
+    let config = NetConfig::clean(5);
+    let memory = config.memory();
+    let mut net = Net::new(&memory, &config);
+    let (listener, socks) = opened(&mut net);
+    keep_alive(&mut net, socks[0], 1);
+    for _ in 0..20 {
+        net.hosts[0].forget_neigh();
+        net.run_for(1500 * MS);
+        let state = net.hosts[0].stack.sock(socks[0].id).tcp_state();
+        assert_eq!(state, TcpState::Established);
+    }
+    finish(&mut net, &[(0, socks[0]), (1, socks[1]), (1, listener)]);
+}
+
+/// Where nobody answers for the neighbour's address any more, keep-alive ends the connection all the same.
+#[test]
+fn keep_alive_without_a_neighbour_comes_to_an_end() {
+    let config = NetConfig::clean(5);
+    let memory = config.memory();
+    let mut net = Net::new(&memory, &config);
+    let (_, socks) = opened(&mut net);
+    keep_alive(&mut net, socks[0], 12);
+    let begun = net.now;
+    let limit = begun + 60_000 * MS;
+    net.hosts[0].forget_neigh();
+    while net.step(limit) {
+        net.hosts[0].forget_neigh();
+    }
+    let s = net.hosts[0].stack.sock(socks[0].id);
+    assert_eq!(s.tcp_state(), TcpState::Closed);
+    assert_eq!(s.err.load(std::sync::atomic::Ordering::Relaxed), 110);
+}
+
 #[test]
 fn connecting_without_a_neighbour() {
     let config = NetConfig {

@@ -37,6 +37,8 @@ pub(crate) enum NoWay {
 /// A path MTU takes the lower half of its word; in the upper half stands when it ends, in units of so many seconds.
 const PMTU_UNIT: u32 = 4;
 const PMTU_BYTES: u32 = 0xffff;
+/// The longest time that may be set, a day, in these units.
+const PMTU_LONGEST: u16 = (86_400 / PMTU_UNIT + 1) as u16;
 
 /// The path carries packets of `mtu` bytes only; after `lasts` seconds it may carry more (RFC 1191 section 6.3).
 pub(crate) fn note_path_mtu(s: NetSock<'_>, mtu: u32, now: Instant, lasts: u32) {
@@ -47,8 +49,8 @@ pub(crate) fn note_path_mtu(s: NetSock<'_>, mtu: u32, now: Instant, lasts: u32) 
 fn path_mtu_is_over(s: NetSock<'_>, now: Instant) -> bool {
     let until = (s.net.pmtu.get() >> 16) as u16;
     let now = (now.secs32() / PMTU_UNIT) as u16;
-    // The longest time that may be set is less than half of what 16 bits count.
-    now.wrapping_sub(until).cast_signed() >= 0
+    // 16 bits count three days, and the longest time that may be set is one: what seems to end later than that has ended.
+    until.wrapping_sub(now) == 0 || until.wrapping_sub(now) > PMTU_LONGEST
 }
 
 /// The way out for a connected socket, from its cache while that holds.

@@ -168,6 +168,8 @@ impl<'m> Locked<'_, '_, 'm> {
         let min = st.wheel_min.get();
         if st.next_deadline.load(Acquire) != min {
             st.next_deadline.store(min, Release);
+            // See `Stack::set_keeper_sleep`.
+            core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
         }
         if min != 0 && self.env.me != 0 && st.keeper_sleep.load(Acquire) > min {
             st.keeper_sleep.store(0, Release);

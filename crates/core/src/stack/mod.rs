@@ -236,6 +236,9 @@ impl<'m> Stack<'m> {
     /// The keeper tells until when it sleeps; `Instant(0)`: it does not.
     pub fn set_keeper_sleep(self, until: Instant) {
         self.state.keeper_sleep.store(until.0, Release);
+        // Before the look at the deadline. Whoever arms one publishes it, and then looks at this: one of the two sees the
+        // other.
+        core::sync::atomic::fence(core::sync::atomic::Ordering::SeqCst);
     }
 
     /// Counters.

@@ -176,8 +176,8 @@ shm_struct! {
         pub reo_steps: ByteCell,
         /// RACK: recoveries until it is narrow again.
         pub reo_persist: ByteCell,
-        /// Samples in this round.
-        pub round_n: ByteCell,
+        /// Two counts of four bits each: [`Tcb::round_n`], and above it [`Tcb::waits`].
+        pub small: ByteCell,
         /// Zero-window or keep-alive probes unanswered.
         pub probes: ByteCell,
         /// Reduction of the window (RFC 6937), in segments: the window before it.
@@ -239,6 +239,32 @@ shm_struct! {
         pub first_rtx: SharedCell<u64>,
         /// Rate limit of challenge ACKs: last one, ns.
         pub challenge_at: SharedCell<u64>,
+    }
+}
+
+/// Bits of the lower count in [`Tcb::small`], and the most that either can be.
+const LOW: u32 = 4;
+const SMALL: u32 = (1 << LOW) - 1;
+
+impl Tcb {
+    /// Samples in this round.
+    pub fn round_n(&self) -> u32 {
+        self.small.get() & SMALL
+    }
+
+    /// Sets it.
+    pub fn set_round_n(&self, n: u32) {
+        self.small.set(self.waits() << LOW | n.min(SMALL));
+    }
+
+    /// How often something had to wait for the neighbour, in a row.
+    pub fn waits(&self) -> u32 {
+        self.small.get() >> LOW
+    }
+
+    /// Sets it.
+    pub fn set_waits(&self, n: u32) {
+        self.small.set(n.min(SMALL) << LOW | self.round_n());
     }
 }
 

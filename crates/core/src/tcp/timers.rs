@@ -6,7 +6,7 @@ use super::flight::Flight;
 use super::patience::{given_up, is_deaf, remaining_patience};
 use super::rx::count;
 use super::state::TcpState;
-use super::tcb::{rtx, tflag};
+use super::tcb::{Tcb, rtx, tflag};
 use super::user::connect::LINEAR_SYNS;
 use super::{loss, rtt, tx, user};
 use crate::error::Error;
@@ -124,6 +124,14 @@ pub(crate) fn schedule_probe(l: &mut Locked<'_, '_, '_>, id: SockId, advancing: 
     true
 }
 
+/// There is a way again.
+pub(crate) fn way_is_there(t: &Tcb) {
+    if t.tflags.get() & tflag::BLOCKED != 0 {
+        t.tflags.set(t.tflags.get() & !tflag::BLOCKED);
+        t.set_waits(0);
+    }
+}
+
 /// Something could not be sent for a reason that passes: look again after `ns`, doubled each time.
 pub(crate) fn retry(l: &mut Locked<'_, '_, '_>, id: SockId, ns: u64) {
     let t = l.st.tcb(id);
@@ -131,9 +139,9 @@ pub(crate) fn retry(l: &mut Locked<'_, '_, '_>, id: SockId, ns: u64) {
     if t.t_rtx.get() != 0 && kind != rtx::RETRY && t.tflags.get() & tflag::BLOCKED == 0 {
         return;
     }
-    let n = t.probes.get().min(8);
+    let n = t.waits().min(8);
     if t.tflags.get() & tflag::BLOCKED != 0 {
-        t.probes.set(n + 1);
+        t.set_waits(n + 1);
     }
     t.rtx_kind.set(rtx::RETRY);
     t.t_rtx.set(l.env.now.0.saturating_add(ns << n));
@@ -398,11 +406,15 @@ fn persist(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
     count!(l, tcp_persist);
     t.backoff.set((t.backoff.get() + 1).min(16));
-    tx::send_probe(l, id);
+    let _: bool = tx::send_probe(l, id);
     t.rtx_kind.set(rtx::PERSIST);
     t.t_rtx
         .set(l.env.now.0.saturating_add(rtt::rto(t, &l.st.opts)));
 }
+
+/// A keep-alive probe that finds no neighbour is tried again so often, in such steps (ns), before it counts as unanswered.
+const PROBE_WAITS: u32 = 4;
+const PROBE_AGAIN: u64 = 200 * MS;
 
 fn keepalive(l: &mut Locked<'_, '_, '_>, id: SockId) {
     let s = l.st.net(id);
@@ -431,14 +443,15 @@ fn keepalive(l: &mut Locked<'_, '_, '_>, id: SockId) {
         l.reset_conn(id, Error::TimedOut);
         return;
     }
-    t.probes.set(n + 1);
-    tx::send_probe(l, id);
-    t.t_keep.set(
-        l.env
-            .now
-            .0
-            .saturating_add(u64::from(s.keepintvl.get().max(1)) * SEC),
-    );
+    let sent = tx::send_probe(l, id);
+    let wait = if sent || t.waits() > PROBE_WAITS {
+        // Without a neighbour it counts in the end, as in Linux, where it waits for one.
+        t.probes.set(n + 1);
+        u64::from(s.keepintvl.get().max(1)) * SEC
+    } else {
+        PROBE_AGAIN
+    };
+    t.t_keep.set(l.env.now.0.saturating_add(wait));
 }
 
 fn keeps_alive(s: TcpState) -> bool {

@@ -142,7 +142,7 @@ fn new_round(t: &Tcb, us: u32) {
     t.train_at.set(us);
     t.round_end.set(t.snd_nxt.get());
     t.round_min.set(u32::MAX);
-    t.round_n.set(0);
+    t.set_round_n(0);
 }
 
 fn hystart(t: &Tcb, delay: u32, us: u32) {
@@ -159,8 +159,8 @@ fn hystart(t: &Tcb, delay: u32, us: u32) {
         found = us.wrapping_sub(t.round_at.get()) > most;
     }
     t.round_min.set(t.round_min.get().min(delay));
-    if t.round_n.get() < 8 {
-        t.round_n.set(t.round_n.get() + 1);
+    if t.round_n() < 8 {
+        t.set_round_n(t.round_n() + 1);
     } else {
         let slack = (t.delay_min.get() / 8).clamp(4_000, 16_000);
         found |= t.round_min.get() > t.delay_min.get().saturating_add(slack);

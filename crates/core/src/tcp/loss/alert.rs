@@ -303,6 +303,8 @@ fn process_loss(l: &Locked<'_, '_, '_>, id: SockId, a: &mut Ack) {
 /// The retransmission timer expired (RFC 6298 section 5.4; `tcp_enter_loss`).
 pub(crate) fn enter_loss(t: Flight<'_>, now: u32) {
     let phase = t.cc_phase();
+    // With something in flight for so long this is the only place that is passed often enough.
+    super::forget_age(&t, now);
     timeout_lost(t, now);
     let over = !Seq(t.recover.get()).after(Seq(t.snd_una.get()));
     let first = t.retransmits.get() == 0;

@@ -12,7 +12,7 @@ mod tail;
 mod undo;
 
 pub(crate) use alert::enter_loss;
-pub(crate) use rack::{detect_late, remaining};
+pub(crate) use rack::{detect_late, forget_age, remaining};
 pub(crate) use tail::send_probe;
 
 use super::cc::{self, MAX_REORDERING, Phase};

@@ -2,7 +2,7 @@
 
 use super::super::cc::Phase;
 use super::super::flight::{Flight, RUNS, Run, mark};
-use super::super::tcb::{rtx, tflag};
+use super::super::tcb::{Tcb, rtx, tflag};
 use super::super::{cc, timers, tx};
 use super::{alert, mark_lost, micros, sent_after};
 use crate::sock::SockId;
@@ -25,6 +25,15 @@ pub(super) fn advance(t: Flight<'_>, r: &Run, now: u32) {
     if sent_after((r.at, r.end), (t.rack_at.get(), Seq(t.rack_end.get()))) {
         t.rack_at.set(r.at);
         t.rack_end.set(r.end.0);
+    }
+}
+
+/// The clock of microseconds goes round in an hour: what lies further back than a quarter of that says nothing any more, and must
+/// not look as if it were to come.
+pub(crate) fn forget_age(t: &Tcb, now: u32) {
+    const QUARTER: u32 = 1 << 30;
+    if now.wrapping_sub(t.rack_at.get()) > QUARTER {
+        t.rack_at.set(now.wrapping_sub(QUARTER));
     }
 }
 

@@ -195,10 +195,7 @@ fn ready_way(l: &mut Locked<'_, '_, '_>, id: SockId) -> Result<Way, Out> {
     let t = &s.net.tcb;
     match way(l, s) {
         Ok(w) => {
-            if t.tflags.get() & tflag::BLOCKED != 0 {
-                t.tflags.set(t.tflags.get() & !tflag::BLOCKED);
-                t.probes.set(0);
-            }
+            timers::way_is_there(t);
             user::connect::check_mtu(l, s, w.mtu);
             Ok(w)
         }
@@ -290,7 +287,10 @@ fn bare(
     let st = l.st;
     let s = st.net(id);
     let way = match way(l, s) {
-        Ok(w) => w,
+        Ok(w) => {
+            timers::way_is_there(&s.net.tcb);
+            w
+        }
         Err(NoWay::Wait | NoWay::Busy) => {
             s.net
                 .tcb
@@ -371,11 +371,11 @@ pub(crate) fn send_ack(l: &mut Locked<'_, '_, '_>, id: SockId) {
     }
 }
 
-/// A segment below the window that the peer must answer: zero-window and keep-alive probe.
-pub(crate) fn send_probe(l: &mut Locked<'_, '_, '_>, id: SockId) {
+/// A segment below the window that the peer must answer: zero-window and keep-alive probe. False: it could not be sent.
+pub(crate) fn send_probe(l: &mut Locked<'_, '_, '_>, id: SockId) -> bool {
     let t = l.st.tcb(id);
     let options = options(l, t, false);
-    let _: bool = bare(l, id, Seq(t.snd_una.get()).back(1), TcpFlags::ACK, &options);
+    bare(l, id, Seq(t.snd_una.get()).back(1), TcpFlags::ACK, &options)
 }
 
 /// Options of a SYN: what we can do.

@@ -202,10 +202,7 @@ fn went(l: &mut Locked<'_, '_, '_>, id: SockId, piece: &Piece, n: u32, end: Seq)
     let before = t.packets_out.get();
     if before == 0 {
         cc::cubic::after_idle(t, l.env.now);
-        // The clock goes round in an hour; what is older than half of it says nothing.
-        if now.wrapping_sub(t.rack_at.get()) > 1 << 30 {
-            t.rack_at.set(now.wrapping_sub(1 << 30));
-        }
+        loss::forget_age(t, now);
     }
     t.snd_nxt.set(end.0);
     if piece.fin {

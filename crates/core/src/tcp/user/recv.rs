@@ -132,7 +132,11 @@ impl Locked<'_, '_, '_> {
         budget: u32,
     ) -> Placed {
         let s = self.st.sock(id);
-        let direct = bufs.len() <= DIRECT_WINDOWS && s.rq_available() == 0 && self.has_frames();
+        // What nobody holds any more may end in this poll, and its end takes the receive lock.
+        let direct = bufs.len() <= DIRECT_WINDOWS
+            && s.rq_available() == 0
+            && !s.has(flag::ORPHAN)
+            && self.has_frames();
         if !direct || !recvq::lock(s, self.env.me) {
             let _: u32 = self.poll(budget);
             return Placed::default();

@@ -53,7 +53,7 @@ fn forget(s: NetSock<'_>) {
         &t.retransmits,
         &t.rtx_kind,
         &t.probes,
-        &t.round_n,
+        &t.small,
         &t.reo_persist,
     ] {
         byte.set(0);
@@ -246,7 +246,7 @@ impl Locked<'_, '_, '_> {
         }
         self.start_keepalive(id);
         // What the peer sent meanwhile is lost: the probe tells it where we are, and its answer where it is.
-        tx::send_probe(self, id);
+        let _: bool = tx::send_probe(self, id);
         if s.net.tcb.snd_nxt.get() != s.net.tcb.snd_una.get() {
             timers::set_xmit(self, id);
         }
