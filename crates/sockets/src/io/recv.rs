@@ -289,7 +289,8 @@ impl Sockets {
             Deadline::after_or_never(self.os.now(), s.rcvtimeo.load(Ordering::Relaxed))
         });
         const DONE: u32 = ev::IN | ev::RDHUP | ev::ERR | ev::HUP;
-        while ep.att.stack.readiness(ep.sock.id) & DONE == 0 {
+        let waits = || ep.att.stack.readiness(ep.sock.id) & DONE == 0;
+        while ep.att.stack.get(ep.sock).is_some() && waits() {
             ep.att
                 .block_on(ep.sock, ev::IN | ev::RDHUP, -1, until, self.settings.spin)?;
         }

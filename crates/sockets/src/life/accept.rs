@@ -43,7 +43,7 @@ impl Sockets {
         let _call = ep.att.call();
         let mut deadline = None;
         loop {
-            if s.tcp_state() != TcpState::Listen {
+            if ep.att.stack.get(ep.sock).is_none() || s.tcp_state() != TcpState::Listen {
                 return Err(Errno::EINVAL);
             }
             if let Some(done) = self.take_either(fd, ep, flags) {

@@ -232,7 +232,7 @@ impl Sockets {
         }
         let span = s.sndtimeo.load(Ordering::Relaxed);
         let deadline = Deadline::after_or_never(self.os.now(), span);
-        while is_opening(s.tcp_state()) {
+        while ep.att.stack.get(ep.sock).is_some() && is_opening(s.tcp_state()) {
             match ep
                 .att
                 .block_on(ep.sock, ev::OUT, -1, deadline, self.settings.spin)

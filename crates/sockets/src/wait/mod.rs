@@ -106,7 +106,7 @@ impl Attachment {
         })
     }
 
-    /// Also when the socket is gone, which whoever waited is told.
+    /// Also when the socket is gone: whoever waits looks at that first.
     fn is_ready(&self, want: Want) -> bool {
         self.stack.get(want.sock).is_none()
             || self.stack.readiness(want.sock.id) & (want.events | ev::ERR | ev::HUP) != 0
@@ -218,18 +218,14 @@ impl Attachment {
             }
             ready()
         };
-        let found = || match got() || self.stack.get(me).is_some() {
-            true => Ok(()),
-            false => Err(Errno::EBADF),
-        };
         if self.spin_with(b.spin, deadline, b.poll, every, at_once) {
-            return found();
+            return Ok(());
         }
         // Of many threads on one socket those that lead watch the kernel's half; for the others the keeper does.
         let watch = |leader: bool| leader || b.beside < 0;
         loop {
             if ready() {
-                return found();
+                return Ok(());
             }
             if deadline.is_past(self.os.now()) {
                 return Err(Errno::EAGAIN);
