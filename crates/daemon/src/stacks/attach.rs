@@ -79,7 +79,7 @@ const TRIES: u32 = 20;
 
 /// All processes of a stack, and its keeper, have to have the same clock.
 fn one_clock(peer: &Peer) -> Result<(), Refusal> {
-    let text = "the process is in another time namespace, with a clock of its own";
+    let text = "the process is in another time namespace than flyoverd, with another clock: start a flyoverd there, or the program here";
     peer.shares_clock()
         .then_some(())
         .ok_or_else(|| Refusal::new(RefusedCode::Denied, text))
